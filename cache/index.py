@@ -1,0 +1,291 @@
+"""The namespace index: every name, inode and cached object of one dataset on one node, in one LMDB environment.
+
+One process (the worker) writes; the mount of the same node maps it read-only. Rows are fixed packed structs so that a
+reader needs no decoder and memory does not grow with the number of files.
+
+    children  parent ino, ino (16 B, big-endian)  -> Row         a directory in arrival order: readdir cookies are inode numbers
+    names     parent ino (8 B) + name              -> ino         lookup
+    inodes    ino                                  -> parent ino
+    orphans   ino                                  -> Row         a version that no name points to any more, still readable
+    dirs      ino                                  -> Dir         how far and when a directory was listed, and from which mounts
+    objects   oid (16 B)                           -> Object      what of an object version is in the cache
+    extents   oid + segment (4 B)                  -> bitmap and xxh3 of each 256 KiB block of one 64 MiB segment
+    recency   last use (4 B) + oid                 -> tier (1 B)  least recently used first
+    meta      name                                 -> value
+
+Inode numbers only grow and are never reused. `oid` = xxh3-128 of (store identity, key, version): the same bytes seen
+again under a new inode find their cache file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+import xxhash
+
+SCHEMA = 1
+MAP_SIZE = 256 << 30
+"""Address space, not memory: the file is sparse. 10^8 rows of 200 B need 20 GB."""
+MAX_READERS = 512
+ROOT = 1
+
+BLOCK = 256 << 10
+"""Unit of presence and of checksums: 2 GiB cost 64 KiB of checksums; a random 4 KiB read verifies 256 KiB (10 us)."""
+SEGMENT = 64 << 20
+BLOCKS_PER_SEGMENT = SEGMENT // BLOCK
+
+DIR, FILE = 1, 2
+UNRESOLVED = 1
+"""Row flag: the listing gave a name but no size or version."""
+
+UNLISTED, LISTING, COMPLETE_LIST = 0, 1, 2
+PARTIAL, COMPLETE = 1, 2
+
+_ROW = struct.Struct("<BBHIQqQ16sHH")
+_DIR = struct.Struct("<BxHIQI")
+_OBJECT = struct.Struct("<BBBxIQQIQ")
+_U64 = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+_U32 = struct.Struct(">I")
+
+ROW_FIXED = _ROW.size
+
+
+class IndexError_(Exception):
+    """The index cannot be used; `str()` says why and what to do."""
+
+
+class Row(NamedTuple):
+    """One child of a directory. `checked` is the unix second at which the store last confirmed it."""
+
+    kind: int
+    flags: int
+    mount: int  # position in DatasetSpec.mounts; 0xFFFF for directories made of mount paths alone
+    checked: int
+    size: int
+    mtime_ns: int
+    ino: int
+    oid: bytes  # 16 B, zeros for directories and unresolved files
+    name: bytes
+    version: bytes
+
+
+class Dir(NamedTuple):
+    """How far a directory was listed. `sources` are the mounts that may hold it, in order of precedence."""
+
+    state: int
+    listed: int  # unix second at which the last complete listing began
+    entries: int
+    epoch: int  # grows with every complete listing
+    sources: tuple[int, ...]
+
+
+class Object(NamedTuple):
+    """What of one object version is in the cache."""
+
+    state: int  # PARTIAL or COMPLETE
+    tier: int  # position in DatasetSpec.tiers
+    flags: int
+    used: int  # unix second of last use, as in `recency`
+    size: int
+    present: int  # bytes
+    boot: int  # low 32 bits of the boot in which it was verified; another boot's rows are doubtful
+    ino: int  # an inode of it, for events
+
+
+NO_OID = bytes(16)
+NO_MOUNT = 0xFFFF
+DURABLE = 1
+PINNED = 2
+COPY = 4
+
+
+def pack_row(row: Row) -> bytes:
+    return (
+        _ROW.pack(
+            row.kind, row.flags, row.mount, row.checked, row.size, row.mtime_ns, row.ino, row.oid,
+            len(row.name), len(row.version),
+        )
+        + row.name
+        + row.version
+    )  # fmt: skip
+
+
+def unpack_row(raw: Any) -> Row:
+    kind, flags, mount, checked, size, mtime, ino, oid, nlen, vlen = _ROW.unpack_from(raw)
+    end = ROW_FIXED + nlen
+    return Row(kind, flags, mount, checked, size, mtime, ino, oid, bytes(raw[ROW_FIXED:end]), bytes(raw[end : end + vlen]))
+
+
+def pack_dir(d: Dir) -> bytes:
+    return _DIR.pack(d.state, len(d.sources), d.listed, d.entries, d.epoch) + struct.pack(f"<{len(d.sources)}H", *d.sources)
+
+
+def unpack_dir(raw: Any) -> Dir:
+    state, n, listed, entries, epoch = _DIR.unpack_from(raw)
+    return Dir(state, listed, entries, epoch, struct.unpack_from(f"<{n}H", raw, _DIR.size))
+
+
+def pack_object(o: Object) -> bytes:
+    return _OBJECT.pack(o.state, o.tier, o.flags, o.used, o.size, o.present, o.boot, o.ino)
+
+
+def unpack_object(raw: Any) -> Object:
+    state, tier, flags, used, size, present, boot, ino = _OBJECT.unpack_from(raw)
+    return Object(state, tier, flags, used, size, present, boot, ino)
+
+
+def object_id(store: str, key: bytes, version: bytes) -> bytes:
+    """16 B that name one version of one object. `store` is `Mount.source`, the identity of the tree the key is relative to."""
+    h = xxhash.xxh3_128()
+    for part in (store.encode(), key, version):
+        h.update(_U32.pack(len(part)))
+        h.update(part)
+    return h.digest()
+
+
+def object_path(tier_path: str, oid: bytes) -> str:
+    """Place of a cache file below its tier directory; 256 folders keep each below a few thousand entries per million."""
+    hexed = oid.hex()
+    return f"{tier_path}/objects/{hexed[:2]}/{hexed}"
+
+
+def boot_id() -> int:
+    """Low 32 bits of this boot's identity."""
+    return int(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[-8:], 16)
+
+
+class Index:
+    """The environment and its databases. Transactions are the caller's: `env.begin(write=True)` in the worker only."""
+
+    def __init__(self, path: str | Path, *, readonly: bool = False) -> None:
+        self.path = str(path)
+        if not readonly:
+            Path(path).mkdir(parents=True, exist_ok=True, mode=0o700)
+        # sync=False: a killed process loses nothing (the pages are the kernel's), a lost boot is answered from the ledger
+        self.env = lmdb.open(
+            self.path, map_size=MAP_SIZE, max_dbs=16, max_readers=MAX_READERS, readonly=readonly,
+            sync=False, metasync=False, readahead=False, create=not readonly,
+        )  # fmt: skip
+        make = not readonly
+        self.children = self.env.open_db(b"children", create=make)
+        self.names = self.env.open_db(b"names", create=make)
+        self.inodes = self.env.open_db(b"inodes", create=make)
+        self.orphans = self.env.open_db(b"orphans", create=make)
+        self.dirs = self.env.open_db(b"dirs", create=make)
+        self.objects = self.env.open_db(b"objects", create=make)
+        self.extents = self.env.open_db(b"extents", create=make)
+        self.recency = self.env.open_db(b"recency", create=make)
+        self.meta = self.env.open_db(b"meta", create=make)
+
+    def close(self) -> None:
+        self.env.close()
+
+    # Readers: every function takes the transaction it reads in.
+
+    def find(self, txn: Any, parent: int, name: bytes) -> Row | None:
+        """The row a name points to, or None when the index has none (which does not mean the store has none)."""
+        ino = txn.get(_U64.pack(parent) + name, db=self.names)
+        if ino is None:
+            return None
+        raw = txn.get(_U64.pack(parent) + bytes(ino), db=self.children)
+        return None if raw is None else unpack_row(raw)
+
+    def row(self, txn: Any, ino: int) -> Row | None:
+        """The row of an inode, whether a name points to it or not."""
+        key = _U64.pack(ino)
+        parent = txn.get(key, db=self.inodes)
+        if parent is not None:
+            raw = txn.get(bytes(parent) + key, db=self.children)
+            if raw is not None:
+                return unpack_row(raw)
+        raw = txn.get(key, db=self.orphans)
+        return None if raw is None else unpack_row(raw)
+
+    def parent(self, txn: Any, ino: int) -> int:
+        """Parent of an inode; the root is its own."""
+        raw = txn.get(_U64.pack(ino), db=self.inodes)
+        return ROOT if raw is None else int(_U64.unpack(raw)[0])
+
+    def scan(self, txn: Any, parent: int, after: int) -> Iterator[Any]:
+        """Raw rows of a directory with inode numbers above `after`, in arrival order."""
+        prefix = _U64.pack(parent)
+        cursor = txn.cursor(db=self.children)
+        if not cursor.set_range(_PAIR.pack(parent, after + 1)):
+            return
+        for key, value in cursor:
+            if bytes(key[:8]) != prefix:
+                return
+            yield value
+
+    def dir(self, txn: Any, ino: int) -> Dir | None:
+        raw = txn.get(_U64.pack(ino), db=self.dirs)
+        return None if raw is None else unpack_dir(raw)
+
+    def object(self, txn: Any, oid: bytes) -> Object | None:
+        raw = txn.get(oid, db=self.objects)
+        return None if raw is None else unpack_object(raw)
+
+    # Writers: the worker's process only.
+
+    def put_row(self, txn: Any, parent: int, row: Row) -> None:
+        """Insert or replace the child `row.ino` and point its name to it. The caller moves an older version to orphans first."""
+        ino = _U64.pack(row.ino)
+        up = _U64.pack(parent)
+        txn.put(up + ino, pack_row(row), db=self.children)
+        txn.put(up + row.name, ino, db=self.names)
+        txn.put(ino, up, db=self.inodes)
+
+    def drop_row(self, txn: Any, parent: int, row: Row, *, orphan: bool) -> None:
+        """Take a child out of its directory; `orphan` keeps its row readable for those who hold the inode."""
+        ino = _U64.pack(row.ino)
+        up = _U64.pack(parent)
+        txn.delete(up + ino, db=self.children)
+        if txn.get(up + row.name, db=self.names) == ino:
+            txn.delete(up + row.name, db=self.names)
+        if orphan:
+            txn.put(ino, pack_row(row), db=self.orphans)
+        else:
+            txn.delete(ino, db=self.inodes)
+
+    def put_dir(self, txn: Any, ino: int, d: Dir) -> None:
+        txn.put(_U64.pack(ino), pack_dir(d), db=self.dirs)
+
+    def put_object(self, txn: Any, oid: bytes, o: Object) -> None:
+        """Write an object's row and move its place in the recency order."""
+        old = self.object(txn, oid)
+        if old is not None and old.used != o.used:
+            txn.delete(_U32.pack(old.used) + oid, db=self.recency)
+        txn.put(_U32.pack(o.used) + oid, bytes((o.tier,)), db=self.recency)
+        txn.put(oid, pack_object(o), db=self.objects)
+
+    def drop_object(self, txn: Any, oid: bytes) -> None:
+        old = self.object(txn, oid)
+        if old is None:
+            return
+        txn.delete(_U32.pack(old.used) + oid, db=self.recency)
+        txn.delete(oid, db=self.objects)
+        for segment in range((old.size + SEGMENT - 1) // SEGMENT):
+            txn.delete(oid + _U32.pack(segment), db=self.extents)
+
+    def next_ino(self, txn: Any, count: int = 1) -> int:
+        """Reserve `count` inode numbers and return the first."""
+        raw = txn.get(b"next_ino", db=self.meta)
+        first = ROOT + 1 if raw is None else int(_U64.unpack(raw)[0])
+        txn.put(b"next_ino", _U64.pack(first + count), db=self.meta)
+        return first
+
+    def check_schema(self, txn: Any) -> None:
+        """Write the schema number into a new environment; refuse a newer one."""
+        raw = txn.get(b"schema", db=self.meta)
+        if raw is None:
+            txn.put(b"schema", _U32.pack(SCHEMA), db=self.meta)
+        elif _U32.unpack(raw)[0] > SCHEMA:
+            raise IndexError_(
+                f"{self.path}: index schema {_U32.unpack(raw)[0]} is newer than this build's {SCHEMA}: "
+                "upgrade forebay, or give another --cache-dir"
+            )

@@ -1,0 +1,1 @@
+"""One module a store kind, all behind `forebay.cache.stores.base.Store`."""

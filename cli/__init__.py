@@ -1,0 +1,1 @@
+"""The `forebay` command: the only room that imports every other."""

@@ -1,0 +1,1 @@
+"""Reconcilers and the admission webhook. Empty until the control plane lands."""

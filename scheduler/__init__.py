@@ -1,0 +1,1 @@
+"""The pure planner, its adapters and the simulator. Empty until the scheduler lands."""
