@@ -1,0 +1,59 @@
+# Every target sets up what it needs by itself, by name, and is quick the second time.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .build/stamps
+export PYTHONSAFEPATH := 1
+
+# Debian packages: what a mount, the demo and the tests use. The bench installs its peers itself (bench/install.sh).
+DEBIAN := python3-venv fuse3 nginx-light util-linux iproute2
+
+.PHONY: help demo test test-long lint bench clean setup
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMPS)/debian: Makefile
+	@mkdir -p $(STAMPS)
+	@missing=""; for p in $(DEBIAN); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then sudo=""; elif command -v sudo >/dev/null; then sudo=sudo; else \
+	    echo "these Debian packages are missing and need root to install:$$missing" >&2; exit 1; fi; \
+	  echo "installing$$missing"; \
+	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null || exit 1; \
+	fi
+	@touch $@
+
+# A venv remembers its absolute path, so a moved checkout makes its own again.
+$(STAMPS)/venv: pyproject.toml $(STAMPS)/debian
+	@$(BIN)/python -c 'import sys, os; sys.exit(os.path.realpath(sys.prefix) != os.path.realpath("$(VENV)"))' 2>/dev/null \
+	  || { rm -rf $(VENV); $(PYTHON) -c 'import sys; sys.exit("forebay needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)' && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: $(STAMPS)/venv ## Debian packages and the virtual environment, nothing else
+
+demo: $(STAMPS)/venv ## the main job: three stores, one tree, mounted, read cold and warm, every byte verified
+	@$(BIN)/forebay demo
+
+test: $(STAMPS)/venv lint ## all that must pass
+	@$(BIN)/pytest -q -m "not long"
+
+test-long: $(STAMPS)/venv ## chaos, scale, long random sequences
+	@$(BIN)/pytest -q -m "long" --timeout 3600
+
+lint: $(STAMPS)/venv ## ruff, strict types, import contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --config pyproject.toml | tail -3
+
+bench: $(STAMPS)/venv ## the scoreboard, ours beside its peers
+	@bench/install.sh
+	@$(BIN)/python bench/run.py $(BENCH)
+
+clean: ## remove everything that was set up
+	rm -rf .build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
