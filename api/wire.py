@@ -69,11 +69,18 @@ class Open(Request):
 
 
 class Ensure(Request):
-    """Wait until [offset, offset+length) of an object is present and verified. Answered with `Ensured`."""
+    """Wait until [offset, offset+length) of an object is present and verified. Answered with `Ensured`.
+
+    `dev` and `file` are `st_dev` and `st_ino` of the descriptor the caller would read from. When the bytes lie in another
+    file (the cache file was made anew, or the bytes were not admitted and wait in a buffer), the answer carries a
+    descriptor that has them at the same offsets. At most 16 MiB a request.
+    """
 
     ino: int
     offset: int
     length: int
+    dev: int = 0
+    file: int = 0
 
 
 class Touch(Request):
@@ -150,7 +157,8 @@ class Done(Reply):
 class Opened(Reply):
     """`complete`: the descriptor's file has every byte, verified in this boot; else ask `Ensure` before each read.
 
-    `cached` tells whether the file stays; an object that was not admitted is served from an unlinked buffer.
+    `cached` tells whether the file stays; an object that was not admitted is served from an unlinked buffer: a small
+    one comes whole, of a larger one the descriptor is an empty file and each `Ensured` brings its bytes.
     """
 
     size: int
@@ -159,7 +167,11 @@ class Opened(Reply):
 
 
 class Ensured(Reply):
-    pass
+    """`fd`: a descriptor came with the answer, and this read must use it (same offsets). `cached` as in `Opened`:
+    when set with `fd`, it is the object's present cache file and takes the place of the one held."""
+
+    fd: bool = False
+    cached: bool = True
 
 
 class Evicted(Reply):
