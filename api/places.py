@@ -78,16 +78,20 @@ def run_dir(namespace: str, name: str, *, root: Path | None = None) -> Path:
 
 
 def make_private(path: Path) -> Path:
-    """Create `path` and its parents with mode 0700; `PermissionError` when it belongs to somebody else or is a link.
+    """Create `path` and its missing parents with mode 0700.
 
-    The run root may lie in /tmp, where another user could have put a directory of that name first.
+    `PermissionError` when it is a link, belongs to somebody else or others may write to it: the run root may lie in
+    /tmp, where another user could have put a directory of that name first.
     """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.parent.exists():
+        make_private(path.parent)
+    path.mkdir(exist_ok=True, mode=0o700)
     st = path.lstat()
-    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid():
-        raise PermissionError(f"{path} is not a directory of yours: remove it, or set FOREBAY_RUN_DIR to one that is")
-    if stat.S_IMODE(st.st_mode) & 0o077:
-        path.chmod(0o700)
+    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or st.st_mode & 0o022:
+        raise PermissionError(
+            f"{path} must be a directory of yours that nobody else may write to: "
+            "remove it or change its mode, or set FOREBAY_RUN_DIR to one that is"
+        )
     return path
 
 
