@@ -44,3 +44,129 @@ started again. SIGTERM asks for a clean end; a mount daemon does not unmount, th
     {"op": "stop"}    -> {"done": true, "notes": [...], "error": null} as its last act
     {"op": "adopt", ...as above, without descriptor numbers} + SCM_RIGHTS [device, state, link] -> {"ok": true}
 """
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from forebay.api import places
+from forebay.fuse import control, processes, rundir
+from forebay.fuse import supervise as decide
+from forebay.fuse.supervision import Mount, Supervisor
+
+HANDOVER_LIMIT = 10.0
+"""Seconds to become the supervisor or to find the one that did, and for the daemons of the other mounts to be heard."""
+_RETRY = 0.05
+EXIT_FAILED = 1
+EXIT_NOTHING = 3
+VERSION = 1
+
+
+def _start(run: str, paths: list[str], options: list[str]) -> int:
+    """Mount and supervise until stopped."""
+    if rundir.lock(run, create=True) is None:
+        print(f"{run} has a supervisor already: `forebay status`", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    supervisor = Supervisor(run, [Mount(i, path) for i, path in enumerate(paths)], daemon_options=options)
+    supervisor.listen_for_signals()
+    supervisor.begin()
+    return supervisor.run()
+
+
+def _adopt(run: str, message: dict[str, Any]) -> int:
+    """Become the supervisor of what a daemon hands over, or hand it to the one who is. Answers by exit code (see above)."""
+    if message.get("version") != VERSION:
+        print(f"hand-over version {message.get('version')} is not this build's {VERSION}: not adopted", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    fds = [message.pop(name) for name in ("device_fd", "state_fd", "link_fd")]
+    deadline = time.monotonic() + HANDOVER_LIMIT
+    while time.monotonic() < deadline:
+        try:
+            lock = rundir.lock(run, create=False)
+        except FileNotFoundError:
+            return EXIT_NOTHING
+        if lock is not None:
+            break
+        with contextlib.suppress(control.Silence):
+            if control.ask(f"{run}/{places.SUPERVISOR_SOCK}", {"op": "adopt", **message}, 2.0, fds).get("ok"):
+                return 0
+        time.sleep(_RETRY)
+    else:
+        print("no supervisor took the mount over in time", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    if os.fork():
+        os._exit(0)  # the lock goes on in the child, which shares its description
+    os.setsid()
+    _detach_output(run)
+    supervisor = _resume(run, message, fds)
+    return supervisor.run()
+
+
+def _detach_output(run: str) -> None:
+    """The asker's stdin, stdout and stderr are not ours."""
+    log = os.open(f"{run}/{places.SUPERVISOR_LOG}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open("/dev/null", os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(log)
+    os.close(null)
+
+
+def _resume(run: str, message: dict[str, Any], fds: list[int]) -> Supervisor:
+    """A supervisor for processes that outlived the last one: mounts as in state.json, the worker behind its socket."""
+    try:
+        with open(f"{run}/{places.STATE}", "rb") as f:
+            state = json.load(f)
+    except (OSError, ValueError):
+        state = {}  # killed before its first state: there is just the mount that is handed over
+    known = state.get("mounts") or [{"index": message["index"], "path": message["mount"], "created": []}]
+    mounts = []
+    for row in known:
+        mount = Mount(row["index"], row["path"])
+        mount.created = list(row["created"])
+        mounts.append(mount)
+    supervisor = Supervisor(run, mounts, daemon_options=list(state.get("daemon_options", [])))
+    supervisor.started = state.get("started", supervisor.started)
+    supervisor.ready = state.get("ready")
+    supervisor.listen_for_signals()
+    supervisor.report("warning", f"the supervisor before pid {os.getpid()} died: its processes are taken over")
+    worker = control.listening_pid(f"{run}/{places.WORKER_SOCK}") or _pid_of_worker(state)
+    if worker is not None:
+        supervisor.adopt(decide.WORKER, worker)
+    supervisor.expect([m.role for m in mounts if m.device < 0], HANDOVER_LIMIT)
+    supervisor.handed_over(message, fds)
+    if state.get("phase") == "stopping":
+        supervisor.feed(decide.Stop(time.monotonic()))
+    return supervisor
+
+
+def _pid_of_worker(state: dict[str, Any]) -> int | None:
+    """The worker of a state file, if it still is that process: one that starts does not listen yet."""
+    for row in state.get("processes", []):
+        if row["role"] == decide.WORKER and processes.same_process(row["pid"], row["start"]):
+            return int(row["pid"])
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="forebay.fuse.supervisor", description="internal: started by `forebay up`")
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--mount", action="append", default=[])
+    parser.add_argument("--no-passthrough", action="store_true")
+    parser.add_argument("--adopt")
+    args = parser.parse_args(argv)
+    os.chdir("/")
+    os.umask(0o022)
+    if args.adopt is not None:
+        return _adopt(args.run_dir, json.loads(args.adopt))
+    return _start(args.run_dir, args.mount, ["--no-passthrough"] if args.no_passthrough else [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
