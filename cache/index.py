@@ -13,8 +13,9 @@ reader needs no decoder and memory does not grow with the number of files.
     recency   last use (4 B) + oid                 -> tier (1 B)  least recently used first
     meta      name                                 -> value
 
-Inode numbers only grow and are never reused. `oid` = xxh3-128 of (store identity, key, version): the same bytes seen
-again under a new inode find their cache file.
+The root's row is the child (0, ROOT); a directory that lost its name keeps its children until it is swept, so that who
+holds it can still read. Inode numbers only grow and are never reused. `oid` = xxh3-128 of (store identity, key, version):
+the same bytes seen again under a new inode find their cache file.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ BLOCKS_PER_SEGMENT = SEGMENT // BLOCK
 DIR, FILE = 1, 2
 UNRESOLVED = 1
 """Row flag: the listing gave a name but no size or version."""
+FIXED = 2
+"""Row flag: a directory of a mount path. Never expires, never vanishes, whatever a store says."""
+UNCONFIRMED = 4
+"""Row flag: listings of its store tell no version, so only `checked` vouches for it, not the parent's `listed`."""
 
 UNLISTED, LISTING, COMPLETE_LIST = 0, 1, 2
 PARTIAL, COMPLETE = 1, 2
@@ -48,6 +53,7 @@ PARTIAL, COMPLETE = 1, 2
 _ROW = struct.Struct("<BBHIQqQ16sHH")
 _DIR = struct.Struct("<BxHIQI")
 _OBJECT = struct.Struct("<BBBxIQQIQ")
+_COUNTS = struct.Struct("<QQQ")
 _U64 = struct.Struct(">Q")
 _PAIR = struct.Struct(">QQ")
 _U32 = struct.Struct(">I")
@@ -82,6 +88,14 @@ class Dir(NamedTuple):
     entries: int
     epoch: int  # grows with every complete listing
     sources: tuple[int, ...]
+
+
+class Counts(NamedTuple):
+    """Rows of the tree, the root included; `bytes` without those of unresolved files."""
+
+    dirs: int = 0
+    files: int = 0
+    bytes: int = 0
 
 
 class Object(NamedTuple):
@@ -141,11 +155,8 @@ def unpack_object(raw: Any) -> Object:
 
 def object_id(store: str, key: bytes, version: bytes) -> bytes:
     """16 B that name one version of one object. `store` is `Mount.source`, the identity of the tree the key is relative to."""
-    h = xxhash.xxh3_128()
-    for part in (store.encode(), key, version):
-        h.update(_U32.pack(len(part)))
-        h.update(part)
-    return h.digest()
+    s = store.encode()
+    return bytes(xxhash.xxh3_128_digest(_U32.pack(len(s)) + s + _U32.pack(len(key)) + key + _U32.pack(len(version)) + version))
 
 
 def object_path(tier_path: str, oid: bytes) -> str:
@@ -208,8 +219,15 @@ class Index:
 
     def parent(self, txn: Any, ino: int) -> int:
         """Parent of an inode; the root is its own."""
+        if ino == ROOT:
+            return ROOT
         raw = txn.get(_U64.pack(ino), db=self.inodes)
         return ROOT if raw is None else int(_U64.unpack(raw)[0])
+
+    def child(self, txn: Any, parent: int, ino: int) -> Row | None:
+        """The row of a child of a directory, by number."""
+        raw = txn.get(_PAIR.pack(parent, ino), db=self.children)
+        return None if raw is None else unpack_row(raw)
 
     def scan(self, txn: Any, parent: int, after: int) -> Iterator[Any]:
         """Raw rows of a directory with inode numbers above `after`, in arrival order."""
@@ -221,6 +239,22 @@ class Index:
             if bytes(key[:8]) != prefix:
                 return
             yield value
+
+    def scan_raw(self, txn: Any, parent: int, after: int) -> Iterator[tuple[int, Any]]:
+        """Inode number and raw row of a directory's children above `after`, in arrival order."""
+        prefix = _U64.pack(parent)
+        cursor = txn.cursor(db=self.children)
+        if not cursor.set_range(_PAIR.pack(parent, after + 1)):
+            return
+        for key, value in cursor:
+            if key[:8] != prefix:
+                return
+            yield int.from_bytes(key[8:], "big"), value
+
+    def counts(self, txn: Any) -> Counts:
+        """How many rows the tree has, kept in step by every change."""
+        raw = txn.get(b"counts", db=self.meta)
+        return Counts() if raw is None else Counts(*_COUNTS.unpack(raw))
 
     def dir(self, txn: Any, ino: int) -> Dir | None:
         raw = txn.get(_U64.pack(ino), db=self.dirs)
@@ -271,6 +305,77 @@ class Index:
         txn.delete(oid, db=self.objects)
         for segment in range((old.size + SEGMENT - 1) // SEGMENT):
             txn.delete(oid + _U32.pack(segment), db=self.extents)
+
+    def put_counts(self, txn: Any, counts: Counts) -> None:
+        txn.put(b"counts", _COUNTS.pack(*(max(0, n) for n in counts)), db=self.meta)
+
+    def forget_tree(self, txn: Any) -> None:
+        """Drop every name and inode; objects stay, found again by identity. Inode numbers go on where they were."""
+        for db in (self.children, self.names, self.inodes, self.orphans, self.dirs):
+            txn.drop(db, delete=False)
+        self.put_counts(txn, Counts())
+
+    def damaged(self, what: str) -> IndexError_:
+        """The error for an index that contradicts itself."""
+        return IndexError_(f"{self.path}: {what}: stop forebay and remove this directory; cached files are checked and kept")
+
+    def verify(self, txn: Any) -> list[str]:
+        """Every contradiction between the tree's databases, as sentences; none when it is sound. Reads everything."""
+        wrong: list[str] = []
+        per_dir: dict[int, int] = {}
+        dirs = files = size = names = inodes = 0
+        for key, raw in txn.cursor(db=self.children):
+            parent, ino = _PAIR.unpack(key)
+            row = unpack_row(raw)
+            if row.ino != ino:
+                wrong.append(f"child {ino} of {parent} says it is {row.ino}")
+            if txn.get(key[:8] + row.name, db=self.names) != key[8:]:
+                wrong.append(f"child {ino} of {parent}: its name {row.name!r} does not point to it")
+            if txn.get(key[8:], db=self.inodes) != key[:8]:
+                wrong.append(f"child {ino} of {parent}: its inode has another parent")
+            if txn.get(key[8:], db=self.orphans) is not None:
+                wrong.append(f"child {ino} of {parent} is an orphan too")
+            per_dir[parent] = per_dir.get(parent, 0) + 1
+            if row.kind == DIR:
+                dirs += 1
+                if txn.get(key[8:], db=self.dirs) is None:
+                    wrong.append(f"directory {ino} has no listing state")
+            else:
+                files += 1
+                size += row.size
+                if txn.get(key[8:], db=self.dirs) is not None:
+                    wrong.append(f"file {ino} has a listing state")
+            if parent and txn.get(key[:8], db=self.dirs) is None:
+                wrong.append(f"child {ino} is in {parent}, which is no directory")
+        for key, ino_raw in txn.cursor(db=self.names):
+            names += 1
+            if txn.get(key[:8] + ino_raw, db=self.children) is None:
+                wrong.append(f"name {key[8:]!r} in {_U64.unpack(key[:8])[0]} points to nothing")
+        for key, up in txn.cursor(db=self.inodes):
+            inodes += 1
+            if txn.get(up + key, db=self.children) is None and txn.get(key, db=self.orphans) is None:
+                wrong.append(f"inode {_U64.unpack(key)[0]} has no row")
+        orphans = 0
+        for key, raw in txn.cursor(db=self.orphans):
+            orphans += 1
+            if unpack_row(raw).ino != _U64.unpack(key)[0] or txn.get(key, db=self.inodes) is None:
+                wrong.append(f"orphan {_U64.unpack(key)[0]} has no inode")
+        for key, raw in txn.cursor(db=self.dirs):
+            ino = _U64.unpack(key)[0]
+            d = unpack_dir(raw)
+            if d.entries != per_dir.get(ino, 0):
+                wrong.append(f"directory {ino} counts {d.entries} entries and has {per_dir.get(ino, 0)}")
+            if txn.get(key, db=self.inodes) is None:
+                wrong.append(f"listing state of {ino}, which is no inode")
+        if names != dirs + files or inodes != dirs + files + orphans:
+            wrong.append(f"{dirs + files} children, {names} names, {inodes} inodes, {orphans} orphans")
+        if self.counts(txn) != Counts(dirs, files, size):
+            wrong.append(f"counts say {self.counts(txn)}, rows say {Counts(dirs, files, size)}")
+        raw = txn.get(b"next_ino", db=self.meta)
+        last = txn.cursor(db=self.inodes)
+        if last.last() and _U64.unpack(last.key())[0] >= (ROOT + 1 if raw is None else _U64.unpack(raw)[0]):
+            wrong.append("an inode number at or above the next one to be given")
+        return wrong
 
     def next_ino(self, txn: Any, count: int = 1) -> int:
         """Reserve `count` inode numbers and return the first."""
