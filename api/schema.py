@@ -1,0 +1,199 @@
+"""A small structural schema, and the walk that holds a document against it.
+
+The walk reports what an API server with strict field validation would refuse (unknown fields, wrong types, enums,
+missing fields), and, where asked, fields that are known but that nothing here acts on yet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from forebay.api.problem import Problem, Severity, did_you_mean, secretish, show
+from forebay.api.quantity import QuantityError, parse_quantity
+from forebay.api.yamldoc import Node
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Str(msgspec.Struct, frozen=True):
+    min: int = 0
+    enum: tuple[str, ...] = ()
+
+
+class Int(msgspec.Struct, frozen=True):
+    min: int = -(1 << 31)
+    max: int = (1 << 31) - 1
+
+
+class Bool(msgspec.Struct, frozen=True):
+    pass
+
+
+class Quantity(msgspec.Struct, frozen=True):
+    """An int or a string that `parse_quantity` takes."""
+
+
+class Any(msgspec.Struct, frozen=True):
+    """A Kubernetes core type that nothing here looks into. `kind`: what it must be."""
+
+    kind: type | None = None
+
+
+class List(msgspec.Struct, frozen=True):
+    of: Type
+    min: int = 0
+
+
+class MapOf(msgspec.Struct, frozen=True):
+    of: Type
+
+
+class Field(msgspec.Struct, frozen=True):
+    """A member of an object. `used`: something here acts on it; otherwise `note` says what holds instead."""
+
+    type: Type
+    required: bool = False
+    used: bool = False
+    note: str = ""
+
+
+class Obj(msgspec.Struct, frozen=True):
+    fields: dict[str, Field]
+
+
+Type = Str | Int | Bool | Quantity | Any | List | MapOf | Obj
+
+STR, INT, BOOL, QUANTITY = Str(), Int(), Bool(), Quantity()
+INT64 = Int(-(1 << 63), (1 << 63) - 1)
+MAP = MapOf(STR)
+ANY, ANY_MAP, ANY_LIST = Any(), Any(dict), Any(list)
+
+
+def words(names: str, type_: Type) -> dict[str, Field]:
+    """Fields of one type, by their blank-separated names."""
+    return {name: Field(type_) for name in names.split()}
+
+
+def need(type_: Type, *, used: bool = False) -> Field:
+    return Field(type_, required=True, used=used)
+
+
+def used(type_: Type) -> Field:
+    return Field(type_, used=True)
+
+
+def obj(*bases: Mapping[str, Field], **members: Type | Field) -> Obj:
+    """An object of base fields and of members; a bare type is an optional field that is not acted on."""
+    fields: dict[str, Field] = {}
+    for base in bases:
+        fields.update(base)
+    fields.update({k: v if isinstance(v, Field) else Field(v) for k, v in members.items()})
+    return Obj(fields)
+
+
+def join(path: str, key: str) -> str:
+    """`spec` + `mounts` -> `spec.mounts`; an odd key is quoted: `spec.options["fs.s3.region"]`."""
+    if _PLAIN_KEY.fullmatch(key):
+        return f"{path}.{key}" if path else key
+    return f"{path}[{show(key)}]"
+
+
+class Walk:
+    """Adds problems of one object. Invariant: no text of a value whose name is secretish reaches a problem."""
+
+    def __init__(self, object_: str, problems: list[Problem], *, unused: bool) -> None:
+        self.object = object_
+        self.problems = problems
+        self.unused = unused  # report fields that nothing acts on
+
+    def add(  # noqa: PLR0917 - one call per finding: keywords would treble them
+        self, severity: Severity, node: Node, path: str, value: str, message: str, remedy: str, line: int = 0
+    ) -> None:
+        self.problems.append(Problem(severity, node.file, line or node.line, self.object, path, value, message, remedy))
+
+    def check(self, node: Node, type_: Type, path: str, *, unused: bool | None = None) -> None:
+        """Hold `node` against `type_`. An explicit null counts as absent, as it does for the API server."""
+        unused = self.unused if unused is None else unused
+        match type_:
+            case Obj():
+                if self.expect(node, dict, path):
+                    self.fields(node, type_, path, unused)
+            case List():
+                if self.expect(node, list, path):
+                    if len(node.items()) < type_.min:
+                        self.add("error", node, path, "[]", "is empty", f"give at least {type_.min}")
+                    for i, item in enumerate(node.items()):
+                        self.check(item, type_.of, f"{path}[{i}]", unused=unused)
+            case MapOf():
+                if self.expect(node, dict, path):
+                    for key, value in node.map().items():
+                        self.check(value, type_.of, join(path, key), unused=unused)
+            case Any():
+                if type_.kind is not None:
+                    self.expect(node, type_.kind, path)
+            case Quantity():
+                self.quantity(node, path)
+            case Int():
+                if self.expect(node, int, path) and not type_.min <= int(str(node.value)) <= type_.max:
+                    self.add("error", node, path, show(node.value), "is out of range", f"write {type_.min} to {type_.max}")
+            case Bool():
+                self.expect(node, bool, path)
+            case Str():
+                if self.expect(node, str, path):
+                    self.string(node, type_, path)
+
+    def fields(self, node: Node, type_: Obj, path: str, unused: bool) -> None:
+        assert isinstance(node.value, dict)
+        for key in node.value:
+            if key not in type_.fields:
+                remedy = did_you_mean(key, type_.fields, "remove it, or see docs/manifests.md for the fields of this kind")
+                self.add("error", node, join(path, key), "", "is no field of this kind", remedy, node.key_lines[key])
+        entries = node.map()
+        for name, field in type_.fields.items():
+            child = entries.get(name)
+            if child is None:
+                if field.required:
+                    self.add("error", node, join(path, name), "", "is missing", "add it: it is required")
+                continue
+            silent = not unused or not field.used
+            if unused and not field.used:
+                note = field.note or "it has no effect on one machine; remove it, or keep it for a cluster"
+                self.add("warning", node, join(path, name), "", "is not acted on yet", note, node.key_lines[name])
+            self.check(child, field.type, join(path, name), unused=not silent)
+
+    def expect(self, node: Node, kind: type, path: str) -> bool:
+        value = node.value
+        if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return True
+        if isinstance(value, float) and kind is int and value.is_integer() and abs(value) < 1 << 53:
+            return True
+        name = {dict: "a mapping", list: "a list", str: "a string", bool: "true or false", int: "a whole number"}[kind]
+        remedy = f"write {name}"
+        hidden = secretish(path.rpartition(".")[2])
+        if kind is str and isinstance(value, (bool, int, float)):
+            remedy = "put it in quotes" if hidden else f"put it in quotes: {show(node.text)}"
+        self.add("error", node, path, show(value, path.rpartition(".")[2]), f"is {node.kind}, not {name}", remedy)
+        return False
+
+    def quantity(self, node: Node, path: str) -> None:
+        value = node.value
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            remedy = f"put it in quotes: {show(node.text)}" if isinstance(value, float) else "write one such as 10Gi"
+            self.add("error", node, path, show(value), "is no Kubernetes quantity", remedy)
+            return
+        try:
+            parse_quantity(value)
+        except QuantityError as e:
+            self.add("error", node, path, show(value), str(e), e.remedy)
+
+    def string(self, node: Node, type_: Str, path: str) -> None:
+        value = str(node.value)
+        if type_.enum and value not in type_.enum:
+            options = ", ".join(e or '""' for e in type_.enum)
+            remedy = did_you_mean(value, (e for e in type_.enum if e), f"write one of {options}")
+            self.add("error", node, path, show(value, path.rpartition(".")[2]), f"is none of {options}", remedy)
+        elif len(value) < type_.min:
+            self.add("error", node, path, show(value), f"is shorter than {type_.min} characters", "write a longer one")
