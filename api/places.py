@@ -8,7 +8,7 @@
         mount-<i>.json    what the kernel granted mount i: passthrough, resend, minor, reason
         mount-<i>.log
 
-`up.lock` is held by the command that starts or stops the dataset. Nothing here survives `down`.
+Beside it, `<name>.lock` is held by the command that starts or stops the dataset. Nothing here survives `down`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ WORKER_LOG = "worker.log"
 SUPERVISOR_SOCK = "supervisor.sock"
 SUPERVISOR_LOG = "supervisor.log"
 SUPERVISOR_LOCK = "supervisor.lock"
-UP_LOCK = "up.lock"
 
 SUN_PATH = 107
 """Bytes of a Unix socket's address: the kernel's `sun_path` less the final NUL."""
@@ -75,6 +74,11 @@ def run_root(environ: Mapping[str, str] | None = None, uid: int | None = None) -
 def run_dir(namespace: str, name: str, *, root: Path | None = None) -> Path:
     """The run directory of a dataset. It exists only while the dataset is up."""
     return (root or run_root()) / escape(namespace) / escape(name)
+
+
+def command_lock(run: Path) -> Path:
+    """Lock file of the commands that start or stop the dataset with this run directory."""
+    return run.with_name(run.name + ".lock")
 
 
 def make_private(path: Path) -> Path:

@@ -61,3 +61,13 @@ def lock(run: str, *, create: bool) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def created_for_mounts(run: str) -> list[str]:
+    """Directories that the supervisor of a run directory made for its mounts, innermost first; empty when unknown."""
+    try:
+        with open(f"{run}/{places.STATE}", "rb") as f:
+            mounts = json.load(f)["mounts"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [folder for mount in mounts for folder in reversed(mount["created"])]

@@ -291,7 +291,7 @@ class Supervisor:
                 continue
             try:
                 mount.created += rundir.make_mount_point(mount.path)
-                mount.device = mounting.mount(mount.path, source=f"forebay:{self.dataset}")
+                mount.device = mounting.mount(mount.path, f"forebay:{self.dataset}")
                 mount.record = record.create_memfd()
             except OSError as e:
                 why = e.strerror if e.filename is None and e.strerror else str(e)
@@ -326,8 +326,7 @@ class Supervisor:
         except OSError as e:
             if e.errno == errno.EBUSY:
                 return False
-            if e.errno not in (errno.EINVAL, errno.ENOENT):  # EINVAL: nothing is mounted there any more
-                self.report("error", f"{mount.path} cannot be unmounted: {e}")
+            self.report("error", e.strerror or str(e))
         return True
 
     def _remove_mount_point(self, mount: Mount) -> None:

@@ -1,0 +1,219 @@
+"""`forebay up`: from YAML to mounts that answer. Everything half-started is taken back when something fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from forebay.api import places
+from forebay.api.spec import DatasetSpec, encode_spec
+from forebay.cache.stores.base import Unavailable
+from forebay.cli import preflight
+from forebay.cli.datasets import Running, locked
+from forebay.cli.down import stop
+from forebay.cli.load import cache_option, file_option, specs_or_fail
+from forebay.cli.output import CommandError, emit_json, say, table, warn
+from forebay.fuse import control, leftovers, mounting, processes, rundir
+
+START_LIMIT = 330.0
+"""Seconds until a start that neither succeeded nor failed is given up; above the supervisor's own limit."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  forebay up -f dataset.yaml
+  forebay up -f dataset.yaml --mount ~/data --cache-dir /nvme/cache
+  AWS_PROFILE=lab forebay up -f dataset.yaml -f secrets.yaml
+  forebay up -f dataset.yaml --systemd > /etc/systemd/system/forebay-data.service
+
+\b
+Without --mount a dataset appears at /mnt/forebay/<namespace>/<name> (an ordinary user: ~/forebay/...).
+With --mount DIR one dataset appears at DIR, several at DIR/<name> each.
+The command returns once every mount answers. `forebay down` takes everything back and keeps the cache."""
+)
+@file_option
+@click.option("--mount", "at", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where to mount.")
+@cache_option
+@click.option("--foreground", is_flag=True, help="Stay until Ctrl-C or `forebay down`, then unmount.")
+@click.option("--no-passthrough", is_flag=True, help="Let every read pass through the daemon, as on kernels before 6.9.")
+@click.option("--offline-ok", is_flag=True, help="Start although a store cannot be reached, with an empty cache too.")
+@click.option("--systemd", is_flag=True, help="Print a systemd unit that does this at every boot, and start nothing.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
+def up(
+    *,
+    files: tuple[Path, ...],
+    at: Path | None,
+    cache_dir: Path | None,
+    foreground: bool,
+    no_passthrough: bool,
+    offline_ok: bool,
+    systemd: bool,
+    output: str,
+) -> None:
+    """Mount the datasets of YAML files and keep them cached."""
+    specs = specs_or_fail(files, cache_dir)
+    points = mount_points(specs, at.absolute() if at else None)
+    if systemd:
+        from forebay.cli.systemd import unit
+
+        click.echo(unit(files, specs, at, cache_dir, no_passthrough=no_passthrough), nl=False)
+        return
+    check_all(specs, points, offline_ok=offline_ok)
+    started: list[Running] = []
+    try:
+        for spec in specs:
+            started.append(start(spec, points[spec.id], no_passthrough=no_passthrough))
+    except BaseException:
+        for running in reversed(started):
+            stop(running)
+        raise
+    _tell(started, output)
+    if foreground:
+        stay(started)
+
+
+def mount_points(specs: list[DatasetSpec], at: Path | None) -> dict[str, str]:
+    """Where each dataset (by id) is mounted."""
+    if at is None:
+        root = Path("/mnt/forebay") if os.geteuid() == 0 else Path.home() / "forebay"
+        return {s.id: str(root / s.namespace / s.name) for s in specs}
+    if len(specs) == 1:
+        return {specs[0].id: os.path.normpath(at)}
+    twice = [name for name, n in Counter(s.name for s in specs).items() if n > 1]
+    if twice:
+        raise CommandError(f"several datasets are called {', '.join(twice)}: with --mount start each with an `up` of its own")
+    return {s.id: os.path.normpath(at / s.name) for s in specs}
+
+
+def check_all(specs: list[DatasetSpec], points: dict[str, str], *, offline_ok: bool) -> None:
+    """Everything that can be found out before a process starts. Raises `CommandError` with all that is wrong."""
+    problems: list[str] = []
+    table_ = list(mounting.entries())
+    for spec in specs:
+        run = places.run_dir(spec.namespace, spec.name)
+        if (run / places.SPEC).exists():
+            running = Running(run)
+            if running.alive():
+                where = ", ".join(m["path"] for m in running.state()["mounts"])
+                problems.append(f"dataset {spec.id} is already up at {where}: `forebay down {spec.name}` first")
+                continue
+            leftovers.clear(str(run), spec.id)
+            table_ = list(mounting.entries())
+        if len(os.fsencode(run / places.SUPERVISOR_SOCK)) > places.SUN_PATH:
+            problems.append(f"{run} is too long a path for a socket: set FOREBAY_RUN_DIR to a shorter one")
+        point = points[spec.id]
+        found = [preflight.mount_point(point, table_), preflight.cycles(spec, point), preflight.index_place(spec)]
+        problems += [f for f in found if f]
+    if problems:
+        raise CommandError("\nforebay: ".join(problems))
+    for spec in specs:
+        for reach in preflight.reach(spec.mounts):
+            if reach.problem is None:
+                continue
+            warm = os.path.isdir(os.path.join(spec.index_dir, "live"))
+            if isinstance(reach.problem, Unavailable) and (warm or offline_ok):
+                warn(f"{reach.problem}; dataset {spec.id} starts with what is cached")
+            else:
+                problems.append(f"mount {reach.mount.name} of dataset {spec.id}: {reach.problem}")
+        for floor in preflight.floors(spec):
+            if floor.stopped:
+                warn(floor.sentence())
+    if problems:
+        raise CommandError("\nforebay: ".join(problems))
+
+
+def start(spec: DatasetSpec, point: str, *, no_passthrough: bool) -> Running:
+    """Start the supervisor of one dataset and wait until its mount answers; on failure nothing of it is left."""
+    with locked(spec.namespace, spec.name) as run:
+        if (run / places.SPEC).exists():
+            raise CommandError(f"dataset {spec.id} was started by another command meanwhile: see `forebay status`")
+        try:
+            return _start(spec, point, run, no_passthrough=no_passthrough)
+        except BaseException:
+            leftovers.clear(str(run), spec.id)
+            raise
+
+
+def _start(spec: DatasetSpec, point: str, run: Path, *, no_passthrough: bool) -> Running:
+    places.make_private(run)
+    rundir.replace_file(str(run / places.SPEC), encode_spec(spec))
+    argv = processes.python("forebay.fuse.supervisor", "--run-dir", str(run), "--mount", point)
+    if no_passthrough:
+        argv.append("--no-passthrough")
+    with open(run / places.SUPERVISOR_LOG, "a+b", buffering=0) as log:
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, close_fds=True
+        )
+        answer = _wait(run, child)
+        if answer is None:  # it died before anybody could ask: its log, still open here, says why
+            log.seek(0)
+            lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+            raise CommandError(f"dataset {spec.id}: the supervisor failed: {lines[-1] if lines else 'it said nothing'}")
+    if answer.get("done"):
+        child.wait(timeout=10)
+        raise CommandError(f"dataset {spec.id} did not start: {answer.get('error') or 'it was stopped meanwhile'}")
+    return Running(run)
+
+
+def _wait(run: Path, child: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """The supervisor's word on the start; None when it died without one."""
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        try:
+            return control.ask(str(run / places.SUPERVISOR_SOCK), {"op": "wait"}, deadline - time.monotonic())
+        except control.Silence:
+            if child.poll() is not None:
+                return None
+            time.sleep(0.02)
+    child.terminate()
+    raise CommandError(f"the start took longer than {START_LIMIT:.0f} s: see {run / places.SUPERVISOR_LOG}")
+
+
+def _tell(started: list[Running], output: str) -> None:
+    from forebay.cli.status import report_of
+
+    reports = [report_of(r) for r in started]
+    if output == "json":
+        emit_json({"datasets": reports})
+        return
+    rows = [
+        (r["id"], point["path"], {True: "passthrough", False: "through the daemon", None: "?"}[point.get("passthrough")])
+        for r in reports
+        for point in r["mountpoints"]
+    ]
+    table(("dataset", "mounted at", "reads of cached files"), rows)
+    for report in reports:
+        for note in report["notes"]:
+            say(f"{report['id']}: {note}")
+
+
+def stay(started: list[Running]) -> None:
+    """Wait for Ctrl-C, SIGTERM or a `down` from elsewhere, then stop what is left. Tells systemd when everything is up."""
+    from forebay.cli.systemd import notify
+
+    asked: list[int] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    notify("READY=1")
+    say("in the foreground: Ctrl-C unmounts")
+    while not asked and any(r.run.exists() for r in started):
+        time.sleep(0.2)
+    notify("STOPPING=1")
+    for running in reversed(started):
+        if running.run.exists():
+            stop(running)
+    sys.stdout.flush()
