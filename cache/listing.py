@@ -35,6 +35,7 @@ class Flight:
         self.ino = ino
         self.began = began
         self.pages = 0
+        self.void = False  # a refresh came meanwhile: the listing vouches for nothing
         self.done = False
         self.error: Exception | None = None
         self.pulse = trio.Event()
@@ -67,6 +68,13 @@ class Lister:
 
     def fresh(self, d: Dir) -> bool:
         return listing_fresh(d, sources_freshness(self.core.spec.mounts, d), self.core.clock()) is not None
+
+    def forget(self, ino: int) -> None:
+        """What was listed or failed before now counts for nothing."""
+        self._failed.pop(ino, None)
+        flight = self.flights.get(ino)
+        if flight is not None:
+            flight.void = True
 
     async def list_dir(self, ino: int, after: int = 0) -> bool:
         """Make rows above `after` available, or finish the listing. True: the listing is complete.
@@ -101,8 +109,13 @@ class Lister:
         if self.fresh(d):
             return
         flight = self.begin(ino)
+        pages = -1
         while not flight.done:
-            await self._page(flight, ino)
+            if pages == flight.pages:
+                raise Unavailable(f"directory {ino}: no page within {PROGRESS_DEADLINE:.0f} s")
+            pages = flight.pages
+            with trio.move_on_after(PROGRESS_DEADLINE):
+                await flight.pulse.wait()
         if flight.error is not None:
             raise flight.error
 
@@ -125,7 +138,7 @@ class Lister:
     async def _page(self, flight: Flight, ino: int) -> None:
         if flight.done:
             return
-        with trio.move_on_after(PROGRESS_DEADLINE) as scope:
+        with trio.move_on_after(PROGRESS_DEADLINE) as scope, self.core.foreground():
             await flight.pulse.wait()
         if scope.cancelled_caught:
             raise Unavailable(f"directory {ino}: no page within {PROGRESS_DEADLINE:.0f} s: see `forebay status` for its store")
@@ -136,7 +149,7 @@ class Lister:
             self.core.stale_answers += 1
             return True
         flight = self.begin(ino)
-        with trio.move_on_after(RELIST_WAIT if more else PROGRESS_DEADLINE):
+        with trio.move_on_after(RELIST_WAIT if more else PROGRESS_DEADLINE), self.core.foreground():
             while not flight.done:
                 await flight.pulse.wait()
         if flight.error is not None and not isinstance(flight.error, Unavailable):
@@ -201,7 +214,7 @@ class Lister:
             sources = tuple(m for m in d.sources if m not in absent)
             if sources or ino in core.fixed:
                 keep = d.sources if ino in core.fixed else sources
-                w.put_dir(ino, Dir(COMPLETE_LIST, flight.began, d.entries, d.epoch + 1, keep))
+                w.put_dir(ino, Dir(COMPLETE_LIST, 0 if flight.void else flight.began, d.entries, d.epoch + 1, keep))
                 if keep and keep[0] != row.mount and ino not in core.fixed:
                     w.rewrite(core.index.parent(w.txn, ino), row, row._replace(mount=keep[0]))
                 return

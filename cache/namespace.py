@@ -6,32 +6,62 @@ only by a definite answer of every source. Promises and refusals: docs/semantics
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import trio
 
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec
-from forebay.cache.freshness import fresh, listed_of, mount_freshness
-from forebay.cache.index import DIR, FILE, FIXED, ROOT, UNRESOLVED, Dir, Index, Row
+from forebay.cache.freshness import fresh, listed_of, mount_freshness, sources_freshness
+from forebay.cache.index import (
+    COMPLETE_LIST,
+    DIR,
+    FILE,
+    FIXED,
+    ROOT,
+    UNLISTED,
+    UNRESOLVED,
+    Dir,
+    Index,
+    Row,
+    unpack_row,
+)  # fmt: skip
 from forebay.cache.listing import STALE_GRACE, Lister
-from forebay.cache.merge import Answer, merge, valid_name
+from forebay.cache.merge import Answer, Shown, merge, valid_name, worth_listing
 from forebay.cache.mounttree import components
 from forebay.cache.nscore import Core, Location, NotADirectory
+from forebay.cache.orphans import reap
 from forebay.cache.stores.base import Entry, NotFound, Store, StoreError, Unavailable
 from forebay.cache.tree import Source
+from forebay.cache.walk import TRUSTED_AGE, Walker, WalkProgress, known_dirs
+
+log = logging.getLogger("forebay.namespace")
 
 ASK_DEADLINE = 40.0
 """Seconds a waiter waits for one name: the store's own deadlines (30 s) are shorter."""
-GRACES_KEPT = 10_000
+KEPT = 10_000
+"""Bound of each table of moments kept in memory."""
+ABSENT_KEPT = 65_536
+ABSENT_MOST = 3600.0
+START_REAP_SLICES = 20
+REAP_SLICE, REAP_PAUSE, REAP_EVERY, ORPHAN_AGE = 5000, 0.2, 600.0, 3600.0
+REFRESH_SLICE = 2000
+RESOLVE_PARALLEL = 16
+
+
+def _nobody(_: int) -> bool:
+    return False
 
 
 class _Flight:
     """One question about one name under way."""
 
     def __init__(self) -> None:
+        self.begun = False
         self.done = trio.Event()
         self.row: Row | None = None
         self.error: Exception | None = None
@@ -59,12 +89,37 @@ class Namespace:
         self.spec = spec
         self._flights: dict[tuple[int, bytes], _Flight] = {}
         self._grace: dict[int, float] = {}  # ino -> trio time until which a stale answer stands
+        self._absent: OrderedDict[tuple[int, bytes], float] = OrderedDict()  # -> unix second until which it is absent
+        self._misses: OrderedDict[int, int] = OrderedDict()  # directory -> names asked for one by one
         self._started = False
+        self._reap_at_start = 0.0
+        self.walker = Walker(self.core, self.lister, self.resolve)
+        self.held: Callable[[int], bool] | None = None
+        """Whether an inode is open or cached somewhere. Where it is set, versions without a name are reaped after an hour."""
 
     def start(self, *, keep_orphans: bool = False) -> None:
         """Root row and directories of mount paths; versions without a name are dropped, unless a mount may hold them."""
-        self.core.plant_mounts(self.core.now())
+        core = self.core
+        core.plant_mounts(core.now())
+        if not keep_orphans:
+            self._reap_at_start = core.now() + 1
+            for _ in range(START_REAP_SLICES):
+                if not self._reap(self._reap_at_start, _nobody):
+                    break
         self._started = True
+
+    def _reap(self, before: float, held: Callable[[int], bool]) -> int:
+        with self.core.write() as w:
+            return reap(w, REAP_SLICE, before, held)
+
+    async def _reaper(self) -> None:
+        """Versions without a name: those of before the start at once, later ones after an hour if `held` can tell."""
+        while self._reap(self._reap_at_start, _nobody):
+            await trio.sleep(REAP_PAUSE)
+        while True:
+            await trio.sleep(REAP_EVERY)
+            while self.held is not None and self._reap(self.core.now() - ORPHAN_AGE, self.held):
+                await trio.sleep(REAP_PAUSE)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps the work that outlives its first caller; runs until cancelled."""
@@ -72,6 +127,7 @@ class Namespace:
             self.start()
         async with trio.open_nursery() as nursery:
             self.core.nursery = nursery
+            nursery.start_soon(self._reaper)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -104,24 +160,29 @@ class Namespace:
             if until is not None and trio.current_time() < until:
                 core.stale_answers += 1
                 return row
-        elif not d.sources or self.lister.fresh(d):
+        elif not d.sources or self.lister.fresh(d) or self._absent.get((parent, name), 0.0) > core.clock():
             raise NotFound(f"no {name!r} in directory {parent}")
-        return await self._join(parent, name)
+        row = await self._join(parent, name)
+        self._missed(parent)
+        return row
 
     def _fresh(self, row: Row, d: Dir) -> bool:
         freshness = mount_freshness(self.spec.mounts, row.mount)
         return fresh(row, freshness, self.core.clock(), listed_of(d)) is not None
 
-    async def _join(self, parent: int, name: bytes) -> Row:
-        """The answer of the stores, one question at a time per name."""
+    async def _join(self, parent: int, name: bytes, *, since: bool = False) -> Row:
+        """The answer of the stores, one question at a time per name; `since`: only one asked from now on."""
         key = (parent, name)
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight()
-            self.core.spawn(self._fly, key, flight)
-        with trio.move_on_after(ASK_DEADLINE) as scope:
+        with trio.move_on_after(ASK_DEADLINE) as scope, self.core.foreground():
+            flight = self._flights.get(key)
+            while since and flight is not None and flight.begun:
+                await flight.done.wait()
+                flight = self._flights.get(key)
+            if flight is None:
+                flight = self._flights[key] = _Flight()
+                self.core.spawn(self._fly, key, flight)
             await flight.done.wait()
-        if scope.cancelled_caught:
+        if scope.cancelled_caught or flight is None:
             raise Unavailable(f"{name!r}: no answer within {ASK_DEADLINE:.0f} s: see `forebay status` for its store")
         if flight.error is not None:
             raise flight.error
@@ -130,6 +191,7 @@ class Namespace:
         return flight.row
 
     async def _fly(self, key: tuple[int, bytes], flight: _Flight) -> None:
+        flight.begun = True
         try:
             flight.row = await self._ask(*key)
         except Exception as e:  # noqa: BLE001 - raised again by everyone who waits for it
@@ -166,15 +228,39 @@ class Namespace:
             if old is None or old.flags & UNRESOLVED:
                 raise
             core.stale_answers += 1
-            if len(self._grace) >= GRACES_KEPT:
+            if len(self._grace) >= KEPT:
                 self._grace.clear()
             self._grace[old.ino] = trio.current_time() + STALE_GRACE
             return old
         with core.write() as w:
             source = None if shown is None else core.source(shown.mount, path)
             row = w.confirm(parent, name, shown, source, asked=asked, now=core.now())
-        self._grace.pop(old.ino if old is not None else 0, None)
+        if old is not None:
+            self._grace.pop(old.ino, None)
+        if row is None:
+            self._remember_absent(parent, name, d, asked)
         return row
+
+    def _remember_absent(self, parent: int, name: bytes, d: Dir, asked: int) -> None:
+        ttl = min((f.ttl for f in sources_freshness(self.spec.mounts, d) if f.mode in ("ttl", "validate")), default=ABSENT_MOST)
+        if ttl > 0:
+            self._absent[parent, name] = asked + min(ttl, ABSENT_MOST)
+            self._absent.move_to_end((parent, name))
+            if len(self._absent) > ABSENT_KEPT:
+                self._absent.popitem(last=False)
+
+    def _missed(self, parent: int) -> None:
+        """A directory that is asked for name by name is listed, once that is cheaper."""
+        misses = self._misses.pop(parent, 0) + 1
+        with self.index.env.begin() as txn:
+            d = self.index.dir(txn, parent)
+        if d is not None and d.sources and worth_listing(misses, d.state == COMPLETE_LIST, d.entries):
+            if not self.lister.fresh(d):
+                self.lister.begin(parent)
+            return
+        self._misses[parent] = misses
+        if len(self._misses) > KEPT:
+            self._misses.popitem(last=False)
 
     async def _probe(self, source: Source, name: bytes, old: Row | None) -> Entry | None:
         """What one store has under a name: a file, a directory, or definitely nothing.
@@ -221,6 +307,73 @@ class Namespace:
             raise error
         return None
 
+    async def validate(self, ino: int) -> int:
+        """Inode the name of `ino` has now by the stores' word, asked from this call on. `NotFound` when it has none."""
+        with self.index.env.begin() as txn:
+            row = self.index.row(txn, ino)
+            parent = self.index.parent(txn, ino)
+        if row is None:
+            raise NotFound(f"inode {ino} is unknown here: look its path up again")
+        if row.flags & FIXED:
+            return ino
+        until = self._grace.get(ino)
+        if until is not None and trio.current_time() < until:
+            self.core.stale_answers += 1
+            return ino
+        return (await self._join(parent, row.name, since=True)).ino
+
+    def settle(self, ino: int, entry: Entry) -> int:
+        """Write what reading an object told of it (`entry.version`, size, time), without asking; the inode its name has now.
+
+        An unresolved row gets its version and keeps its inode; a row of another version gets a new one. 0: no name any more.
+        """
+        core = self.core
+        with core.write() as w:
+            row = self.index.row(w.txn, ino)
+            if row is None:
+                return 0
+            parent = self.index.parent(w.txn, ino)
+            now = self.index.find(w.txn, parent, row.name)
+            if now is None or now.ino != ino or row.kind != FILE:
+                return 0 if now is None else now.ino
+            path = core.path_of(w.txn, parent)
+            if path is None:
+                return 0
+            entry = Entry(row.name, False, entry.size, entry.mtime_ns, entry.version)
+            asked = core.now()
+            got = w.confirm(parent, row.name, Shown(row.mount, entry, ()), core.source(row.mount, path), asked=asked, now=asked)
+            return 0 if got is None else got.ino
+
+    async def resolve(self, parent: int, inos: Sequence[int]) -> None:
+        """Fill size, time and version of children whose listing told names only, at most 16 questions at once.
+
+        A definite 404 removes the child. A child whose question failed stays unresolved (looking it up shows its error);
+        the first error is raised only when every question failed.
+        """
+        index = self.index
+        with index.env.begin() as txn:
+            rows = [index.child(txn, parent, ino) for ino in inos]
+        names = [row.name for row in rows if row is not None and row.kind == FILE and row.flags & UNRESOLVED]
+        if not names:
+            return
+        errors: list[StoreError] = []
+        waiting = iter(names)
+
+        async def ask_on() -> None:
+            for name in waiting:
+                try:
+                    await self._join(parent, name)
+                except NotFound:
+                    continue
+                except StoreError as e:
+                    errors.append(e)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(RESOLVE_PARALLEL, len(names))):
+                nursery.start_soon(ask_on)
+        if errors and len(errors) == len(names):
+            raise errors[0]
+
     # directories
 
     async def list_dir(self, ino: int, after: int = 0) -> bool:
@@ -245,5 +398,116 @@ class Namespace:
             row = await self._lookup(row.ino, name)
         return row
 
+    async def refresh(self, path: bytes = b"/") -> None:
+        """Forget how fresh everything at and below a path is: the next look asks the stores.
 
-__all__ = ["FIXED", "Location", "Namespace", "NotADirectory"]
+        Below mounts whose kernel entries do not expire (`immutable`, `event`) what was listed is listed again in the
+        background, so that changes are told to the mounts.
+        """
+        start = await self._known(path)
+        core = self.core
+        self._absent.clear()
+        self._grace.clear()
+        if start.kind == FILE:
+            with self.index.env.begin() as txn:
+                parent = self.index.parent(txn, start.ino)
+            self._forget_rows(parent, start.ino - 1, 1)
+            await self._join(parent, start.name, since=True)
+            return
+        async for ino in known_dirs(core, start.ino):
+            self.lister.forget(ino)
+            after: int | None = 0
+            while after is not None:
+                after = self._forget_rows(ino, after, REFRESH_SLICE)
+                await trio.lowlevel.checkpoint()
+        core.new_dirs.set()
+        if any(m.freshness.mode in ("immutable", "event") for m in self.spec.mounts):
+            core.spawn(self._relist, start.ino)
+
+    async def _known(self, path: bytes) -> Row:
+        """The row at a path, from the index alone where it has all of it."""
+        with self.index.env.begin() as txn:
+            row = self.index.row(txn, ROOT)
+            for name in components(path):
+                row = None if row is None else self.index.find(txn, row.ino, name)
+        return row if row is not None else await self.path(path)
+
+    def _forget_rows(self, parent: int, after: int, limit: int) -> int | None:
+        """Set a slice of a directory's rows, and its listing, to never confirmed; where to go on, None at the end."""
+        with self.core.write() as w:
+            d = w.dir(parent)
+            if d is not None and d.sources and d.listed and limit > 1:
+                w.put_dir(parent, d._replace(listed=0))
+            rows = []
+            for _, raw in self.index.scan_raw(w.txn, parent, after):
+                rows.append(unpack_row(raw))
+                if len(rows) == limit:
+                    break
+            for row in rows:
+                if not row.flags & FIXED:
+                    w.rewrite(parent, row, row._replace(checked=0))
+        return rows[-1].ino if len(rows) == limit else None
+
+    async def _relist(self, start: int) -> None:
+        async for ino in known_dirs(self.core, start):
+            d, _ = self.lister.state(ino)
+            if d.state != UNLISTED or d.entries:
+                try:
+                    await self.lister.complete(ino)
+                except StoreError as e:
+                    log.warning("refresh: directory %d not listed: %s", ino, e)
+
+    # walks and numbers
+
+    def walk(
+        self,
+        start: int = ROOT,
+        *,
+        metadata_only: bool = False,
+        max_age: float = TRUSTED_AGE,
+        on_error: Callable[[int, Exception], None] | None = None,
+    ) -> AsyncIterator[list[Row]]:
+        """Rows of all files below `start` in batches; see `Walker.files`."""
+        return self.walker.files(start, metadata_only=metadata_only, max_age=max_age, on_error=on_error)
+
+    async def run_walk(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background walk: fills the tree once, then new directories as they appear. Until cancelled."""
+        await self.walker.run(task_status)
+
+    @property
+    def progress(self) -> WalkProgress:
+        """How far the background walk is."""
+        return self.walker.progress()
+
+    def stats(self) -> dict[str, object]:
+        """Numbers for status and metrics. `mounts`: reach of each in declared order, ages in seconds (None = never)."""
+        core, now, p = self.core, self.core.clock(), self.progress
+        return {
+            "dirs": core.counts.dirs,
+            "files": core.counts.files,
+            "bytes": core.counts.bytes,
+            "walk_done": p.done,
+            "walk_dirs_listed": p.dirs_listed,
+            "walk_failed": p.failed,
+            "walk_error": p.error,
+            "listings": self.lister.listed,
+            "listings_now": len(self.lister.flights),
+            "listing_errors": sum(r.listing_errors for r in core.reach),
+            "names_skipped": self.lister.skipped,
+            "stale_answers": core.stale_answers,
+            "mounts": [
+                {
+                    "path": m.path,
+                    "source": m.source,
+                    "asked": r.asked,
+                    "failed": r.failed,
+                    "error": r.error,
+                    "error_age": now - r.error_at if r.error_at else None,
+                    "ok_age": now - r.ok_at if r.ok_at else None,
+                }
+                for m, r in zip(self.spec.mounts, core.reach, strict=True)
+            ],
+        }
+
+
+__all__ = ["Location", "Namespace", "NotADirectory", "WalkProgress"]

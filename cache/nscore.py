@@ -79,6 +79,8 @@ class Core:
         self.fixed: dict[int, dict[bytes, int]] = {}  # parent -> names of mount paths below it
         self.counts = Counts()
         self.stale_answers = 0
+        self.waiting = 0  # callers that wait for a store now: the background walk steps back
+        self.new_dirs = trio.Event()  # set when directories appeared that nobody listed yet
         self.nursery: trio.Nursery | None = None
         self._asks = [trio.CapacityLimiter(ASKS_PER_MOUNT) for _ in spec.mounts]
         self._lists = [trio.CapacityLimiter(LISTS_PER_MOUNT) for _ in spec.mounts]
@@ -92,6 +94,15 @@ class Core:
         if self.nursery is None:
             raise RuntimeError("the namespace is not running: start it with `await nursery.start(namespace.run)`")
         self.nursery.start_soon(fn, *args)
+
+    @contextmanager
+    def foreground(self) -> Iterator[None]:
+        """Marks that a caller waits."""
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
 
     # index
 
@@ -109,6 +120,8 @@ class Core:
         except lmdb.Error as e:
             raise IndexError_(f"{self.index.path}: the index cannot be written ({e}): free space on its disk") from e
         self.counts = w.counts
+        if w.new_dirs:
+            self.new_dirs.set()
         for event in w.events:
             self.on_changed(event)
 

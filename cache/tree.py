@@ -68,6 +68,7 @@ class Writer:
         self.txn = txn
         self.counts = index.counts(txn)
         self.events: list[wire.Changed] = []
+        self.new_dirs = False
         self._dirs: dict[int, Dir] = {}
 
     def dir(self, ino: int) -> Dir | None:
@@ -102,15 +103,25 @@ class Writer:
         """A child under a name that is free."""
         self.index.put_row(self.txn, parent, row)
         if row.kind == DIR:
+            self.new_dirs = True
             self.put_dir(row.ino, Dir(UNLISTED, 0, 0, 0, sources))
         self._count(row, 1)
         self._entries(parent, 1)
 
-    def remove(self, parent: int, row: Row, now: int, *, replaced: bool = False) -> None:
-        """Take a child out of its directory. Who holds its inode can still read its row until it is swept."""
-        self.index.drop_row(self.txn, parent, row._replace(checked=now), orphan=True)
+    def take(self, parent: int, row: Row, *, orphan: bool) -> None:
+        """Take a child out of its directory; counts follow."""
+        self.index.drop_row(self.txn, parent, row, orphan=orphan)
         self._count(row, -1)
         self._entries(parent, -1)
+
+    def forget_dir(self, ino: int) -> None:
+        """A directory that has neither name nor children: its listing state goes."""
+        self._dirs.pop(ino, None)
+        self.txn.delete(_U64.pack(ino), db=self.index.dirs)
+
+    def remove(self, parent: int, row: Row, now: int, *, replaced: bool = False) -> None:
+        """Take the name from a child. Who holds its inode can still read its row until it is reaped (`orphans`)."""
+        self.take(parent, row._replace(checked=now), orphan=True)
         if not replaced:
             self.events.append(wire.Changed(parent, row.name, row.ino, 0))
 
@@ -238,6 +249,7 @@ class PageApply:
             if items:
                 with w.txn.cursor(db=db) as cursor:
                     cursor.putmulti(items)
+        w.new_dirs = w.new_dirs or bool(dirs)
         c = w.counts
         w.counts = c._replace(dirs=c.dirs + len(dirs), files=c.files + len(entries) - len(dirs), bytes=c.bytes + size)
         w._entries(self.parent, len(entries))
