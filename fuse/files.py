@@ -1,0 +1,111 @@
+"""Descriptors of inodes that are open without passthrough, and reading from them.
+
+A descriptor that is replaced while reads use it is closed by the last of them: a number must not come to mean another
+file under a reader.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+
+from forebay.cache.index import NO_OID, Index
+
+
+class OpenFile:
+    """An object's bytes behind one descriptor. `complete`: every byte is there; else ask the door before each read."""
+
+    __slots__ = ("_closing", "_lock", "_users", "cached", "complete", "fd", "ino", "oid", "size")
+
+    def __init__(self, ino: int, fd: int, size: int, *, complete: bool, cached: bool = True, oid: bytes = NO_OID) -> None:
+        self.ino = ino
+        self.fd = fd
+        self.size = size
+        self.complete = complete
+        self.cached = cached
+        self.oid = oid
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closing = False
+
+    def hold(self) -> bool:
+        """Keep the descriptor open until `let_go`. False when it is being closed."""
+        with self._lock:
+            if self._closing:
+                return False
+            self._users += 1
+            return True
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._closing and not self._users
+        if last:
+            os.close(self.fd)
+
+    def fill(self, offset: int, size: int, buffer: memoryview, wait: bool) -> memoryview:
+        """`size` bytes at `offset`. With `wait` False only what the page cache has: `BlockingIOError` otherwise."""
+        return _fill(self.fd, buffer[:size], offset, wait)
+
+    def close(self) -> None:
+        """Close now, or after the last read that uses the descriptor. Once only."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            if self._users:
+                return
+        os.close(self.fd)
+
+
+_nowait = os.RWF_NOWAIT
+
+
+def _fill(fd: int, view: memoryview, offset: int, wait: bool) -> memoryview:
+    global _nowait  # noqa: PLW0603
+    done = 0
+    while done < len(view):
+        try:
+            n = os.preadv(fd, [view[done:]], offset + done, 0 if wait else _nowait)
+        except OSError as e:
+            if e.errno != errno.EOPNOTSUPP or not _nowait:
+                raise
+            _nowait = 0  # a file system without it (tmpfs): its bytes are in memory anyway
+            continue
+        if n == 0:
+            raise OSError(errno.EIO, f"a cache file ends at {offset + done}: the worker verifies it at its next start")
+        done += n
+        if not wait and done < len(view) and _nowait:
+            raise BlockingIOError(errno.EAGAIN, "not in the page cache")
+    return view
+
+
+class Files:
+    """The open files by inode. Changed under the lock of the operations; `get` needs none."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._by_ino: dict[int, OpenFile] = {}
+
+    def get(self, ino: int) -> OpenFile | None:
+        return self._by_ino.get(ino)
+
+    def __contains__(self, ino: int) -> bool:
+        return ino in self._by_ino
+
+    def __len__(self) -> int:
+        return len(self._by_ino)
+
+    def __iter__(self) -> Iterator[OpenFile]:
+        return iter(list(self._by_ino.values()))
+
+    def put(self, file: OpenFile) -> None:
+        older = self._by_ino.get(file.ino)
+        self._by_ino[file.ino] = file
+        if older is not None and older is not file:
+            older.close()
+
+    def drop(self, ino: int) -> None:
+        self._by_ino.pop(ino).close()

@@ -1,0 +1,119 @@
+"""Directory pages: the bytes of READDIR and READDIRPLUS replies, built from raw index rows in one loop.
+
+A hundred thousand entries are 512 pages of 32 KiB; at 2 us an entry the building is a fifth of what the kernel needs to
+turn them into inodes, so no object is made per entry.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from forebay.cache.index import _PAIR, _ROW, DIR, UNRESOLVED
+
+S_IFDIR, S_IFREG = 0o040000, 0o100000
+DIR_MODE = S_IFDIR | 0o555
+FILE_MODE = S_IFREG | 0o444
+DT_DIR, DT_REG = 4, 8
+BLKSIZE = 4096
+"""As ext4 says. A larger one would make every buffered random read of a large file that much longer (Python, stdio)."""
+DIR_SIZE = 4096
+SECOND = 1_000_000_000
+
+COOKIE_SHIFT = 2
+"""A cookie is the inode number of the entry before, plus 2: 1 and 2 stand behind "." and ".."."""
+
+# nodeid, entry ttl, attr ttl | ino, size, blocks, 3 times, 3 nsec, mode, nlink, uid, gid, blksize | ino, off, namelen, type
+_PLUS = struct.Struct("<Q8xQQ8xQQQQQQIIIIIII4xI4xQQII")
+_PLAIN = struct.Struct("<QQII")
+_DOT_PLUS = struct.Struct("<128xQQII8s")
+_DOT_PLAIN = struct.Struct("<QQII8s")
+PLUS_SIZE = _PLUS.size
+assert PLUS_SIZE == 152
+
+
+class Page(NamedTuple):
+    """`data` is the reply's body, `cookie` where the next page begins, `more` whether rows were left out for want of room."""
+
+    data: bytes
+    cookie: int
+    more: bool
+
+
+class Place(NamedTuple):
+    """What a READDIR asks for: rows behind `cookie`, at most `room` bytes, with attributes or without."""
+
+    cookie: int
+    room: int
+    plus: bool
+
+
+def build(
+    cursor: Any, who: tuple[int, int], place: Place, owner: tuple[int, int], ttl_of: Callable[[int, int, int], int]
+) -> Page:
+    """One page of the directory and parent `who`; files belong to `owner` (uid, gid).
+
+    `cursor` iterates the `children` database. `ttl_of(flags, mount, checked)` gives the kernel's timeout in seconds; rows
+    without attributes yet, and rows whose timeout is 0, go out with nodeid 0: a name and a type, nothing believed.
+    """
+    parent, up = who
+    cookie, room, plus = place
+    uid, gid = owner
+    out = bytearray(room)
+    at = 0
+    if cookie < COOKIE_SHIFT:
+        dot, size = (_DOT_PLUS, 160) if plus else (_DOT_PLAIN, 32)
+        if cookie == 0:
+            if size > room:
+                return Page(b"", cookie, True)
+            dot.pack_into(out, 0, parent, 1, 1, DT_DIR, b".")
+            at, cookie = size, 1
+        if at + size > room:
+            return Page(bytes(out[:at]), cookie, True)
+        dot.pack_into(out, at, up, 2, 2, DT_DIR, b"..")
+        at, cookie = at + size, 2
+    if not cursor.set_range(_PAIR.pack(parent, cookie - COOKIE_SHIFT + 1)):
+        return Page(bytes(out[:at]), cookie, False)
+    stop = _PAIR.pack(parent + 1, 0)
+    head = PLUS_SIZE if plus else 24
+    unpack, fixed = _ROW.unpack_from, _ROW.size
+    pack_plus, pack_plain = _PLUS.pack_into, _PLAIN.pack_into
+    ttl, last = 0, (-1, -1, -1)
+    for key, raw in cursor:
+        if key >= stop:
+            break
+        kind, flags, mount, checked, length, mtime, ino, _oid, n, _v = unpack(raw)
+        end = at + head + n
+        if (end + 7) & ~7 > room:
+            return Page(bytes(out[:at]), cookie, True)
+        is_dir = kind == DIR
+        if plus:
+            if last != (flags, mount, checked):
+                last = (flags, mount, checked)
+                ttl = ttl_of(flags, mount, checked)
+            if ttl and not flags & UNRESOLVED:
+                s, ns = divmod(mtime, SECOND)
+                if s < 0:
+                    s += 1 << 64
+                if is_dir:
+                    pack_plus(
+                        out, at, ino, ttl, ttl, ino, DIR_SIZE, 8, s, s, s, ns, ns, ns, DIR_MODE, 2, uid, gid, BLKSIZE,
+                        ino, ino + 2, n, DT_DIR,
+                    )  # fmt: skip
+                else:
+                    pack_plus(
+                        out, at, ino, ttl, ttl, ino, length, (length + 511) >> 9, s, s, s, ns, ns, ns, FILE_MODE, 1, uid, gid,
+                        BLKSIZE, ino, ino + 2, n, DT_REG,
+                    )  # fmt: skip
+            else:
+                pack_plus(out, at, *_NOTHING, ino, ino + 2, n, DT_DIR if is_dir else DT_REG)
+        else:
+            pack_plain(out, at, ino, ino + 2, n, DT_DIR if is_dir else DT_REG)
+        out[end - n : end] = raw[fixed : fixed + n]
+        at = (end + 7) & ~7
+        cookie = ino + 2
+    return Page(bytes(out[:at]), cookie, False)
+
+
+_NOTHING = (0,) * 17

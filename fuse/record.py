@@ -1,0 +1,166 @@
+"""The keeper record: what a mount must not forget when its daemon dies, in a memfd that the supervisor holds too.
+
+    0      magic "FOREBAYK", version, header size                                      <8sII
+    64     state words: INIT request length, INIT reply length, unique of the last OPEN that was counted, daemon starts
+    512    INIT request (at most 512 B)
+    1024   INIT reply (at most 512 B)
+    4096   the open table: 16 B per slot, inode number (0 = free) and one state word
+
+A state word is `mode << 62 | opens << 32 | backing id` in one aligned 64-bit store, so that a daemon killed at any
+instruction leaves either the old or the new state of an inode, never half of one.
+
+A count never falls below what the kernel holds: an OPEN is counted before it is answered, a RELEASE after. The unique
+of the last counted OPEN tells the successor that a resent one was counted already.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+
+VERSION = 1
+MAGIC = b"FOREBAYK"
+HEADER = 4096
+FIRST_SLOTS = 8192
+
+_HEAD = struct.Struct("<8sII")
+_WORDS_AT = 64 // 8
+_INIT_IN_LEN, _INIT_OUT_LEN, _LAST_OPEN, _STARTS = (_WORDS_AT + i for i in range(4))
+_INIT_IN_AT, _INIT_OUT_AT, _INIT_MAX = 512, 1024, 512
+_TABLE_AT = HEADER // 8
+
+NONE, CACHED, PASSTHROUGH = 0, 1, 2
+ONE = 1 << 32
+ID_MASK = ONE - 1
+COUNT_MASK = (1 << 30) - 1
+
+
+class RecordError(Exception):
+    """The memfd is no record that this build can use; `str()` is one sentence."""
+
+
+def create_memfd() -> int:
+    """An empty record for a new mount; the supervisor keeps it as long as the mount lives. Not inheritable by default."""
+    fd = os.memfd_create("forebay-keeper", os.MFD_CLOEXEC)
+    Record(fd).close()
+    return fd
+
+
+class Record:
+    """Invariant: a slot's inode number is written after its word when it is taken, and cleared before it when it is freed.
+
+    Not thread-safe: whoever changes it holds the lock of the modes. `words` is replaced when the table grows.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        size = os.fstat(fd).st_size
+        if size == 0:
+            size = HEADER + FIRST_SLOTS * 16
+            os.ftruncate(fd, size)
+            os.pwrite(fd, _HEAD.pack(MAGIC, VERSION, HEADER), 0)
+        if size < HEADER:
+            raise RecordError(f"the keeper record has {size} bytes: stop the dataset and start it again")
+        magic, version, header = _HEAD.unpack(os.pread(fd, _HEAD.size, 0))
+        if magic != MAGIC:
+            raise RecordError("the state descriptor is no keeper record: stop the dataset and start it again")
+        if version > VERSION or header != HEADER:
+            raise RecordError(f"keeper record version {version} is newer than this build's {VERSION}: start the newer forebay")
+        self._map(size)
+        self.slots: dict[int, int] = {}  # inode -> position of its state word
+        self._free: list[int] = []
+        self._next = _TABLE_AT
+        for at in range(_TABLE_AT, len(self.words), 2):
+            if self.words[at]:
+                self.slots[self.words[at]] = at + 1
+                self._next = at + 2
+        used = set(self.slots.values())
+        self._free = [at for at in range(_TABLE_AT + 1, self._next, 2) if at not in used]
+
+    def _map(self, size: int) -> None:
+        self._mmap = mmap.mmap(self.fd, size)
+        self._bytes = memoryview(self._mmap)
+        self.words = self._bytes.cast("Q")
+
+    def close(self) -> None:
+        self.words.release()
+        self._bytes.release()
+        self._mmap.close()
+
+    # --- the open table ------------------------------------------------------------------------------------------
+
+    def take(self, ino: int, word: int) -> int:
+        """Give `ino` a slot that holds `word`; returns the position of the word."""
+        if self._free:
+            at = self._free.pop()
+        else:
+            if self._next + 2 > len(self.words):
+                self._grow()
+            at = self._next + 1
+            self._next += 2
+        self.words[at] = word
+        self.words[at - 1] = ino
+        self.slots[ino] = at
+        return at
+
+    def drop(self, ino: int) -> None:
+        at = self.slots.pop(ino)
+        self.words[at - 1] = 0
+        self.words[at] = 0
+        self._free.append(at)
+
+    def items(self) -> Iterator[tuple[int, int]]:
+        """Inode and word of every slot in use."""
+        for ino, at in self.slots.items():
+            yield ino, self.words[at]
+
+    def _grow(self) -> None:
+        size = HEADER + (len(self.words) - _TABLE_AT) * 8 * 2
+        os.ftruncate(self.fd, size)
+        self.close()
+        self._map(size)
+
+    @property
+    def last_open(self) -> int:
+        return self.words[_LAST_OPEN]
+
+    @last_open.setter
+    def last_open(self, unique: int) -> None:
+        self.words[_LAST_OPEN] = unique
+
+    # --- INIT ----------------------------------------------------------------------------------------------------
+
+    @property
+    def init(self) -> tuple[bytes, bytes] | None:
+        """Request and reply of the INIT exchange, or None on a mount whose INIT nobody answered yet."""
+        n_in, n_out = self.words[_INIT_IN_LEN], self.words[_INIT_OUT_LEN]
+        if not n_out:
+            return None
+        return bytes(self._bytes[_INIT_IN_AT : _INIT_IN_AT + n_in]), bytes(self._bytes[_INIT_OUT_AT : _INIT_OUT_AT + n_out])
+
+    def remember_init(self, request: bytes, reply: bytes) -> None:
+        """Written before the reply is sent: a daemon killed between the two leaves a request that RESEND cannot lose."""
+        if len(request) > _INIT_MAX or len(reply) > _INIT_MAX:
+            raise RecordError(f"an INIT of {len(request)} and {len(reply)} bytes does not fit the keeper record")
+        self._bytes[_INIT_IN_AT : _INIT_IN_AT + len(request)] = request
+        self._bytes[_INIT_OUT_AT : _INIT_OUT_AT + len(reply)] = reply
+        self.words[_INIT_IN_LEN] = len(request)
+        self.words[_INIT_OUT_LEN] = len(reply)
+
+    def started(self) -> int:
+        """Count a start of a daemon on this mount; returns how many there were before."""
+        before: int = self.words[_STARTS]
+        self.words[_STARTS] = before + 1
+        return before
+
+
+def is_record(fd: int) -> bool:
+    """Whether `fd` is a memfd with a record in it. For a supervisor that adopts descriptors."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        return os.pread(fd, len(MAGIC), 0) == MAGIC
+    except OSError:
+        return False

@@ -1,0 +1,464 @@
+"""The kernel-protocol session: one dispatcher thread answers what needs no waiting, a bounded pool answers the rest.
+
+The dispatcher reads a request, runs its handler with `wait=False` and writes the reply: index look-ups, passthrough
+opens, reads from the page cache. A handler that would have to ask the worker or a disk raises `WouldBlock`, and the same
+handler runs again with `wait=True` in a thread of the pool. Each request gets exactly one reply: whoever takes its
+unique out of `pending` writes it.
+
+Cross-core wake-ups dominate small requests (15k opens/s with a blocking read, 35k/s when the dispatcher polls), so the
+dispatcher polls for some tens of microseconds while requests follow each other closely, and never when it is confined to
+one core: there the reader could not run meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from forebay.fuse import protocol as p
+from forebay.fuse.operations import Attr, Operations, WouldBlock
+from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
+
+POOL = 32
+"""Requests that wait for the worker or a disk at the same time; more queue up (at most 128 in the background)."""
+BUFFERS = 6
+"""Read buffers of the pool: bytes are copied by two cores at most, and a buffer is held for the copy, not for the wait."""
+BUFFER = p.MAX_READ + (1 << 19)
+STACK = 256 << 10
+SPINS = 70
+"""Polls of 0.8 us each before the dispatcher goes to sleep in read(2)."""
+QUICK = 0.0002
+"""Seconds between two requests below which polling may pay."""
+AHEAD_VALID = 0.1
+"""Seconds for which a directory page built ahead may be sent."""
+DIR_ROOM = 128 << 10
+
+_WAITS_FOR_SIGNALS = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 8) | (1 << 14)
+"""SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM as bits of /proc/PID/status: only these end a wait with EINTR. A timer or a
+child's end must not: programs do not expect EINTR from a file."""
+
+Handler = Callable[[bytes, int, int, bool], "bytes | tuple[bytes, memoryview] | None"]
+Log = Callable[..., None]
+
+
+class Job(NamedTuple):
+    """A request that waits in the pool."""
+
+    raw: bytes
+    opcode: int
+    unique: int
+    nodeid: int
+    pid: int
+
+
+class Session:
+    """Serves one device descriptor until it is unmounted. `run` is the dispatcher; `stop` may come from any thread."""
+
+    def __init__(self, fd: int, ops: Operations, agreed: p.Negotiated, log: Log) -> None:
+        self.fd = fd
+        self.ops = ops
+        self.agreed = agreed
+        self.log = log
+        self.stopping = False
+        self.served = 0
+        self.pending: dict[int, Job] = {}
+        self.signalled: set[int] = set()  # uniques whose process got a signal that does not end the wait
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._resting = 0  # threads that no queued job counts on
+        self._backlog = 0  # queued jobs that no thread counts on
+        self._pool_lock = threading.Lock()
+        self._buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        for _ in range(BUFFERS):
+            self._buffers.put(memoryview(bytearray(BUFFER)))
+        self._own_buffer = memoryview(bytearray(BUFFER))
+        self._ahead: tuple[int, int, int, float, Page] | None = None  # inode, cookie, room, when, page
+        self.handlers: dict[int, Handler] = {
+            p.LOOKUP: self._lookup,
+            p.GETATTR: self._getattr,
+            p.OPEN: self._open,
+            p.READ: self._read,
+            p.RELEASE: self._release,
+            p.OPENDIR: self._opendir,
+            p.READDIR: self._readdir,
+            p.READDIRPLUS: self._readdirplus,
+            p.RELEASEDIR: self._releasedir,
+            p.STATFS: self._statfs,
+            p.GETXATTR: self._getxattr,
+            p.LISTXATTR: self._listxattr,
+            p.FORGET: self._forget,
+            p.BATCH_FORGET: self._forget,
+            p.INTERRUPT: self._interrupt,
+            p.DESTROY: self._destroy,
+            p.INIT: self._init_again,
+        }
+
+    # --- the dispatcher ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the file system is unmounted (returns) or the connection is aborted (`OSError(ECONNABORTED)`)."""
+        read, fd, unpack = os.read, self.fd, p.IN.unpack_from
+        handlers, body, write = self.handlers, p.BODY, os.write
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        ready = poll.poll
+        now = time.perf_counter
+        spinning, credit, quick, last, check = False, 0, 0, 0.0, 0.0
+        while not self.stopping:
+            if spinning:
+                for _ in range(SPINS):
+                    if ready(0):
+                        if credit < 16:
+                            credit += 1
+                        break
+                else:
+                    credit -= 4
+                    if credit < 0:
+                        spinning, quick = False, 0
+            try:
+                raw = read(fd, p.REQUEST_BUFFER)
+            except OSError as e:
+                if e.errno in {errno.EINTR, errno.ENOENT}:
+                    continue
+                if e.errno == errno.EAGAIN:
+                    ready(1000)
+                    continue
+                if e.errno == errno.ENODEV:
+                    return
+                raise
+            if not spinning:
+                t = now()
+                if t - last < QUICK:
+                    quick += 1
+                    if quick > 8 and t > check:
+                        check = t + 0.1
+                        spinning = len(os.sched_getaffinity(0)) > 1
+                        credit, quick = 4, 0
+                else:
+                    quick = 0
+                last = t
+            length, opcode, unique, nodeid, _uid, _gid, pid, _, _ = unpack(raw)
+            self.served += 1
+            handler = handlers.get(opcode)
+            try:
+                if handler is None:
+                    write(fd, p.error_reply(unique, errno.EROFS if opcode in p.WRITES else errno.ENOSYS))
+                    continue
+                if len(raw) != length or length < p.IN_SIZE + body.get(opcode, 0):
+                    self.log("malformed request", opcode=p.NAMES.get(opcode, opcode), length=length, got=len(raw))
+                    write(fd, p.error_reply(unique, errno.EIO))
+                    continue
+                reply = handler(raw, unique, nodeid, False)
+                if reply is not None:
+                    if isinstance(reply, bytes):
+                        write(fd, reply)
+                    else:
+                        os.writev(fd, reply)
+            except (WouldBlock, BlockingIOError):
+                self._submit(Job(raw, opcode, unique, nodeid, pid))
+            except OSError as e:
+                self._fail(opcode, unique, e)
+            except Exception as e:  # noqa: BLE001 - a defect must cost one request, not the mount
+                self._defect(opcode, unique, e)
+            if self._ahead is not None and self._ahead[4] is _WANTED and not ready(0):
+                self._build_ahead()
+
+    def stop(self) -> None:
+        """Ask the dispatcher to end after the request it has; it may sleep in read(2) until the next one."""
+        self.stopping = True
+
+    def _fail(self, opcode: int, unique: int, e: OSError) -> None:
+        number = e.errno or errno.EIO
+        if opcode in {p.FORGET, p.BATCH_FORGET, p.INTERRUPT}:
+            return
+        if number not in _EVERYDAY:
+            self.log("request failed", opcode=p.NAMES.get(opcode, opcode), errno=errno.errorcode.get(number, number), why=str(e))
+        self.reply(p.error_reply(unique, number if 0 < number < 512 else errno.EIO))
+
+    def _defect(self, opcode: int, unique: int, e: Exception) -> None:
+        self.log("defect", opcode=p.NAMES.get(opcode, opcode), why=f"{type(e).__name__}: {e}", error=e)
+        self.reply(p.error_reply(unique, errno.EIO))
+
+    def reply(self, data: bytes) -> bool:
+        """Write one reply. False: the kernel no longer waits for it (interrupted, aborted, or resent)."""
+        try:
+            os.write(self.fd, data)
+        except OSError as e:
+            if e.errno in {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}:
+                return False
+            raise
+        return True
+
+    # --- the pool ------------------------------------------------------------------------------------------------
+
+    def _submit(self, job: Job) -> None:
+        self.pending[job.unique] = job
+        with self._pool_lock:
+            if self._resting:
+                self._resting -= 1
+            elif len(self._threads) == POOL:
+                self._backlog += 1
+            else:
+                threading.stack_size(STACK)
+                thread = threading.Thread(target=self._work, name=f"slow-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            if job.unique in self.pending:
+                self._do(job)
+            with self._pool_lock:
+                if self._backlog:
+                    self._backlog -= 1
+                else:
+                    self._resting += 1
+
+    def _do(self, job: Job) -> None:
+        try:
+            reply = self.handlers[job.opcode](job.raw, job.unique, job.nodeid, True)
+            if reply is not None and self._claim(job.unique):
+                self.reply(reply if isinstance(reply, bytes) else b"".join(reply))
+        except OSError as e:
+            if self._claim(job.unique):
+                self._fail(job.opcode, job.unique, e)
+        except Exception as e:  # noqa: BLE001 - as in the dispatcher
+            if self._claim(job.unique):
+                self._defect(job.opcode, job.unique, e)
+
+    def _claim(self, unique: int) -> bool:
+        """Whether the reply to a waiting request is still ours to write."""
+        self.signalled.discard(unique)
+        return self.pending.pop(unique, None) is not None
+
+    def _interrupt(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
+        target = p.INTERRUPT_IN.unpack_from(raw, p.IN_SIZE)[0]
+        job = self.pending.get(target)
+        if job is None:
+            return  # answered already, or about to be
+        self.signalled.add(target)
+        self._end_if_told(job)
+
+    def check_signals(self) -> None:
+        """Waiting requests whose process got a harmless signal before may have been told to end since."""
+        for unique in list(self.signalled):
+            job = self.pending.get(unique)
+            if job is None:
+                self.signalled.discard(unique)
+            else:
+                self._end_if_told(job)
+
+    def _end_if_told(self, job: Job) -> None:
+        if told_to_end(job.pid) and self._claim(job.unique):
+            self.reply(p.error_reply(job.unique, errno.EINTR))
+
+    # --- handlers: names and attributes --------------------------------------------------------------------------
+
+    def _lookup(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        found = self.ops.lookup(nodeid, raw[p.IN_SIZE : -1], wait)
+        if found is None:
+            ttl = self.ops.absent_ttl(nodeid)
+            if not ttl:
+                return p.error_reply(unique, errno.ENOENT)
+            return p.ENTRY_REPLY.pack(144, 0, unique, 0, 0, ttl, *_ZEROS19)
+        ttl = found.ttl
+        return p.ENTRY_REPLY.pack(144, 0, unique, found.row.ino, 0, ttl, ttl, 0, 0, *self._attr(found))
+
+    def _getattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        found = self.ops.getattr(nodeid, wait)
+        return p.ATTR_REPLY.pack(120, 0, unique, found.ttl, 0, 0, *self._attr(found))
+
+    def _attr(self, found: Attr) -> tuple[int, ...]:
+        row, ops = found.row, self.ops
+        s, ns = divmod(row.mtime_ns, SECOND)
+        if s < 0:
+            s += 1 << 64
+        if row.kind == 1:
+            return (row.ino, DIR_SIZE, 8, s, s, s, ns, ns, ns, DIR_MODE, 2, ops.uid, ops.gid, 0, BLKSIZE, 0)
+        size = row.size
+        return (row.ino, size, (size + 511) >> 9, s, s, s, ns, ns, ns, FILE_MODE, 1, ops.uid, ops.gid, 0, BLKSIZE, 0)
+
+    def _forget(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
+        """Nothing is kept for an inode because the kernel knows it: the index is persistent."""
+
+    def _destroy(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        return p.OUT.pack(p.OUT_SIZE, 0, unique)
+
+    def _init_again(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        self.log("a second INIT", flags=raw.hex())
+        return p.error_reply(unique, errno.EIO)
+
+    # --- handlers: open, read, release ---------------------------------------------------------------------------
+
+    def _open(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
+        flags = p.OPEN_IN.unpack_from(raw, p.IN_SIZE)[0]
+        ops = self.ops
+        counted = unique & ~p.RESENT
+        with ops.lock:
+            answer = ops.enter(nodeid, flags, counted)
+            if answer is not None:
+                self._opened(unique, nodeid, answer, wait)
+                return
+        if not wait:
+            raise WouldBlock
+        file = ops.fetch(nodeid, flags)
+        with ops.lock:
+            self._opened(unique, nodeid, ops.admit(file, counted), wait)
+
+    def _opened(self, unique: int, nodeid: int, answer: tuple[int, int], wait: bool) -> None:
+        """Write the reply under the lock; an open that nobody waits for any more is taken back."""
+        if not wait or self._claim(unique):
+            try:
+                os.write(self.fd, p.OPEN_REPLY.pack(32, 0, unique, nodeid, answer[0], answer[1]))
+                return
+            except OSError as e:
+                if e.errno != errno.ENOENT:
+                    raise
+        self.ops.take_back(nodeid)
+
+    def _read(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> tuple[bytes, memoryview] | None:
+        _fh, offset, size, _flags, _owner, _oflags = p.READ_IN.unpack_from(raw, p.IN_SIZE)
+        if not wait:
+            data = self.ops.read(nodeid, offset, size, self._own_buffer, False)
+            return p.OUT.pack(p.OUT_SIZE + len(data), 0, unique), data
+        file, size = self.ops.locate(nodeid, offset, size, True)
+        buffer = self._buffers.get()
+        try:
+            data = file.fill(offset, size, buffer, True)
+            if self._claim(unique):
+                try:
+                    os.writev(self.fd, (p.OUT.pack(p.OUT_SIZE + len(data), 0, unique), data))
+                except OSError as e:
+                    if e.errno != errno.ENOENT:
+                        raise
+        finally:
+            self._buffers.put(buffer)
+            file.let_go()
+        return None
+
+    def _release(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
+        os.write(self.fd, p.OUT.pack(p.OUT_SIZE, 0, unique))
+        self.ops.release(nodeid)
+
+    # --- handlers: directories -----------------------------------------------------------------------------------
+
+    def _opendir(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        return p.OPEN_REPLY.pack(32, 0, unique, nodeid, self.ops.opendir(nodeid), 0)
+
+    def _releasedir(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        return p.OUT.pack(p.OUT_SIZE, 0, unique)
+
+    def _readdir(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        return self._dir_page(raw, unique, nodeid, False, wait)
+
+    def _readdirplus(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        return self._dir_page(raw, unique, nodeid, True, wait)
+
+    def _dir_page(self, raw: bytes, unique: int, nodeid: int, plus: bool, wait: bool) -> bytes:
+        _fh, cookie, size, *_ = p.READ_IN.unpack_from(raw, p.IN_SIZE)
+        room = min(size, DIR_ROOM)
+        page = None
+        if not wait and plus and self._ahead is not None:
+            ino, at, width, when, page = self._ahead
+            self._ahead = None
+            if page is _WANTED or (ino, at, width) != (nodeid, cookie, room) or time.perf_counter() - when > AHEAD_VALID:
+                page = None
+        if page is None:
+            page = self.ops.readdir(nodeid, cookie, room, plus, wait)
+        if plus and not wait and page.more:
+            self._ahead = (nodeid, page.cookie, room, 0.0, _WANTED)
+        return p.OUT.pack(p.OUT_SIZE + len(page.data), 0, unique) + page.data
+
+    def _build_ahead(self) -> None:
+        """The page that a listing asks for next, while the kernel and the reader work on this one."""
+        if self._ahead is None:
+            return
+        ino, cookie, room, _, _ = self._ahead
+        self._ahead = None
+        try:
+            page = self.ops.readdir(ino, cookie, room, True, False)
+        except (WouldBlock, OSError):
+            return
+        self._ahead = (ino, cookie, room, time.perf_counter(), page)
+
+    # --- handlers: the rest --------------------------------------------------------------------------------------
+
+    def _statfs(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        s = self.ops.statfs()
+        return p.OUT.pack(96, 0, unique) + p.STATFS_OUT.pack(
+            s.blocks, s.bfree, s.bfree, s.files, 0, s.bsize, 255, s.bsize, *([0] * 7)
+        )
+
+    def _getxattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        size = p.GETXATTR_IN.unpack_from(raw, p.IN_SIZE)[0]
+        return _sized(unique, size, self.ops.getxattr(nodeid, p.name_of(raw, p.IN_SIZE + 8)))
+
+    def _listxattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
+        size = p.GETXATTR_IN.unpack_from(raw, p.IN_SIZE)[0]
+        return _sized(unique, size, self.ops.listxattr(nodeid))
+
+    # --- notifications and ioctls --------------------------------------------------------------------------------
+
+    def notify(self, packet: bytes) -> bool:
+        """Send a notification. False when the kernel does not have what it names, or is gone.
+
+        May wait for locks that are held by whoever waits for a reply of ours: only from a thread that answers nothing.
+        """
+        try:
+            os.write(self.fd, packet)
+        except OSError as e:
+            if e.errno in {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.ENOTDIR}:
+                return False
+            raise
+        return True
+
+
+def backing_open(fd: int, file: int) -> int:
+    """Register descriptor `file` with the connection of device `fd`; returns the backing id."""
+    # a bytearray: with immutable bytes fcntl.ioctl returns the bytes, not the result
+    return int(fcntl.ioctl(fd, p.IOC_BACKING_OPEN, bytearray(p.BACKING_MAP.pack(file, 0, 0)), True))
+
+
+def backing_close(fd: int, backing_id: int) -> None:
+    try:
+        fcntl.ioctl(fd, p.IOC_BACKING_CLOSE, bytearray(backing_id.to_bytes(4, "little")), True)
+    except OSError as e:
+        if e.errno not in {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}:
+            raise
+
+
+def told_to_end(pid: int) -> bool:
+    """Whether a signal that should end a wait is pending for a thread. Also when it is gone or not of our PID namespace."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as f:
+            for line in f:
+                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line.split()[1], 16) & _WAITS_FOR_SIGNALS:
+                    return True
+    except OSError:
+        return True
+    return pid == 0
+
+
+def _sized(unique: int, size: int, value: bytes) -> bytes:
+    """The reply of an xattr request: the length when asked with size 0, ERANGE when it does not fit."""
+    if size == 0:
+        return p.OUT.pack(24, 0, unique) + p.XATTR_SIZE.pack(len(value), 0)
+    if len(value) > size:
+        return p.error_reply(unique, errno.ERANGE)
+    return p.OUT.pack(p.OUT_SIZE + len(value), 0, unique) + value
+
+
+_ZEROS19: tuple[Any, ...] = (0,) * 19
+_WANTED = Page(b"", 0, False)
+_EVERYDAY = frozenset((errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP, errno.EROFS, errno.ERANGE, errno.ESTALE))
