@@ -262,11 +262,15 @@ class Machine:
 
     def _started(self, child: Child, pid: int, now: float) -> None:
         child.pid = pid
-        if child.state != "starting":  # stopped or given up between the instruction and its answer
+        if child.state != "starting":  # given up between the instruction and its answer
             self._terminate(child, now)
+        self._advance_stop(now)
 
     def _unstartable(self, child: Child, why: str, now: float) -> None:
-        if child.state == "starting":
+        if self.phase == "stopping":
+            self._became(child, "gone", now)
+            self._advance_stop(now)
+        elif child.state == "starting":
             self._again(child, f"cannot be started: {why}", now, failed=True)
 
     def _ready(self, child: Child, now: float) -> None:
