@@ -328,7 +328,7 @@ class Session:
         self.ops.take_back(nodeid)
 
     def _read(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> tuple[bytes, memoryview] | None:
-        _fh, offset, size, _flags, _owner, _oflags = p.READ_IN.unpack_from(raw, p.IN_SIZE)
+        _fh, offset, size, *_ = p.READ_IN.unpack_from(raw, p.IN_SIZE)
         if not wait:
             data = self.ops.read(nodeid, offset, size, self._own_buffer, False)
             return p.OUT.pack(p.OUT_SIZE + len(data), 0, unique), data
