@@ -1,0 +1,225 @@
+"""The worker's door: a Unix socket of packets, its connections, deadlines and bounds. What is asked is answered elsewhere."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+
+import msgspec
+import trio
+
+from forebay.api import wire
+from forebay.cache.index import IndexError_
+from forebay.cache.log import log
+from forebay.cache.stores.base import StoreError
+
+CONNECTIONS = 256
+HELLO_DEADLINE = 5.0
+REQUEST_DEADLINE = 60.0
+SEND_DEADLINE = 10.0
+_UCRED = struct.Struct("3i")
+
+
+class Fault(Exception):
+    """A request cannot be served: `errno` and a sentence for the caller."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.errno = code
+
+
+class Caller:
+    """Who is at the other end of a connection."""
+
+    __slots__ = ("pid", "role", "uid")
+
+    def __init__(self, pid: int, uid: int) -> None:
+        self.pid = pid
+        self.uid = uid
+        self.role = ""
+
+
+Answer = wire.Reply | tuple[wire.Reply, int | None] | None
+"""A reply, a reply with a descriptor (which is closed after it was sent), or nothing."""
+
+
+class Service:
+    """What a door opens to. Subclass or duck-type: `answer` for single replies, `stream` for several."""
+
+    dataset: str
+
+    async def answer(self, caller: Caller, request: wire.AnyRequest) -> Answer:
+        raise NotImplementedError
+
+    def stream(self, caller: Caller, request: wire.AnyRequest) -> AsyncIterator[wire.Reply] | None:
+        """An iterator of replies if the request has several, else None."""
+        raise NotImplementedError
+
+    def gone(self, pid: int) -> None:
+        """The last connection of a process was closed."""
+
+
+def errno_of(e: StoreError) -> int:
+    return getattr(errno, e.errno_name, errno.EIO)
+
+
+class Door:
+    """Listens at `path` (mode 0600) for the same user and root."""
+
+    def __init__(self, path: str, service: Service, *, limit: int = CONNECTIONS) -> None:
+        self.path = path
+        self.service = service
+        self.limit = limit
+        self.requests: dict[str, int] = {}
+        self._pids: dict[int, int] = {}
+        self._count = 0
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept until cancelled. A socket left by a killed worker is replaced: the cache's lock says there is no other."""
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            # bound under another name and moved: nobody ever connects to a socket that does not listen yet
+            fresh = f"{self.path}.{os.getpid()}"
+            with suppress(FileNotFoundError):
+                os.unlink(fresh)
+            await sock.bind(fresh)
+            os.chmod(fresh, 0o600)
+            sock.listen(128)
+            os.rename(fresh, self.path)
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    conn, _ = await self._accept(sock)
+                    nursery.start_soon(self._connection, conn)
+        finally:
+            sock.close()
+            with suppress(OSError):
+                os.unlink(self.path)
+
+    async def _accept(self, sock: trio.socket.SocketType) -> tuple[trio.socket.SocketType, object]:
+        while True:
+            try:
+                return await sock.accept()
+            except OSError as e:
+                if e.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED):
+                    raise
+                log("door", "accept_failed", error=str(e))
+                await trio.sleep(0.1)
+
+    async def _connection(self, conn: trio.socket.SocketType) -> None:
+        pid, uid, _ = _UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        caller = Caller(pid, uid)
+        self._count += 1
+        self._pids[pid] = self._pids.get(pid, 0) + 1
+        try:
+            with conn:
+                await self._talk(conn, caller)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the caller went away in the middle: nothing to tell it
+        finally:
+            self._count -= 1
+            self._pids[pid] -= 1
+            if not self._pids[pid]:
+                del self._pids[pid]
+                self.service.gone(pid)
+
+    async def _talk(self, conn: trio.socket.SocketType, caller: Caller) -> None:
+        if caller.uid not in (0, os.geteuid()):
+            log("door", "refused", pid=caller.pid, uid=caller.uid)
+            await self._send(conn, wire.Failed(errno.EACCES, f"this door serves user {os.geteuid()} and root"))
+            return
+        if self._count > self.limit:
+            log("door", "full", pid=caller.pid, connections=self._count)
+            await self._send(conn, wire.Failed(errno.EAGAIN, f"the door has {self.limit} connections already: try again"))
+            return
+        with trio.move_on_after(HELLO_DEADLINE) as scope:
+            hello = await self._receive(conn)
+        if scope.cancelled_caught or hello is None:
+            return
+        if not isinstance(hello, wire.Hello) or hello.protocol != wire.PROTOCOL:
+            text = f"this worker speaks protocol {wire.PROTOCOL}: use the same version of forebay on both sides"
+            await self._send(conn, wire.Failed(errno.EPROTO, text))
+            return
+        caller.role = hello.role
+        await self._send(conn, wire.Welcome(self.service.dataset, os.getpid()))
+        while True:
+            request = await self._receive(conn)
+            if request is None:
+                return
+            name = type(request).__name__
+            self.requests[name] = self.requests.get(name, 0) + 1
+            replies = self.service.stream(caller, request)
+            if replies is None:
+                await self._one(conn, caller, request)
+            else:
+                await self._many(conn, replies)
+
+    async def _receive(self, conn: trio.socket.SocketType) -> wire.AnyRequest | None:
+        packet = await conn.recv(wire.MAX_PACKET)
+        if not packet:
+            return None
+        try:
+            return wire.decode_request(packet)
+        except msgspec.DecodeError as e:
+            await self._send(conn, wire.Failed(errno.EPROTO, f"not a request of protocol {wire.PROTOCOL}: {e}"))
+            return None
+
+    async def _one(self, conn: trio.socket.SocketType, caller: Caller, request: wire.AnyRequest) -> None:
+        fd: int | None = None
+        try:
+            reply: wire.Reply | None
+            answer: Answer = None
+            with trio.move_on_after(REQUEST_DEADLINE) as scope:
+                try:
+                    answer = await self.service.answer(caller, request)
+                except Fault as e:
+                    answer = wire.Failed(e.errno, str(e))
+                except StoreError as e:
+                    answer = wire.Failed(errno_of(e), str(e))
+                except IndexError_ as e:
+                    answer = wire.Failed(errno.EIO, str(e))
+            if scope.cancelled_caught:
+                name = type(request).__name__
+                answer = wire.Failed(errno.EIO, f"{name} had no answer within {REQUEST_DEADLINE:.0f} s: see `forebay status`")
+            reply, fd = answer if isinstance(answer, tuple) else (answer, None)
+            if reply is not None:
+                await self._send(conn, reply, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    async def _many(self, conn: trio.socket.SocketType, replies: AsyncIterator[wire.Reply]) -> None:
+        """Send a stream until it ends or the caller leaves."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                with suppress(OSError):
+                    await conn.recv(1)  # a caller of a stream only ever says that it leaves
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            async with aclosing(replies) as stream:  # type: ignore[type-var]
+                try:
+                    async for reply in stream:
+                        await self._send(conn, reply)
+                except Fault as e:
+                    await self._send(conn, wire.Failed(e.errno, str(e)))
+                except StoreError as e:
+                    await self._send(conn, wire.Failed(errno_of(e), str(e)))
+            nursery.cancel_scope.cancel()
+
+    async def _send(self, conn: trio.socket.SocketType, reply: wire.Reply, fd: int | None = None) -> None:
+        with trio.fail_after(SEND_DEADLINE):
+            if fd is None:
+                await conn.send(wire.encode(reply))
+            else:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+                await conn.sendmsg([wire.encode(reply)], rights)
+
+
+Handler = Callable[[Caller, wire.AnyRequest], Awaitable[Answer]]

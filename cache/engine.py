@@ -1,0 +1,380 @@
+"""The shell around the machine: carries its instructions out, in the trio thread, and brings events back to it.
+
+Everything here runs in the trio thread except `sink`, which lanes call. Readers get futures: `want` returns when the
+machine released or refused them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from forebay.cache import files
+from forebay.cache import messages as m
+from forebay.cache.door import Fault
+from forebay.cache.extents import block_range
+from forebay.cache.fetch import Lanes, Meter, Source, Sums, Task
+from forebay.cache.index import COMPLETE, FILE, UNRESOLVED, Index, unpack_row
+from forebay.cache.log import log
+from forebay.cache.machine import LANES, SMALL, Machine
+from forebay.cache.messages import NO_TIER, Goal, Thing
+from forebay.cache.namespace import Namespace
+from forebay.cache.policy import Lru, Policy
+from forebay.cache.records import COMMIT_AFTER, Records
+from forebay.cache.stores.base import NotFound, StoreError
+from forebay.cache.tiers import TierDir
+
+TICK = 0.25
+
+
+class Released:
+    """A reader's bytes: `fd` is a descriptor that has them when they are not in the cache file of `tier`."""
+
+    __slots__ = ("fd", "tier")
+
+    def __init__(self, tier: int, fd: int | None) -> None:
+        self.tier = tier
+        self.fd = fd
+
+
+class _Future:
+    __slots__ = ("error", "event", "hi", "lo", "result")
+
+    def __init__(self, lo: int, hi: int) -> None:
+        self.event = trio.Event()
+        self.lo = lo
+        self.hi = hi
+        self.result: Released | None = None
+        self.error: Fault | None = None
+
+
+class _Held:
+    """What must not be evicted: objects in motion and objects somebody has open."""
+
+    def __init__(self, machine: Machine, opened: Counter[bytes]) -> None:
+        self._machine = machine
+        self._opened = opened
+
+    def __contains__(self, oid: object) -> bool:
+        return oid in self._machine or oid in self._opened
+
+
+class Engine:
+    """Bytes of one dataset. `await nursery.start(engine.run)` before the first `want`."""
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        tiers: list[TierDir],
+        index: Index,
+        records: Records,
+        namespace: Namespace,
+        meters: list[Meter],
+        on_evicted: Callable[[list[int]], None],
+        policy: Policy | None = None,
+        lanes: int = LANES,
+    ) -> None:
+        self.machine = machine
+        self.tiers = tiers
+        self.index = index
+        self.records = records
+        self.namespace = namespace
+        self.meters = meters
+        self.on_evicted = on_evicted
+        self.policy = policy or Lru()
+        self.opened: Counter[bytes] = Counter()
+        self.evictions: Counter[str] = Counter()  # objects and bytes
+        self.buffers = files.Buffers()
+        self._held = _Held(machine, self.opened)
+        self._futures: dict[int, _Future] = {}
+        self._slots: dict[int, int] = {}
+        self._next = 0
+        self._events: deque[m.Event | Sums] = deque()
+        self._todo: deque[m.Instruction] = deque()
+        self._working = False
+        self._dirty = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
+        self._lanes = Lanes(lanes, tiers=[t.path for t in tiers], sink=self.sink, meters=meters, buffers=self.buffers)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carry out instructions until cancelled; commits what waits at the end."""
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self.sample()
+                nursery.start_soon(self._commits)
+                nursery.start_soon(self._ticks)
+                task_status.started()
+        finally:
+            self._nursery = None
+            self._lanes.close()
+            self._drain()
+            self.records.commit()
+
+    # --- what readers ask
+
+    def thing(self, ino: int) -> Thing:
+        """What an inode shows. Raises `Fault` for one that is no readable file."""
+        with self.index.env.begin() as txn:
+            row = self.index.row(txn, ino)
+            parent = self.index.parent(txn, ino)
+        if row is None:
+            raise Fault(errno.ESTALE, f"inode {ino} is unknown here: look its path up again")
+        if row.kind != FILE:
+            raise Fault(errno.EISDIR, f"inode {ino} is a directory")
+        if row.flags & UNRESOLVED:
+            raise Fault(errno.EAGAIN, f"inode {ino} has no size yet: resolve it first")
+        return Thing(row.oid, ino, parent, row.mount, row.size)
+
+    async def want(self, thing: Thing, lo: int, hi: int, goal: Goal, timeout: float) -> Released:
+        """Wait until bytes [lo, hi) of an object are somewhere. Raises `Fault`."""
+        self._next += 1
+        waiter = self._next
+        future = self._futures[waiter] = _Future(lo, hi)
+        known = None if thing.oid in self.machine else self.records.known(thing)
+        now = time.monotonic()
+        self.tell(m.Want(waiter, thing, lo, hi, goal, now, now + timeout, known))
+        try:
+            await future.event.wait()
+        except trio.Cancelled:
+            self.tell(m.Cancel(waiter))
+            if future.result is not None and future.result.fd is not None:
+                os.close(future.result.fd)
+            raise
+        finally:
+            self._futures.pop(waiter, None)
+        if future.error is not None:
+            raise future.error
+        assert future.result is not None
+        return future.result
+
+    def note_open(self, thing: Thing) -> None:
+        """A small file was opened: feeds look-ahead."""
+        self._perform(self.machine.opened(thing.parent, thing.ino))
+
+    # --- the machine
+
+    def tell(self, event: m.Event) -> None:
+        self._perform(self.machine.handle(event))
+
+    def sink(self, event: m.Event | Sums) -> None:
+        """Take an event from any thread."""
+        self._events.append(event)
+        token = self._token
+        if token is not None:
+            try:
+                token.run_sync_soon(self._drain, idempotent=True)
+            except trio.RunFinishedError:
+                pass  # the worker is ending; what was written is found by the next one
+
+    def _drain(self) -> None:
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, Sums):
+                if not self.machine.fetching(event.event.fetch):
+                    continue
+                if event.tier != NO_TIER:
+                    self.records.arrived(event.thing, event.tier, event.event.first, event.sums)
+                self.tell(event.event)
+            else:
+                self.tell(event)
+        self.mark()
+
+    def mark(self) -> None:
+        """Records wait: commit them now or soon."""
+        if self.records.due():
+            self.records.commit()
+        elif self.records.waiting():
+            self._dirty.set()
+
+    def _perform(self, instructions: list[m.Instruction]) -> None:
+        self._todo.extend(instructions)
+        if self._working:
+            return  # an instruction led to an event: its instructions come after those before it
+        self._working = True
+        try:
+            while self._todo:
+                self._do(self._todo.popleft())
+        finally:
+            self._working = False
+
+    def _do(self, i: m.Instruction) -> None:
+        if isinstance(i, m.Run):
+            self._run(i)
+        elif isinstance(i, m.Release):
+            self._release(i)
+        elif isinstance(i, m.Refuse):
+            future = self._futures.get(i.waiter)
+            if future is not None:
+                future.error = Fault(i.errno, i.message)
+                future.event.set()
+        elif isinstance(i, m.Complete):
+            if i.thing.size == 0:
+                os.close(files.create(self.tiers[i.tier].path, i.thing.oid, 0))
+            self.records.complete(i.thing, i.tier)
+            self._dirty.set()
+        elif isinstance(i, m.MakeRoom):
+            self.spawn(self._make_room, i.tier, i.bytes)
+        elif isinstance(i, m.DropSlot):
+            fd = self._slots.pop(i.slot, None)
+            if fd is not None:
+                os.close(fd)
+        elif isinstance(i, m.Validate):
+            self.spawn(self._validate, i.ino)
+        elif isinstance(i, m.ScanAhead):
+            self.spawn(self._scan, i)
+        else:
+            self.sample()
+            log("cache", "tier_full", tier=self.tiers[i.tier].path)
+
+    def _run(self, run: m.Run) -> None:
+        hop = []
+        for f in run.fetches:
+            slot = -1
+            try:
+                where = self.namespace.locate(f.thing.ino)
+                if f.tier == NO_TIER:
+                    slot = self._slots[f.slot] = files.slot(f.thing.size)
+            except NotFound as e:
+                self.sink(m.Broken(f.fetch, m.Why.CHANGED, str(e), time.monotonic(), 0.0))
+                continue
+            except OSError as e:
+                self.sink(m.Broken(f.fetch, m.Why.LOCAL, str(e), time.monotonic(), 0.0))
+                continue
+            store = self.namespace.core.stores[where.mount]
+            hop.append(Task(f, slot, Source(store, where.key, where.row.version)))
+        if hop:
+            self._lanes.run(hop)
+
+    def _release(self, r: m.Release) -> None:
+        future = self._futures.get(r.waiter)
+        if future is None:
+            return
+        fd: int | None = None
+        try:
+            if r.tier == NO_TIER and r.thing.size == 0:
+                fd = self.empty()
+            elif len(r.pieces) == 1:
+                fd = files.readonly(self._slots[r.pieces[0].slot])
+            elif r.pieces:
+                fd = self._join(r)
+            future.result = Released(r.tier, fd)
+        except OSError as e:
+            future.error = Fault(e.errno or errno.EIO, f"the bytes could not be handed over: {e}")
+        future.event.set()
+
+    def _join(self, r: m.Release) -> int:
+        """A read that crosses slots: its bytes in one file. Rare, and at most 16 MiB."""
+        cache = -1
+        try:
+            parts = []
+            for p in r.pieces:
+                fd = self._slots.get(p.slot, -1)
+                if p.slot < 0:
+                    if cache < 0:
+                        cache = files.open_read(self.tiers[r.tier].path, r.thing.oid)
+                    fd = cache
+                last = block_range(r.thing.size, p.last - 1)
+                parts.append((fd, block_range(r.thing.size, p.first)[0], last[0] + last[1]))
+            return files.assemble(r.thing.size, parts)
+        finally:
+            if cache >= 0:
+                os.close(cache)
+
+    @staticmethod
+    def empty() -> int:
+        """A file without bytes: what a reader of bytes that were not admitted holds; reading it by mistake gives none."""
+        fd = files.slot(0)
+        try:
+            return files.readonly(fd)
+        finally:
+            os.close(fd)
+
+    # --- work that outlives an instruction
+
+    def spawn(self, fn: Callable[..., Any], *args: object) -> None:
+        """Start a task that outlives its caller, until the engine ends."""
+        if self._nursery is not None:
+            self._nursery.start_soon(fn, *args)
+
+    async def _make_room(self, tier: int, need: int) -> None:
+        """Evict: out of the index, commit, tell the mounts, unlink; never in another order."""
+        with self.index.env.begin() as txn:
+            victims = self.policy.victims(self.records.oldest(txn, tier), need, self._held)
+        rows = [(oid, o) for oid, o in self.records.drop(v.oid for v in victims) if oid not in self._held]
+        if rows:
+            self.on_evicted([o.ino for _, o in rows])
+        path = self.tiers[tier].path
+
+        def unlink() -> int:
+            return sum(files.unlink(path, oid) for oid, _ in rows)
+
+        freed = await trio.to_thread.run_sync(unlink) if rows else 0
+        self.evictions["objects"] += len(rows)
+        self.evictions["bytes"] += freed
+        log("cache", "evicted", tier=path, objects=len(rows), bytes=freed, wanted=need)
+        self.tell(m.Freed(tier, freed, freed >= need, time.monotonic()))
+
+    async def _validate(self, ino: int) -> None:
+        try:
+            await self.namespace.validate(ino)
+        except StoreError as e:
+            log("cache", "validate_failed", ino=ino, error=str(e))
+
+    async def _scan(self, scan: m.ScanAhead) -> None:
+        inos: list[int] = []
+        things: list[Thing] = []
+        unresolved: list[int] = []
+        with self.index.env.begin() as txn:
+            for raw in self.index.scan(txn, scan.parent, scan.after):
+                row = unpack_row(raw)
+                if row.kind != FILE:
+                    continue
+                if len(inos) >= scan.count:
+                    break
+                inos.append(row.ino)
+                if row.flags & UNRESOLVED:
+                    unresolved.append(row.ino)
+                    continue
+                if row.size <= SMALL:
+                    o = self.index.object(txn, row.oid)
+                    if o is None or o.state != COMPLETE or o.boot != self.records.boot:
+                        things.append(Thing(row.oid, row.ino, scan.parent, row.mount, row.size))
+        self.tell(m.Ahead(scan.parent, inos, things, time.monotonic()))
+
+    def sample(self) -> None:
+        """Take the space of every tier's file system."""
+        now = time.monotonic()
+        for t in self.tiers:
+            try:
+                self.tell(m.Sampled(t.number, t.space(), -1, now))
+            except OSError as e:
+                log("cache", "statvfs_failed", tier=t.path, error=str(e))
+
+    async def _commits(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty = trio.Event()
+            await trio.sleep(COMMIT_AFTER)
+            self.records.commit()
+
+    async def _ticks(self) -> None:
+        last = 0.0
+        while True:
+            await trio.sleep(TICK)
+            now = time.monotonic()
+            self.tell(m.Tick(now))
+            if now - last >= 1.0:
+                last = now
+                self.sample()
+                if not self.machine.load()["fetching"]:
+                    self.buffers.trim()

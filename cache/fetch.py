@@ -1,0 +1,184 @@
+"""The lanes: threads that carry out `Run` instructions, reading from stores into cache files and slots.
+
+A lane reports events to a sink that is called from its thread; the worker's sink queues them for the trio thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from forebay.cache import files
+from forebay.cache import messages as m
+from forebay.cache.index import BLOCK
+from forebay.cache.messages import NO_TIER, Fetch, Why
+from forebay.cache.stores.base import Body, Changed, Denied, NotFound, Store, StoreError, Unavailable
+
+STACK = 512 << 10
+"""Stack of a lane: TLS and Python frames fit, and 16 of them are address space, not memory."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+RESERVE_FROM = 1 << 20
+"""Smaller writes are not preallocated: a write alone says ENOSPC as well, and small files are half the price without."""
+
+
+class Sums(NamedTuple):
+    """Beside `Arrived`: checksums of the blocks, for the index."""
+
+    event: m.Arrived
+    thing: m.Thing
+    tier: int
+    sums: bytes
+
+
+class Source(NamedTuple):
+    """Where an object's bytes come from, as the namespace tells."""
+
+    store: Store
+    key: bytes
+    version: bytes
+
+
+class Task(NamedTuple):
+    """One fetch with what the lane needs: the slot's descriptor (-1: the cache file) and the source."""
+
+    fetch: Fetch
+    slot: int
+    source: Source
+
+
+class Meter:
+    """Counters of one mount's store, added to by every lane (single additions under the interpreter lock's protection)."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self.errors = 0
+        self.retries = 0
+        self.last_error = ""
+        self.last_error_at = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, *, requests: int = 0, nbytes: int = 0) -> None:
+        with self._lock:
+            self.requests += requests
+            self.bytes += nbytes
+
+    def fail(self, message: str) -> None:
+        with self._lock:
+            self.errors += 1
+            self.last_error, self.last_error_at = message, time.time()
+
+
+class Lanes:
+    """`count` threads. `sink` takes events and `Sums`; `tiers` are the tiers' directories, `meters` one a mount."""
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        tiers: Sequence[str],
+        sink: Callable[[m.Event | Sums], None],
+        meters: Sequence[Meter],
+        buffers: files.Buffers,
+    ) -> None:
+        self._tiers = tiers
+        self._sink = sink
+        self._meters = meters
+        self._buffers = buffers
+        self._queue: queue.SimpleQueue[list[Task] | None] = queue.SimpleQueue()
+        old = threading.stack_size(STACK)
+        try:
+            self._threads = [threading.Thread(target=self._work, name=f"lane-{i}", daemon=True) for i in range(count)]
+            for t in self._threads:
+                t.start()
+        finally:
+            threading.stack_size(old)
+
+    def run(self, hop: list[Task]) -> None:
+        """Queue what one lane does in one go."""
+        self._queue.put(hop)
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Ask the lanes to end after what they do now; daemon threads do not hold up an exit."""
+        for _ in self._threads:
+            self._queue.put(None)
+        until = time.monotonic() + timeout
+        for t in self._threads:
+            t.join(max(until - time.monotonic(), 0))
+
+    def _work(self) -> None:
+        while True:
+            hop = self._queue.get()
+            if hop is None:
+                return
+            for task in hop:
+                began = time.monotonic()
+                try:
+                    allocated = self._fetch(task)
+                except Exception as e:  # noqa: BLE001 - a lane outlives whatever a store or a disk does, and tells of it
+                    self._sink(self._broken(task.fetch, e, began))
+                else:
+                    self._sink(m.Finished(task.fetch.fetch, allocated, time.monotonic()))
+
+    def _fetch(self, task: Task) -> int:
+        f, slot, source = task
+        thing = f.thing
+        offset = f.first * BLOCK
+        length = min((f.first + f.count) * BLOCK, thing.size) - offset
+        self._meters[thing.mount].add(requests=1)
+        try:
+            body = source.store.read(source.key, source.version, offset, length)
+        except OSError as e:
+            raise Unavailable(f"reading {source.key!r}: {e}") from e
+        try:
+            fd = slot if f.tier == NO_TIER else files.create(self._tiers[f.tier], thing.oid, thing.size)
+            try:
+                if length >= RESERVE_FROM:
+                    files.reserve(fd, offset, length)
+                self._receive(f, body, fd)
+                return -1 if f.tier == NO_TIER else files.allocated(fd)
+            finally:
+                if fd != slot:
+                    os.close(fd)
+        finally:
+            body.close()
+
+    def _receive(self, f: Fetch, body: Body, fd: int) -> None:
+        meter = self._meters[f.thing.mount]
+
+        def arrived(first: int, sums: bytes) -> None:
+            n = len(sums) // 8
+            meter.add(nbytes=min(n * BLOCK, f.thing.size - first * BLOCK))
+            self._sink(Sums(m.Arrived(f.fetch, first, n), f.thing, f.tier, sums))
+
+        buffer = self._buffers.take()
+        try:
+            with memoryview(buffer) as view:
+                files.receive(body, fd, f.thing.size, f.first, f.count, buffer=view, arrived=arrived)
+        finally:
+            self._buffers.give(buffer)
+
+    def _broken(self, f: Fetch, e: Exception, began: float) -> m.Broken:
+        now = time.monotonic()
+        why, message = Why.BAD, str(e)
+        if isinstance(e, Unavailable):
+            why = Why.UNAVAILABLE
+        elif isinstance(e, Changed | NotFound):
+            why = Why.CHANGED
+        elif isinstance(e, Denied):
+            why = Why.DENIED
+        elif isinstance(e, StoreError):
+            why = Why.BAD
+        elif isinstance(e, OSError):
+            why = Why.FULL if e.errno in FULL else Why.LOCAL
+            message = f"the cache could not take bytes: {e}"
+        else:
+            message = f"{type(e).__name__}: {e} (a defect: please report it)"
+        if why not in (Why.FULL, Why.LOCAL):
+            self._meters[f.thing.mount].fail(message)
+        return m.Broken(f.fetch, why, message, now, now - began)

@@ -1,0 +1,644 @@
+"""The worker's machine: which bytes are fetched, for whom, in what order and to which place. Pure.
+
+Events in, instructions out; no I/O, no clock (events carry `now`), no threads. The shell is `worker.py`.
+
+Invariants:
+- a block is in at most one fetch at a time, and lies in at most one place (cache file or slot);
+- a waiter is answered exactly once: released, refused, or refused at its deadline by a `Tick`;
+- bytes promised to a tier never exceed what its `TierState` admits, bytes in slots never exceed `slot_bytes`;
+- a lane has at most one `Run` at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from forebay.cache import messages as m
+from forebay.cache.ahead import Order, Streams, cut
+from forebay.cache.index import BLOCK
+from forebay.cache.messages import NO_TIER, Goal, Instruction, Thing, Why
+from forebay.cache.policy import FULL_PAUSE, Answer, TierState, allocation
+
+SMALL = 8 << 20
+"""Files up to this size are fetched whole in one exchange."""
+TINY = 1 << 20
+"""Files up to this size may share a hop to a thread: 140 us an exchange of hands is worth saving below 1 ms of work."""
+HOP = 8
+LANES = 16
+SLOT_BYTES = 256 << 20
+PATIENCE = 30.0
+"""Seconds from the first failure during which an unavailable store is asked again for the same bytes."""
+LONG_TRY, LONG_TRIES = 5.0, 2
+"""A try that failed after this long has eaten the store's own deadline: two of them and the reader hears of it."""
+RETRY_FIRST, RETRY_MOST = 0.1, 4.0
+BUDGET_MOST, BUDGET_PER_FETCH = 64.0, 0.2
+"""Retries are paid from a budget that grows with success: a store in trouble is not asked six times as much."""
+DOWN_AFTER, DOWN_FOR = 4, 3.0
+"""After so many failures in a row with patience spent, a mount refuses at once for some seconds and hangs no more readers."""
+IDLE = 30.0
+QUEUE_MOST = 1024
+"""Bound of queued look-ahead; demand is bounded by the door's connections."""
+AHEAD_SLOTS = 32 << 20
+
+ABSENT, COMING, HERE, SLOT = 0, 1, 2, 3
+
+
+@dataclass(eq=False, slots=True)
+class _Fetch:
+    id: int
+    active: _Active
+    first: int
+    count: int
+    goal: Goal
+    lane: int = -1
+    tier: int = NO_TIER
+    slot: int = -1
+    charged: int = 0
+    tries: int = 0
+    long_tries: int = 0
+    failing_since: float = 0.0
+
+    @property
+    def last(self) -> int:
+        return self.first + self.count
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    id: int
+    active: _Active
+    first: int
+    last: int
+    goal: Goal
+    deadline: float
+
+
+@dataclass(eq=False, slots=True)
+class _Active:
+    """An object in motion: being fetched, waited for, or read lately while incomplete."""
+
+    thing: Thing
+    blocks: bytearray
+    tier: int = NO_TIER
+    placed: bool = False
+    here: int = 0  # blocks in the cache file
+    charged: int = 0  # bytes of `TierState.used` that are this object's
+    fetches: dict[int, _Fetch] = field(default_factory=dict)
+    waiters: dict[int, _Waiter] = field(default_factory=dict)
+    slots: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> blocks [first, last)
+    streams: Streams = field(default_factory=Streams)
+    touched: float = 0.0
+
+
+@dataclass(slots=True)
+class _MountHealth:
+    failures: int = 0  # in a row
+    down_until: float = 0.0
+    message: str = ""
+
+
+class Machine:
+    """See the module. `handle` takes one event and returns the instructions it leads to, in order."""
+
+    def __init__(
+        self,
+        tiers: list[TierState],
+        *,
+        lanes: int = LANES,
+        slot_bytes: int = SLOT_BYTES,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.tiers = tiers
+        self._active: dict[bytes, _Active] = {}
+        self._waiters: dict[int, _Waiter] = {}
+        self._fetches: dict[int, _Fetch] = {}
+        self._lanes: dict[int, int] = {}  # busy lane -> fetches left in it
+        self._free_lanes = list(range(lanes - 1, -1, -1))
+        self._queues: tuple[deque[_Fetch], deque[_Fetch], deque[_Fetch]] = (deque(), deque(), deque())
+        self._parked: dict[int, list[_Fetch]] = {}  # tier -> fetches that wait for an eviction
+        self._starved: deque[_Fetch] = deque()  # wait for buffer slots
+        self._retries: list[tuple[float, int]] = []
+        self._slots: dict[int, _Active] = {}  # least recently used first
+        self._slot_free = slot_bytes
+        self._slot_bytes = slot_bytes
+        self._health: dict[int, _MountHealth] = {}
+        self._budget = BUDGET_MOST
+        self._order = Order()
+        self._rng = rng or random.Random(0)
+        self._next = 0
+        self._out: list[Instruction] = []
+        self._now = 0.0
+        self._handlers: dict[type, Callable[..., None]] = {
+            m.Want: self._want, m.Cancel: self._cancel, m.Arrived: self._arrived, m.Finished: self._finished,
+            m.Broken: self._broken, m.Freed: self._freed, m.Sampled: self._sampled, m.Lost: self._lost,
+            m.Ahead: self._ahead, m.Tick: self._tick,
+        }  # fmt: skip
+
+    # --- what the shell may ask
+
+    def handle(self, event: m.Event) -> list[Instruction]:
+        """Take one event; instructions must be carried out in order."""
+        self._out = []
+        self._now = max(self._now, getattr(event, "now", 0.0))
+        self._handlers[type(event)](event)
+        self._dispatch()
+        return self._out
+
+    def __contains__(self, oid: object) -> bool:
+        """Whether the machine holds the object: then `Want.known` is not needed, and it must not be evicted."""
+        return oid in self._active
+
+    def fetching(self, fetch: int) -> bool:
+        """Whether a fetch still counts: what arrives for another must not be recorded."""
+        return fetch in self._fetches
+
+    def present(self, oid: bytes) -> tuple[int, int] | None:
+        """(tier, blocks in the cache file) of an active object."""
+        a = self._active.get(oid)
+        return None if a is None else (a.tier, a.here)
+
+    def opened(self, parent: int, ino: int) -> list[Instruction]:
+        """A small file was opened, here or by a mount on its own: maybe its neighbours come next."""
+        scan = self._order.opened(parent, ino)
+        return [] if scan is None else [m.ScanAhead(scan.parent, scan.after, scan.count)]
+
+    def due(self) -> float | None:
+        """When the next retry falls due."""
+        return self._retries[0][0] if self._retries else None
+
+    def load(self) -> dict[str, int]:
+        """Gauges: lengths of what waits and runs."""
+        return {
+            "active": len(self._active),
+            "waiters": len(self._waiters),
+            "fetching": sum(self._lanes.values()),
+            "queued": sum(len(q) for q in self._queues),
+            "slot_bytes": self._slot_bytes - self._slot_free,
+        }
+
+    # --- events
+
+    def _want(self, e: m.Want) -> None:
+        a = self._active.get(e.thing.oid)
+        if a is None:
+            a = self._activate(e.thing, e.known)
+        a.touched = e.now
+        first, last = e.lo // BLOCK, (e.hi + BLOCK - 1) // BLOCK
+        w = _Waiter(e.waiter, a, first, min(last, len(a.blocks)), e.goal, e.deadline)
+        if not a.placed:
+            self._place(a)
+        if not a.blocks:  # an empty file is complete as soon as it has a place
+            if a.tier == NO_TIER:
+                self._out.append(m.Release(w.id, a.thing, NO_TIER, []))
+                self._forget(a)
+            else:
+                self._out.append(m.Complete(a.thing, a.tier))
+                self._out.append(m.Release(w.id, a.thing, a.tier, []))
+                self._forget(a)
+            return
+        if self._ready(w):
+            self._release(w)
+        else:
+            if e.goal is Goal.WARM and a.tier == NO_TIER:
+                self._out.append(m.Refuse(w.id, errno.ENOSPC, "not admitted: no tier has room for it (see `forebay status`)"))
+                return
+            health = self._health.get(a.thing.mount)
+            if health is not None and e.now < health.down_until:
+                self._out.append(m.Refuse(w.id, errno.EIO, health.message))
+                return
+            self._waiters[w.id] = w
+            a.waiters[w.id] = w
+            if a.thing.size <= SMALL:
+                self._ask(a, 0, len(a.blocks), e.goal)
+                return
+        if e.goal is not Goal.DEMAND or a.thing.size <= SMALL or e.lo == e.hi:
+            if e.goal is not Goal.DEMAND:
+                self._ask(a, w.first, w.last, e.goal)
+            return
+        most = AHEAD_SLOTS if a.tier == NO_TIER else 64 << 20
+        begin, end = a.streams.window(e.lo, e.hi, a.thing.size, most)
+        upto = (end + BLOCK - 1) // BLOCK
+        if begin <= e.hi and upto > w.last:  # one exchange for what is asked and what follows
+            self._ask(a, w.first, upto, Goal.AHEAD, demand_to=w.last)
+        else:
+            self._ask(a, w.first, w.last, Goal.DEMAND)
+            if upto > begin // BLOCK:
+                self._ask(a, begin // BLOCK, upto, Goal.AHEAD)
+
+    def _cancel(self, e: m.Cancel) -> None:
+        w = self._waiters.pop(e.waiter, None)
+        if w is not None:
+            w.active.waiters.pop(w.id, None)
+            self._unpinned()
+
+    def _arrived(self, e: m.Arrived) -> None:
+        f = self._fetches.get(e.fetch)
+        if f is None:
+            return  # the object was lost meanwhile
+        a = f.active
+        state = SLOT if f.tier == NO_TIER else HERE
+        a.blocks[e.first : e.first + e.count] = bytes((state,)) * e.count
+        if state == HERE:
+            a.here += e.count
+        for w in [w for w in a.waiters.values() if w.first < e.first + e.count and e.first < w.last]:
+            if self._ready(w):
+                del self._waiters[w.id]
+                del a.waiters[w.id]
+                self._release(w)
+
+    def _finished(self, e: m.Finished) -> None:
+        f = self._fetches.pop(e.fetch, None)
+        if f is None:
+            return
+        a = f.active
+        del a.fetches[f.id]
+        self._lane_done(f)
+        health = self._health.get(a.thing.mount)
+        if health is not None:
+            health.failures, health.down_until = 0, 0.0
+        self._budget = min(self._budget + BUDGET_PER_FETCH, BUDGET_MOST)
+        if a.here == len(a.blocks) and not a.fetches:
+            if e.allocated >= 0:
+                self.tiers[a.tier].used += e.allocated - a.charged
+                a.charged = e.allocated
+            self._out.append(m.Complete(a.thing, a.tier))
+            self._forget(a)
+        self._unpinned()
+
+    def _broken(self, e: m.Broken) -> None:
+        f = self._fetches.pop(e.fetch, None)
+        if f is None:
+            return
+        a = f.active
+        del a.fetches[f.id]
+        self._lane_done(f)
+        self._uncharge(f)
+        if f.slot >= 0:
+            self._drop_slot(f.slot)
+        missing = [(i, n) for i, n in _runs(a.blocks, f.first, f.last, COMING)]
+        for first, count in missing:
+            a.blocks[first : first + count] = bytes(count)
+        if e.why is Why.CHANGED:
+            self._refuse_all(a, errno.ESTALE, e.message)
+            self._out.append(m.Validate(a.thing.ino))
+            return
+        if e.why in (Why.FULL, Why.LOCAL):
+            self._tier_failed(a, f, missing, e)
+            return
+        wanted = any(self._needs(w, f) for w in a.waiters.values())
+        if e.why is Why.UNAVAILABLE:
+            if not wanted:
+                return  # nobody waits: whoever asks for it later starts anew
+            if self._may_retry(f, e):
+                delay = min(RETRY_FIRST * 2 ** (f.tries - 1), RETRY_MOST) * self._rng.uniform(0.5, 1.5)
+                for first, count in missing:
+                    again = self._new_fetch(a, first, count, Goal.DEMAND if wanted else f.goal)
+                    again.tries, again.long_tries, again.failing_since = f.tries, f.long_tries, f.failing_since
+                    heapq.heappush(self._retries, (e.now + delay, again.id))
+                return
+            health = self._health.setdefault(a.thing.mount, _MountHealth())
+            health.failures += 1
+            if health.failures >= DOWN_AFTER:
+                health.down_until, health.message = e.now + DOWN_FOR, e.message
+        code = errno.EACCES if e.why is Why.DENIED else errno.EIO
+        for w in [w for w in a.waiters.values() if self._needs(w, f)]:
+            self._answer(w, code, e.message)
+
+    def _freed(self, e: m.Freed) -> None:
+        t = self.tiers[e.tier]
+        t.used = max(t.used - e.freed, 0)
+        t.since -= e.freed
+        t.evicting = False
+        t.exhausted = not e.enough
+        self._unpark(e.tier)
+
+    def _sampled(self, e: m.Sampled) -> None:
+        t = self.tiers[e.tier]
+        t.space = e.space
+        t.since = 0
+        t.exhausted = False
+        if e.used >= 0:
+            t.used = e.used
+        self._relieve(e.tier)
+
+    def _lost(self, e: m.Lost) -> None:
+        a = self._active.get(e.oid)
+        if a is None:
+            return
+        for f in list(a.fetches.values()):
+            self._fetches.pop(f.id, None)
+            self._lane_done(f)
+        a.fetches.clear()
+        self._refuse_all(a, errno.EIO, "the cached bytes were found damaged and are being fetched again: repeat the read")
+        if a.tier != NO_TIER:
+            self.tiers[a.tier].used = max(self.tiers[a.tier].used - a.charged, 0)
+        self._forget(a)
+
+    def _ahead(self, e: m.Ahead) -> None:
+        self._order.scanned(e.parent, e.inos)
+        for thing in e.things:
+            if thing.oid in self._active or thing.size > SMALL or len(self._queues[Goal.AHEAD]) >= QUEUE_MOST:
+                continue
+            a = self._activate(thing, None)
+            a.touched = e.now
+            self._place(a)
+            if a.tier == NO_TIER or not a.blocks:
+                self._forget(a)  # look-ahead is not worth a slot, nor an empty file a look
+                continue
+            self._ask(a, 0, len(a.blocks), Goal.AHEAD)
+
+    def _tick(self, e: m.Tick) -> None:
+        while self._retries and self._retries[0][0] <= e.now:
+            f = self._fetches.get(heapq.heappop(self._retries)[1])
+            if f is not None:
+                self._queues[f.goal].append(f)
+        for w in [w for w in self._waiters.values() if w.deadline <= e.now]:
+            self._answer(
+                w,
+                errno.EIO,
+                "the bytes did not come before the deadline: the store is too slow or the cache busy (`forebay status`)",
+            )
+        for a in [a for a in self._active.values() if not a.waiters and not a.fetches and a.touched + IDLE <= e.now]:
+            self._forget(a)
+        for i in range(len(self.tiers)):
+            self._unpark(i)
+            self._relieve(i)
+
+    # --- asking for blocks
+
+    def _ask(self, a: _Active, first: int, last: int, goal: Goal, demand_to: int = 0) -> None:
+        """Queue fetches for the absent blocks of [first, last), and hurry those already queued with a lesser goal."""
+        upper = Goal.DEMAND if demand_to else goal
+        for f in a.fetches.values():
+            if f.goal > upper and f.lane < 0 and f.first < (demand_to or last) and first < f.last:
+                self._hurry(f, upper)
+        for at, count in list(_runs(a.blocks, first, last, ABSENT)):
+            for piece, n in cut(at, at + count) if a.thing.size > SMALL else [(at, count)]:
+                g = Goal.DEMAND if piece < demand_to else goal
+                if g is Goal.AHEAD and len(self._queues[g]) >= QUEUE_MOST:
+                    return
+                self._queues[g].append(self._new_fetch(a, piece, n, g))
+
+    def _new_fetch(self, a: _Active, first: int, count: int, goal: Goal) -> _Fetch:
+        self._next += 1
+        f = _Fetch(self._next, a, first, count, goal)
+        self._fetches[f.id] = f
+        a.fetches[f.id] = f
+        a.blocks[first : first + count] = b"\x01" * count
+        return f
+
+    def _hurry(self, f: _Fetch, goal: Goal) -> None:
+        try:
+            self._queues[f.goal].remove(f)
+        except ValueError:
+            f.goal = goal  # parked, starved or waiting for its retry: it comes back with this goal
+            return
+        f.goal = goal
+        self._queues[goal].append(f)
+
+    def _dispatch(self) -> None:
+        """Give queued fetches to free lanes, demand first; the last two lanes are kept for demand."""
+        while self._free_lanes:
+            goal = next((g for g in Goal if self._queues[g]), None)
+            if goal is None or (goal is not Goal.DEMAND and len(self._free_lanes) <= 2 and self._lanes):
+                return
+            queue = self._queues[goal]
+            hop = 1 if goal is Goal.DEMAND else max(1, min(HOP, len(queue) // len(self._free_lanes)))
+            ready: list[_Fetch] = []
+            while queue and len(ready) < hop:
+                if ready and queue[0].active.thing.size > TINY:
+                    break
+                f = queue.popleft()
+                if f.id in self._fetches and self._target(f):
+                    ready.append(f)
+                    if f.active.thing.size > TINY:
+                        break
+            if not ready:
+                continue
+            lane = self._free_lanes.pop()
+            self._lanes[lane] = len(ready)
+            for f in ready:
+                f.lane = lane
+            self._out.append(
+                m.Run(lane, [m.Fetch(f.id, f.active.thing, f.first, f.count, f.tier, f.slot, f.goal) for f in ready])
+            )
+
+    def _lane_done(self, f: _Fetch) -> None:
+        if f.lane < 0:
+            return
+        self._lanes[f.lane] -= 1
+        if not self._lanes[f.lane]:
+            del self._lanes[f.lane]
+            self._free_lanes.append(f.lane)
+
+    # --- places
+
+    def _activate(self, thing: Thing, known: m.Known | None) -> _Active:
+        n = (thing.size + BLOCK - 1) // BLOCK
+        a = _Active(thing, bytearray(n))
+        if known is not None and len(known.blocks) == n:
+            a.blocks[:] = known.blocks
+            a.tier, a.placed, a.charged = known.tier, True, known.allocated
+            a.here = a.blocks.count(HERE)
+        self._active[thing.oid] = a
+        return a
+
+    def _place(self, a: _Active) -> None:
+        """Choose the tier of an object that has no bytes anywhere: the first with room, else the largest that can make room."""
+        size = allocation(a.thing.size)
+        a.placed = True
+        able = [
+            i for i, t in enumerate(self.tiers) if size <= t.ceiling() and t.ask(min(size, SMALL), self._now) is not Answer.REFUSE
+        ]
+        a.tier = next((i for i in able if self.tiers[i].roomy(size, self._now)), NO_TIER)
+        if a.tier == NO_TIER and able:
+            a.tier = max(able, key=lambda i: self.tiers[i].ceiling())
+
+    def _target(self, f: _Fetch) -> bool:
+        """Find room for a fetch. False: it waits for an eviction or a slot, or was given up."""
+        a = f.active
+        if a.tier != NO_TIER:
+            need = allocation(min(f.last * BLOCK, a.thing.size) - f.first * BLOCK)
+            t = self.tiers[a.tier]
+            answer = t.ask(need, self._now)
+            if answer is Answer.REFUSE and not a.here and not any(g.lane >= 0 for g in a.fetches.values()):
+                self._place(a)
+                if a.tier != NO_TIER:
+                    t = self.tiers[a.tier]
+                    answer = t.ask(need, self._now)
+            if a.tier != NO_TIER and answer is Answer.ADMIT:
+                t.used += need
+                t.since += need
+                a.charged += need
+                f.tier, f.charged, f.slot = a.tier, need, -1
+                self._relieve(a.tier)
+                return True
+            if a.tier != NO_TIER and answer is Answer.EVICT:
+                self._parked.setdefault(a.tier, []).append(f)
+                if not t.evicting:
+                    t.evicting = True
+                    self._out.append(m.MakeRoom(a.tier, max(t.excess(need), need)))
+                return False
+        return self._slot_for(f)
+
+    def _slot_for(self, f: _Fetch) -> bool:
+        a = f.active
+        if f.goal is Goal.WARM:
+            self._give_up(f, errno.ENOSPC, "not admitted: no tier has room for it (see `forebay status`)")
+            return False
+        size = f.count * BLOCK
+        for slot in list(self._slots):
+            if self._slot_free >= size:
+                break
+            if not self._pinned(slot):
+                self._drop_slot(slot)
+        if self._slot_free < size:
+            if f.goal is Goal.AHEAD and not any(self._needs(w, f) for w in a.waiters.values()):
+                self._give_up(f, errno.EIO, "")
+            else:
+                self._starved.append(f)
+            return False
+        self._next += 1
+        f.tier, f.slot = NO_TIER, self._next
+        self._slots[f.slot] = a
+        a.slots[f.slot] = (f.first, f.last)
+        self._slot_free -= size
+        return True
+
+    def _give_up(self, f: _Fetch, code: int, message: str) -> None:
+        a = f.active
+        del self._fetches[f.id]
+        del a.fetches[f.id]
+        for first, count in list(_runs(a.blocks, f.first, f.last, COMING)):
+            a.blocks[first : first + count] = bytes(count)
+        for w in [w for w in a.waiters.values() if self._needs(w, f)]:
+            self._answer(w, code, message)
+
+    def _pinned(self, slot: int) -> bool:
+        a = self._slots[slot]
+        first, last = a.slots[slot]
+        return any(f.slot == slot for f in a.fetches.values()) or any(
+            w.first < last and first < w.last for w in a.waiters.values()
+        )
+
+    def _drop_slot(self, slot: int) -> None:
+        a = self._slots.pop(slot)
+        first, last = a.slots.pop(slot)
+        self._slot_free += (last - first) * BLOCK
+        for at, count in list(_runs(a.blocks, first, last, SLOT)):
+            a.blocks[at : at + count] = bytes(count)
+        self._out.append(m.DropSlot(slot))
+
+    def _unpinned(self) -> None:
+        """Something may have let go of slots: starved fetches try again, oldest first."""
+        for _ in range(len(self._starved)):
+            f = self._starved.popleft()
+            if f.id in self._fetches:
+                self._queues[f.goal].appendleft(f)
+
+    def _uncharge(self, f: _Fetch) -> None:
+        """Give back what was promised for blocks of a fetch that did not arrive."""
+        if f.tier == NO_TIER or not f.charged:
+            return
+        a = f.active
+        got = min(sum(n for _, n in _runs(a.blocks, f.first, f.last, HERE)) * BLOCK, f.charged)
+        back = f.charged - got
+        f.charged = got
+        a.charged -= back
+        self.tiers[f.tier].used -= back
+
+    def _tier_failed(self, a: _Active, f: _Fetch, missing: list[tuple[int, int]], e: m.Broken) -> None:
+        """The cache's file system refused the bytes: another place takes them, the reader does not hear of it."""
+        if f.tier == NO_TIER:  # even the buffer: memory is gone
+            for w in [w for w in a.waiters.values() if self._needs(w, f)]:
+                self._answer(w, errno.EIO, f"no memory for the buffer of bytes that are not admitted: {e.message}")
+            return
+        self.tiers[f.tier].full_until = e.now + FULL_PAUSE
+        self._out.append(m.TierFull(f.tier))
+        for first, count in missing:
+            again = self._new_fetch(a, first, count, f.goal)
+            self._queues[f.goal].append(again)
+
+    def _relieve(self, tier: int) -> None:
+        """Start an eviction when a tier stands above its high mark."""
+        t = self.tiers[tier]
+        if not t.evicting and not t.exhausted and t.used > 0:
+            excess = t.excess()
+            if excess > 0:
+                t.evicting = True
+                self._out.append(m.MakeRoom(tier, excess))
+
+    def _unpark(self, tier: int) -> None:
+        for f in self._parked.pop(tier, []):
+            if f.id in self._fetches:
+                self._queues[f.goal].append(f)
+
+    # --- answers
+
+    def _ready(self, w: _Waiter) -> bool:
+        b = w.active.blocks
+        n = w.last - w.first
+        here = b.count(HERE, w.first, w.last)
+        return here == n or here + b.count(SLOT, w.first, w.last) == n
+
+    def _needs(self, w: _Waiter, f: _Fetch) -> bool:
+        return w.first < f.last and f.first < w.last
+
+    def _release(self, w: _Waiter) -> None:
+        a = w.active
+        pieces: list[m.Piece] = []
+        if a.slots and SLOT in a.blocks[w.first : w.last]:
+            at = w.first
+            spans = sorted((first, last, slot) for slot, (first, last) in a.slots.items() if first < w.last and w.first < last)
+            for first, last, slot in spans:
+                if first > at:
+                    pieces.append(m.Piece(-1, at, first))
+                pieces.append(m.Piece(slot, max(first, w.first), min(last, w.last)))
+                at = last
+                self._slots[slot] = self._slots.pop(slot)  # used last
+            if at < w.last:
+                pieces.append(m.Piece(-1, at, w.last))
+        self._out.append(m.Release(w.id, a.thing, a.tier, pieces))
+
+    def _answer(self, w: _Waiter, code: int, message: str) -> None:
+        del self._waiters[w.id]
+        del w.active.waiters[w.id]
+        self._out.append(m.Refuse(w.id, code, message))
+        self._unpinned()
+
+    def _refuse_all(self, a: _Active, code: int, message: str) -> None:
+        for f in [f for f in a.fetches.values() if f.lane < 0]:
+            self._give_up(f, code, message)
+        for w in list(a.waiters.values()):
+            self._answer(w, code, message)
+
+    def _may_retry(self, f: _Fetch, e: m.Broken) -> bool:
+        f.tries += 1
+        f.failing_since = f.failing_since or e.now
+        f.long_tries += e.lasted >= LONG_TRY
+        if self._budget < 1 or f.long_tries >= LONG_TRIES or e.now - f.failing_since >= PATIENCE:
+            return False
+        self._budget -= 1
+        return True
+
+    def _forget(self, a: _Active) -> None:
+        for slot in list(a.slots):
+            self._drop_slot(slot)
+        self._active.pop(a.thing.oid, None)
+
+
+def _runs(blocks: bytearray, first: int, last: int, state: int) -> Iterator[tuple[int, int]]:
+    """Runs (first, count) of blocks in `state` within [first, last)."""
+    mark = bytes((state,))
+    at = blocks.find(mark, first, last)
+    while at >= 0:
+        end = at + 1
+        while end < last and blocks[end] == state:
+            end += 1
+        yield at, end - at
+        at = blocks.find(mark, end, last)

@@ -1,0 +1,231 @@
+"""What goes into the worker's machine and what comes out: events, instructions, and the names both use. No behaviour."""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from forebay.cache.policy import Space
+
+NO_TIER = -1
+"""Place of bytes that were not admitted: a buffer slot."""
+
+
+class Goal(IntEnum):
+    """Why bytes are fetched; smaller goes first."""
+
+    DEMAND = 0  # a reader waits
+    AHEAD = 1  # a reader will probably ask
+    WARM = 2  # somebody asked for everything
+
+
+class Why(Enum):
+    """How a fetch ended without its bytes."""
+
+    UNAVAILABLE = "unavailable"  # worth another try
+    CHANGED = "changed"  # the store has another version, or none
+    DENIED = "denied"
+    BAD = "bad"  # no sense, not retried
+    FULL = "full"  # ENOSPC from the cache's file system
+    LOCAL = "local"  # another error of the cache's file system
+
+
+class Thing(NamedTuple):
+    """One object version and where it is shown."""
+
+    oid: bytes
+    ino: int
+    parent: int
+    mount: int
+    size: int
+
+
+class Known(NamedTuple):
+    """What an earlier life left of an object: one byte a block, 2 where it is in the cache file of `tier`."""
+
+    tier: int
+    blocks: bytes
+    allocated: int
+
+
+# --- events: what the shell tells --------------------------------------------------------------------------------------
+
+
+class Want(NamedTuple):
+    """`waiter` waits for bytes [lo, hi) until `deadline`; lo == hi asks only where the object is placed.
+
+    `known` is what the index says of an object the machine does not hold at the moment, None for nothing.
+    """
+
+    waiter: int
+    thing: Thing
+    lo: int
+    hi: int
+    goal: Goal
+    now: float
+    deadline: float
+    known: Known | None = None
+
+
+class Cancel(NamedTuple):
+    """A waiter went away. Its bytes are fetched all the same if they are on their way."""
+
+    waiter: int
+
+
+class Arrived(NamedTuple):
+    """`count` blocks from `first` on are verified and written to where the fetch was told to put them."""
+
+    fetch: int
+    first: int
+    count: int
+
+
+class Finished(NamedTuple):
+    """A fetch delivered all of its blocks. `allocated`: bytes its cache file occupies now, -1 for a slot."""
+
+    fetch: int
+    allocated: int
+    now: float
+
+
+class Broken(NamedTuple):
+    """A fetch ended early. `lasted`: seconds it took to fail."""
+
+    fetch: int
+    why: Why
+    message: str
+    now: float
+    lasted: float
+
+
+class Freed(NamedTuple):
+    """An eviction ended. `enough` is False when nothing more may go."""
+
+    tier: int
+    freed: int
+    enough: bool
+    now: float
+
+
+class Sampled(NamedTuple):
+    """Space of a tier's file system, and what its files occupy if that was counted (-1 otherwise)."""
+
+    tier: int
+    space: Space
+    used: int
+    now: float
+
+
+class Lost(NamedTuple):
+    """Blocks of an object turned out to be bad or missing; what of it the machine holds is void."""
+
+    oid: bytes
+
+
+class Ahead(NamedTuple):
+    """Files found for a `ScanAhead`: all inode numbers in order, and those of them that have to be fetched."""
+
+    parent: int
+    inos: list[int]
+    things: list[Thing]
+    now: float
+
+
+class Tick(NamedTuple):
+    """Time passes: retries fall due, waits end."""
+
+    now: float
+
+
+Event = Want | Cancel | Arrived | Finished | Broken | Freed | Sampled | Lost | Ahead | Tick
+
+
+# --- instructions: what the shell does --------------------------------------------------------------------------------
+
+
+class Fetch(NamedTuple):
+    """Read blocks [first, first+count) of an object from its store into the cache file of `tier`, or into buffer `slot`."""
+
+    fetch: int
+    thing: Thing
+    first: int
+    count: int
+    tier: int  # NO_TIER: into the slot
+    slot: int
+    goal: Goal
+
+
+class Run(NamedTuple):
+    """Fetches for one thread, one after the other."""
+
+    lane: int
+    fetches: list[Fetch]
+
+
+class Piece(NamedTuple):
+    """Blocks [first, last) of a released range lie in buffer `slot`, or in the cache file when it is -1."""
+
+    slot: int
+    first: int
+    last: int
+
+
+class Release(NamedTuple):
+    """A waiter's bytes are there. `pieces` is empty when all lie in the cache file of `tier`."""
+
+    waiter: int
+    thing: Thing
+    tier: int
+    pieces: list[Piece]
+
+
+class Refuse(NamedTuple):
+    """A waiter's bytes will not come."""
+
+    waiter: int
+    errno: int
+    message: str
+
+
+class Complete(NamedTuple):
+    """Every block of an object is in the cache file of `tier`: record it. The machine forgets the object."""
+
+    thing: Thing
+    tier: int
+
+
+class MakeRoom(NamedTuple):
+    """Evict at least `bytes` from `tier`; answered with `Freed`."""
+
+    tier: int
+    bytes: int
+
+
+class DropSlot(NamedTuple):
+    """Close a buffer slot. Readers that were handed its descriptor keep their bytes."""
+
+    slot: int
+
+
+class Validate(NamedTuple):
+    """The store has another version of what `ino` shows: ask the namespace to look again."""
+
+    ino: int
+
+
+class ScanAhead(NamedTuple):
+    """Look up the next `count` files of a directory above inode `after`; answered with `Ahead`."""
+
+    parent: int
+    after: int
+    count: int
+
+
+class TierFull(NamedTuple):
+    """A tier answered ENOSPC: take its space again soon."""
+
+    tier: int
+
+
+Instruction = Run | Release | Refuse | Complete | MakeRoom | DropSlot | Validate | ScanAhead | TierFull

@@ -1,0 +1,223 @@
+"""What of which object is in the cache: batched rows of `objects` and `extents`, ahead of the index by at most 50 ms.
+
+Used in the trio thread only, like every writer of the index. Readers of this process ask here; the mount reads the index.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from forebay.cache import messages as m
+from forebay.cache.extents import Extent, blocks_in_segment, blocks_of, segments_of, split
+from forebay.cache.index import BLOCK, COMPLETE, PARTIAL, PINNED, Index, Object, unpack_object
+from forebay.cache.machine import HERE
+from forebay.cache.policy import Candidate, allocation
+
+COMMIT_BYTES = 8 << 20
+"""Blocks recorded before a commit is due at once; a killed process loses at most these (they are fetched again)."""
+COMMIT_AFTER = 0.05
+"""Seconds a record may wait for its commit."""
+TOUCH_EVERY = 60
+"""Seconds between rewrites of an object's recency."""
+_U32 = struct.Struct(">I")
+
+
+class Filled(NamedTuple):
+    """A segment that gained blocks, for the ledger."""
+
+    oid: bytes
+    tier: int
+
+
+class _Pending:
+    __slots__ = ("blocks", "complete", "runs", "thing", "tier")
+
+    def __init__(self, thing: m.Thing, tier: int) -> None:
+        self.thing = thing
+        self.tier = tier
+        self.runs: list[tuple[int, bytes]] = []
+        self.blocks = 0
+        self.complete = False
+
+
+class Records:
+    """`boot`: low 32 bits of this boot, written into rows verified in it."""
+
+    def __init__(self, index: Index, boot: int) -> None:
+        self.index = index
+        self.boot = boot
+        self.dirty: set[bytes] = set()  # oids changed since the ledger last looked
+        self._pending: dict[bytes, _Pending] = {}
+        self._touched: dict[bytes, int] = {}
+        self._bytes = 0
+
+    # --- what happened
+
+    def arrived(self, thing: m.Thing, tier: int, first: int, sums: bytes) -> None:
+        """Blocks from `first` on are in the cache file."""
+        p = self._of(thing, tier)
+        p.runs.append((first, sums))
+        p.blocks += len(sums) // 8
+        self._bytes += len(sums) // 8 * BLOCK
+
+    def complete(self, thing: m.Thing, tier: int) -> None:
+        """Every block is in the cache file."""
+        self._of(thing, tier).complete = True
+
+    def touch(self, oids: Iterable[bytes]) -> None:
+        """Objects were read just now."""
+        now = int(time.time())
+        for oid in oids:
+            self._touched[oid] = now
+
+    def _of(self, thing: m.Thing, tier: int) -> _Pending:
+        p = self._pending.get(thing.oid)
+        if p is None or p.tier != tier:
+            p = self._pending[thing.oid] = _Pending(thing, tier)
+        return p
+
+    def due(self) -> bool:
+        """Whether a commit should not wait for its time."""
+        return self._bytes >= COMMIT_BYTES
+
+    def waiting(self) -> bool:
+        return bool(self._pending or self._touched)
+
+    def commit(self) -> None:
+        """Write everything that waits, in one transaction."""
+        if not self.waiting():
+            return
+        pending, self._pending = self._pending, {}
+        touched, self._touched = self._touched, {}
+        self._bytes = 0
+        now = int(time.time())
+        with self.index.env.begin(write=True) as txn:
+            for oid, p in pending.items():
+                self._write(txn, oid, p, now)
+                self.dirty.add(oid)
+            for oid, used in touched.items():
+                if oid not in pending:
+                    o = self.index.object(txn, oid)
+                    if o is not None and used - o.used >= TOUCH_EVERY:
+                        self.index.put_object(txn, oid, o._replace(used=used))
+
+    def _write(self, txn: Any, oid: bytes, p: _Pending, now: int) -> None:
+        old = self.index.object(txn, oid)
+        if old is not None and (old.tier != p.tier or old.size != p.thing.size):
+            self.index.drop_object(txn, oid)
+            old = None
+        by_segment: dict[int, list[tuple[int, bytes]]] = {}
+        for first, sums in p.runs:
+            for segment, within, part in split(first, sums):
+                by_segment.setdefault(segment, []).append((within, part))
+        for segment, parts in by_segment.items():
+            key = oid + _U32.pack(segment)
+            extent = Extent(
+                blocks_in_segment(p.thing.size, segment),
+                None if old is None else txn.get(key, db=self.index.extents),
+            )
+            for within, part in parts:
+                extent.put(within, part)
+            txn.put(key, extent.pack(), db=self.index.extents)
+        size = p.thing.size
+        had = 0 if old is None else old.present
+        present = size if p.complete else min(had + p.blocks * BLOCK, size)
+        flags = 0 if old is None else old.flags
+        state = COMPLETE if p.complete else PARTIAL
+        self.index.put_object(txn, oid, Object(state, p.tier, flags, now, size, present, self.boot, p.thing.ino))
+
+    # --- what is known
+
+    def object(self, oid: bytes) -> Object | None:
+        """The row as it will be after the next commit. PARTIAL rows may lag in `present`."""
+        p = self._pending.get(oid)
+        if p is not None and p.complete:
+            return Object(COMPLETE, p.tier, 0, 0, p.thing.size, p.thing.size, self.boot, p.thing.ino)
+        with self.index.env.begin() as txn:
+            return self.index.object(txn, oid)
+
+    def known(self, thing: m.Thing) -> m.Known | None:
+        """What the cache file of an incomplete object holds, as far as it can be trusted: blocks written in this boot."""
+        if thing.oid in self._pending:
+            self.commit()
+        with self.index.env.begin() as txn:
+            o = self.index.object(txn, thing.oid)
+            if o is None or o.size != thing.size or o.boot != self.boot:
+                return None
+            blocks = bytearray(blocks_of(thing.size))
+            for segment, extent in self._extents(txn, thing.oid, thing.size):
+                base = segment * 256
+                for i in range(extent.n):
+                    if extent.has(i):
+                        blocks[base + i] = HERE
+        return m.Known(o.tier, bytes(blocks), min(allocation(blocks.count(HERE) * BLOCK), allocation(thing.size)))
+
+    def sums(self, oid: bytes, size: int) -> dict[int, Extent]:
+        """The extents of an object by segment, for verification."""
+        with self.index.env.begin() as txn:
+            return dict(self._extents(txn, oid, size))
+
+    def _extents(self, txn: Any, oid: bytes, size: int) -> Iterator[tuple[int, Extent]]:
+        for segment in range(segments_of(size)):
+            raw = txn.get(oid + _U32.pack(segment), db=self.index.extents)
+            if raw is not None:
+                yield segment, Extent(blocks_in_segment(size, segment), raw)
+
+    # --- changes at once
+
+    def drop(self, oids: Iterable[bytes]) -> list[tuple[bytes, Object]]:
+        """Take objects out of the index and commit; returns their rows. Files are unlinked after this, never before."""
+        out = []
+        self.commit()
+        with self.index.env.begin(write=True) as txn:
+            for oid in oids:
+                o = self.index.object(txn, oid)
+                if o is not None:
+                    self.index.drop_object(txn, oid)
+                    self.dirty.add(oid)
+                    out.append((oid, o))
+        return out
+
+    def verified(self, oid: bytes) -> None:
+        """A complete object's bytes were checked in this boot."""
+        with self.index.env.begin(write=True) as txn:
+            o = self.index.object(txn, oid)
+            if o is not None:
+                self.index.put_object(txn, oid, o._replace(boot=self.boot))
+
+    def damaged(self, oid: bytes, blocks: Iterable[int]) -> None:
+        """Blocks were found bad: they count as absent from now on, and the object as incomplete."""
+        with self.index.env.begin(write=True) as txn:
+            o = self.index.object(txn, oid)
+            if o is None:
+                return
+            lost = 0
+            for block in blocks:
+                segment, within = divmod(block, 256)
+                key = oid + _U32.pack(segment)
+                raw = txn.get(key, db=self.index.extents)
+                if raw is not None:
+                    extent = Extent(blocks_in_segment(o.size, segment), raw)
+                    extent.drop(within)
+                    txn.put(key, extent.pack(), db=self.index.extents)
+                lost += min(BLOCK, o.size - block * BLOCK)
+            state = o._replace(state=PARTIAL, present=max(o.present - lost, 0), boot=self.boot)
+            self.index.put_object(txn, oid, state)
+            self.dirty.add(oid)
+
+    def oldest(self, txn: Any, tier: int) -> Iterator[Candidate]:
+        """Objects of a tier, least recently used first."""
+        for key, value in txn.cursor(db=self.index.recency):
+            if value[0] != tier:
+                continue
+            oid = bytes(key[4:])
+            o = self.index.object(txn, oid)
+            if o is not None:
+                yield Candidate(oid, allocation(o.present), bool(o.flags & PINNED))
+
+    def all(self, txn: Any) -> Iterator[tuple[bytes, Object]]:
+        for key, value in txn.cursor(db=self.index.objects):
+            yield bytes(key), unpack_object(value)

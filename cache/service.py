@@ -1,0 +1,267 @@
+"""What the door's requests mean: the dataset's tree and bytes, answered from index, machine and namespace."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import trio
+
+from forebay.api import wire
+from forebay.api.spec import DatasetSpec
+from forebay.cache import files
+from forebay.cache.door import Answer, Caller, Fault, Service
+from forebay.cache.engine import Engine
+from forebay.cache.index import COMPLETE, DIR, FILE, UNRESOLVED, Index, Row, unpack_row
+from forebay.cache.machine import SMALL
+from forebay.cache.messages import NO_TIER, Goal, Thing
+from forebay.cache.namespace import Namespace
+from forebay.cache.warm import Warmer
+
+OPEN_DEADLINE = 55.0
+"""Seconds a reader waits for bytes; the door's own deadline is 60."""
+ENSURE_MOST = 16 << 20
+WHOLE_BUFFER = 1 << 20
+"""Files up to this size that are not admitted are handed out whole; of larger ones a reader gets windows."""
+EVENTS_MOST = 4096
+"""Events a slow subscriber may leave unread before its stream is ended; it subscribes again and knows it missed some."""
+
+
+class DatasetService(Service):
+    """One dataset behind the door."""
+
+    def __init__(
+        self, spec: DatasetSpec, *, index: Index, namespace: Namespace, engine: Engine, report: Callable[[], dict[str, object]]
+    ) -> None:
+        self.dataset = spec.id
+        self.spec = spec
+        self.index = index
+        self.namespace = namespace
+        self.engine = engine
+        self.report = report
+        self.warmer = Warmer(namespace, engine)
+        self.hits = 0
+        self.misses = 0
+        self.touches = 0
+        self._opened: dict[int, dict[int, tuple[bytes, int]]] = {}  # pid -> ino -> (oid, times)
+        self._subscribers: set[trio.MemorySendChannel[wire.Reply]] = set()
+
+    # --- replies
+
+    async def answer(self, caller: Caller, request: wire.AnyRequest) -> Answer:
+        match request:
+            case wire.Ensure():
+                return await self._ensure(request)
+            case wire.Open():
+                return await self._open(request)
+            case wire.Lookup(parent, name):
+                return wire.Found(await self.namespace.lookup(parent, name))
+            case wire.ListDir(ino, after):
+                return wire.Listed(await self.namespace.list_dir(ino, after))
+            case wire.Resolve(parent, inos):
+                await self.namespace.resolve(parent, inos)
+                return wire.Done()
+            case wire.Touch():
+                self._touch(caller, request)
+                return None
+            case wire.Stat(path):
+                return self._node(await self.namespace.path(path))
+            case wire.Children():
+                return await self._children(request)
+            case wire.Refresh(path):
+                await self.namespace.refresh(path)
+                return wire.Done()
+            case wire.Stats():
+                return wire.Report(self.report())
+            case _:
+                raise Fault(errno.EPROTO, f"{type(request).__name__} is not expected here")
+
+    def stream(self, caller: Caller, request: wire.AnyRequest) -> AsyncIterator[wire.Reply] | None:
+        if isinstance(request, wire.Subscribe):
+            return self._subscribe()
+        if isinstance(request, wire.Warm):
+            return self.warmer.warm(request.path, metadata_only=request.metadata_only)
+        return None
+
+    def gone(self, pid: int) -> None:
+        """A mount's process ended: what it held open may be evicted."""
+        for oid, times in self._opened.pop(pid, {}).values():
+            self._unhold(oid, times)
+
+    # --- bytes
+
+    async def _open(self, request: wire.Open) -> Answer:
+        ino = request.ino
+        if request.validate:
+            new = await self.namespace.validate(ino)
+            if new != ino:
+                raise Fault(errno.ESTALE, "the object has a newer version in its store: open the name again")
+        thing = await self._thing(ino)
+        if thing.size <= SMALL:
+            self.engine.note_open(thing)
+        fd = self._complete(thing)
+        if fd is not None:
+            self.hits += 1
+            return wire.Opened(thing.size, True), fd
+        self.misses += 1
+        if thing.size <= SMALL:
+            got = await self.engine.want(thing, 0, thing.size, Goal.DEMAND, OPEN_DEADLINE)
+            if got.fd is None:
+                return wire.Opened(thing.size, True), self._reopen(thing, got.tier)
+            if thing.size <= WHOLE_BUFFER:
+                return wire.Opened(thing.size, True, cached=False), got.fd
+            os.close(got.fd)
+            return wire.Opened(thing.size, False, cached=False), self.engine.empty()
+        got = await self.engine.want(thing, 0, 0, Goal.DEMAND, OPEN_DEADLINE)
+        if got.tier == NO_TIER:
+            return wire.Opened(thing.size, False, cached=False), self.engine.empty()
+        path = self.engine.tiers[got.tier].path
+
+        def make() -> int:
+            os.close(files.create(path, thing.oid, thing.size))
+            return files.open_read(path, thing.oid)
+
+        return wire.Opened(thing.size, False), await trio.to_thread.run_sync(make)
+
+    async def _ensure(self, e: wire.Ensure) -> Answer:
+        if not 0 <= e.length <= ENSURE_MOST or e.offset < 0:
+            raise Fault(errno.EINVAL, f"Ensure takes at most {ENSURE_MOST} bytes at an offset of 0 or more")
+        thing = await self._thing(e.ino)
+        hi = min(e.offset + e.length, thing.size)
+        if e.offset >= hi:
+            return wire.Ensured()
+        fd = self._complete(thing)
+        if fd is None:
+            got = await self.engine.want(thing, e.offset, hi, Goal.DEMAND, OPEN_DEADLINE)
+            if got.fd is not None:
+                return wire.Ensured(fd=True, cached=False), got.fd
+            fd = self._reopen(thing, got.tier)
+        st = os.fstat(fd)
+        if (st.st_dev, st.st_ino) == (e.dev, e.file):
+            os.close(fd)
+            return wire.Ensured()
+        return wire.Ensured(fd=True), fd
+
+    async def _thing(self, ino: int) -> Thing:
+        with self.index.env.begin() as txn:
+            row = self.index.row(txn, ino)
+            parent = self.index.parent(txn, ino)
+        if row is not None and row.kind == FILE and row.flags & UNRESOLVED:
+            await self.namespace.resolve(parent, [ino])
+        return self.engine.thing(ino)
+
+    def _complete(self, thing: Thing) -> int | None:
+        """A descriptor of a complete object verified in this boot, None when there is none."""
+        if thing.oid in self.engine.machine:
+            return None
+        o = self.engine.records.object(thing.oid)
+        if o is None or o.state != COMPLETE or o.boot != self.engine.records.boot:
+            return None
+        try:
+            fd = files.open_read(self.engine.tiers[o.tier].path, thing.oid)
+        except FileNotFoundError:
+            self.engine.records.drop([thing.oid])
+            return None
+        return fd
+
+    def _reopen(self, thing: Thing, tier: int) -> int:
+        try:
+            return files.open_read(self.engine.tiers[tier].path, thing.oid)
+        except FileNotFoundError:
+            raise Fault(errno.ESTALE, "the cache file vanished: open the name again") from None
+
+    # --- recency
+
+    def _touch(self, caller: Caller, t: wire.Touch) -> None:
+        with self.index.env.begin() as txn:
+            oids = []
+            for ino in t.used:
+                row = self.index.row(txn, ino)
+                if row is not None and row.kind == FILE:
+                    oids.append(row.oid)
+            mine = self._opened.setdefault(caller.pid, {})
+            for ino in t.opened:
+                row = self.index.row(txn, ino)
+                if row is not None and row.kind == FILE:
+                    oid, times = mine.get(ino, (row.oid, 0))
+                    mine[ino] = (oid, times + 1)
+                    self.engine.opened[oid] += 1
+                    oids.append(oid)
+        for ino in t.closed:
+            held = mine.pop(ino, None)
+            if held is not None:
+                self._unhold(held[0], 1)
+                if held[1] > 1:
+                    mine[ino] = (held[0], held[1] - 1)
+        self.touches += len(t.used)
+        self.engine.records.touch(oids)
+        self.engine.mark()
+
+    def _unhold(self, oid: bytes, times: int) -> None:
+        opened: Counter[bytes] = self.engine.opened
+        opened[oid] -= times
+        if opened[oid] <= 0:
+            del opened[oid]
+
+    # --- the tree
+
+    def _node(self, row: Row, name: bytes | None = None) -> wire.Node:
+        store, key = "", b""
+        if row.mount < len(self.spec.mounts):
+            store, key = self.spec.mounts[row.mount].source, self.namespace.locate(row.ino).key
+        cached = 0
+        if row.kind == FILE:
+            o = self.engine.records.object(row.oid)
+            cached = 0 if o is None else o.present
+        kind = "dir" if row.kind == DIR else "file"
+        return wire.Node(
+            row.ino, kind, row.size, row.mtime_ns, store, key, row.version, cached, row.name if name is None else name
+        )
+
+    async def _children(self, c: wire.Children) -> wire.Page:
+        top = await self.namespace.path(c.path)
+        if top.kind != DIR:
+            raise Fault(errno.ENOTDIR, f"{os.fsdecode(c.path)} is a file")
+        complete = await self.namespace.list_dir(top.ino, c.after)
+        nodes: list[wire.Node] = []
+        size = 0
+        more = False
+        with self.index.env.begin() as txn:
+            inos = []
+            for raw in self.index.scan(txn, top.ino, c.after):
+                if len(inos) >= min(c.limit, 1000):
+                    more = True
+                    break
+                inos.append(bytes(raw))
+        for raw in inos:
+            node = self._node(unpack_row(raw))
+            size += len(node.name) + len(node.key) + len(node.version) + len(node.store) + 120
+            if size > wire.MAX_PACKET - 4096:
+                more = True
+                break
+            nodes.append(node)
+        return wire.Page(nodes, complete and not more)
+
+    # --- events
+
+    def publish(self, event: wire.Reply) -> None:
+        """Tell every subscriber; one that does not read loses its stream."""
+        for channel in list(self._subscribers):
+            try:
+                channel.send_nowait(event)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                self._subscribers.discard(channel)
+                channel.close()
+
+    async def _subscribe(self) -> AsyncIterator[wire.Reply]:
+        send, receive = trio.open_memory_channel[wire.Reply](EVENTS_MOST)
+        self._subscribers.add(send)
+        try:
+            async for event in receive:
+                yield event
+        finally:
+            self._subscribers.discard(send)
+            send.close()
+            receive.close()
