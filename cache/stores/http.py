@@ -19,12 +19,12 @@ from forebay.cache.stores.base import BadReply, Body, Changed, Entry, NotFound, 
 from forebay.cache.stores.config import plain, transport_for
 from forebay.cache.stores.httpfacts import error_for, stored_coding
 from forebay.cache.stores.links import Links, encode_path, names_of
-from forebay.cache.stores.names import http_date_ns, show, usable, usable_key
+from forebay.cache.stores.names import Label, http_date_ns, show, usable, usable_key
 from forebay.cache.stores.ranges import Empty, Held, Window, coding_of, open_range, refused_coding, total_of
 from forebay.cache.stores.retry import Retrier
 from forebay.cache.stores.streams import Streams
 from forebay.cache.stores.transport import Response, Timeouts, Transport, content_length
-from forebay.cache.stores.urls import Url, parse_url
+from forebay.cache.stores.urls import Url, parse_url, redact
 from forebay.cache.stores.versions import conditions, is_strong, proves, version_of
 
 MAX_PAGE_BYTES = 64 << 20
@@ -49,6 +49,7 @@ class HttpStore:
         self._secret = secret
         self._origin = url.origin
         self._path, _, self._query = url.target.partition("?")
+        self._base = redact(url.text).rstrip("/")
         self._file: bytes | None = None  # the one file's name, where the source is no tree
         self._known = self._path.endswith("/")  # whether it is settled which of the two it is
         self._settling = threading.Lock()
@@ -137,7 +138,7 @@ class HttpStore:
 
     # -- one exchange each --
 
-    def _index(self, prefix: bytes, label: str, deadline: float) -> tuple[int, Links]:
+    def _index(self, prefix: bytes, label: object, deadline: float) -> tuple[int, Links]:
         url = self._url(prefix, directory=True)
         response = self._get("GET", url, "", label, deadline)
         self._ok(response, label)
@@ -179,7 +180,7 @@ class HttpStore:
             self._ok(response, label)
         return self._stat_by_range(key, label, deadline)
 
-    def _stat_by_range(self, key: bytes, label: str, deadline: float) -> Entry:
+    def _stat_by_range(self, key: bytes, label: object, deadline: float) -> Entry:
         """HEAD was refused, or silent about the size."""
         response = self._get("GET", self._url(key), "Range: bytes=0-0\r\n", label, deadline)
         try:
@@ -197,7 +198,7 @@ class HttpStore:
         finally:
             response.discard()
 
-    def _is_dir(self, key: bytes, label: str, deadline: float) -> bool:
+    def _is_dir(self, key: bytes, label: object, deadline: float) -> bool:
         response = self._get("HEAD", self._url(key, directory=True), "", label, deadline)
         if response.status in {405, 501}:
             response = self._get("GET", self._url(key, directory=True), "", label, deadline)
@@ -244,10 +245,10 @@ class HttpStore:
 
     # -- helpers --
 
-    def _get(self, method: str, url: Url, lines: str, label: str, deadline: float) -> Response:
+    def _get(self, method: str, url: Url, lines: str, label: object, deadline: float) -> Response:
         return self._transport.request(method, url, lines, self._secret, label=label, deadline=deadline)
 
-    def _ok(self, response: Response, label: str) -> None:
+    def _ok(self, response: Response, label: object) -> None:
         if response.status in {200, 206}:
             return
         response.discard()
@@ -259,7 +260,7 @@ class HttpStore:
             response.close()
             raise BadReply(f"{response.label}: {refused_coding(response)}")
 
-    def _no_directory(self, response: Response, key: bytes, label: str) -> None:
+    def _no_directory(self, response: Response, key: bytes, label: object) -> None:
         """A key without a final slash that leads to a URL with one is a directory, and no object."""
         if response.url is not None and response.url.path.endswith("/"):
             response.close()
@@ -319,9 +320,8 @@ class HttpStore:
         if not usable_key(key) or key.endswith(b"/") or self._single() not in {None, key}:
             raise NotFound(f"{self._label(key)}: no object in the tree can have this name")
 
-    def _label(self, key: bytes) -> str:
-        base = Url(self._origin, self._path).text
-        return base if not key or self._file is not None else f"{base.rstrip('/')}/{show(key)}"
+    def _label(self, key: bytes) -> Label:
+        return Label(self._base, b"" if self._file is not None else key)
 
 
 def open_mount(mount: Mount, timeouts: Timeouts | None = None) -> HttpStore:

@@ -24,7 +24,7 @@ def stored_coding(key: bytes, coding: str) -> str:
     return coding if key.lower().endswith(_STORED.get(coding, ())) else ""
 
 
-def error_for(status: int, label: str, *, signed: bool, retry_after: str = "") -> StoreError:
+def error_for(status: int, label: object, *, signed: bool, retry_after: str = "") -> StoreError:
     """The error for a refusal."""
     if status in {404, 410}:
         return NotFound(f"{label}: the server has no such object (status {status})")

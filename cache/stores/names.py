@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import lru_cache
 
 NAME_MAX = 255
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, (\d{1,2}) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT\Z", re.ASCII)
+_EPOCH = datetime(1970, 1, 1).toordinal()
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.(\d+))?(?:Z|\+00:00)?\Z", re.ASCII)
+_HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, (\d{1,2} [A-Z][a-z]{2} \d{4}) ([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60) GMT\Z", re.ASCII)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -27,13 +29,26 @@ def show(key: bytes) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+class Label:
+    """Store and key for a sentence, put into words only when one is written."""
+
+    __slots__ = ("_base", "_key")
+
+    def __init__(self, base: str, key: bytes) -> None:
+        self._base = base
+        self._key = key
+
+    def __str__(self) -> str:
+        return f"{self._base}/{show(self._key)}"
+
+
 def iso_ns(text: str) -> int:
     """`2009-10-12T17:50:30.000Z` in nanoseconds since the epoch, 0 when it is no such time."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+    match = _ISO.match(text)
+    if match is None:
         return 0
-    return _ns(moment)
+    date, hour, minute, second, fraction = match.groups()
+    return _moment(_iso_day(date), hour, minute, second) + int((fraction or "").ljust(9, "0")[:9])
 
 
 def http_date_ns(text: str) -> int:
@@ -41,17 +56,26 @@ def http_date_ns(text: str) -> int:
     match = _HTTP_DATE.match(text)
     if match is None:
         return 0
-    day, month, *rest = match.groups()
+    date, hour, minute, second = match.groups()
+    return _moment(_http_day(date), hour, minute, second)
+
+
+def _moment(day: int | None, hour: str, minute: str, second: str) -> int:
+    return 0 if day is None else (day * 86400 + int(hour) * 3600 + int(minute) * 60 + int(second)) * 1_000_000_000
+
+
+@lru_cache(maxsize=4096)
+def _iso_day(date: str) -> int | None:
     try:
-        year, hour, minute, second = (int(part) for part in rest)
-        moment = datetime(year, _MONTHS.index(month) + 1, int(day), hour, minute, min(second, 59), tzinfo=UTC)
+        return datetime.fromisoformat(date).toordinal() - _EPOCH
     except ValueError:
-        return 0
-    return _ns(moment)
+        return None
 
 
-def _ns(moment: datetime) -> int:
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    delta = moment - _EPOCH
-    return (delta.days * 86400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1000
+@lru_cache(maxsize=4096)
+def _http_day(date: str) -> int | None:
+    day, month, year = date.split(" ")
+    try:
+        return datetime(int(year), _MONTHS.index(month) + 1, int(day)).toordinal() - _EPOCH
+    except ValueError:
+        return None

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from forebay.api.spec import Mount
 from forebay.cache.stores.base import BadReply, Body, Changed, Denied, Entry, NotFound, Page
 from forebay.cache.stores.config import transport_for
-from forebay.cache.stores.names import http_date_ns, show, usable_key
+from forebay.cache.stores.names import Label, http_date_ns, usable_key
 from forebay.cache.stores.ranges import Empty, Held, coding_of, open_range, total_of
 from forebay.cache.stores.retry import Retrier
 from forebay.cache.stores.s3config import Settings, region_endpoint, settings_of
@@ -125,7 +125,7 @@ class S3Store:
 
     # -- one exchange each --
 
-    def _document(self, query: str, label: str, deadline: float) -> bytes:
+    def _document(self, query: str, label: object, deadline: float) -> bytes:
         response = self._ask("GET", b"", query, label=label, deadline=deadline)
         if response.status != 200:
             response.close()
@@ -194,7 +194,7 @@ class S3Store:
         query: str,
         lines: str = "",
         *,
-        label: str,
+        label: object,
         deadline: float,
         unsatisfiable: type[Changed] | None = None,
     ) -> Response:
@@ -238,8 +238,8 @@ class S3Store:
         if not usable_key(key):
             raise NotFound(f"{self._label(key)}: no object in the tree can have this name")
 
-    def _label(self, key: bytes) -> str:
-        return f"{self._name}/{show(self._settings.prefix + key)}"
+    def _label(self, key: bytes) -> Label:
+        return Label(self._name, self._settings.prefix + key)
 
 
 def open_mount(mount: Mount, timeouts: Timeouts | None = None) -> S3Store:

@@ -27,7 +27,7 @@ _SLOW = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "Re
 _AGAIN = {"InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "InternalServerError"}
 
 
-def error_for(status: int, fault: Fault, label: str, *, signed: bool, retry_after: str = "") -> StoreError:
+def error_for(status: int, fault: Fault, label: object, *, signed: bool, retry_after: str = "") -> StoreError:
     """The error for a refusal. `label` names bucket and key; `fault` is empty for a HEAD, which has no body."""
     code = fault.code
     said = f" ({code}: {fault.message})" if code and fault.message else f" ({code})" if code else ""

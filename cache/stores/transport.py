@@ -61,7 +61,7 @@ class Response:
         "ended", "headers", "label", "length", "reason", "status", "url",
     )  # fmt: skip
 
-    def __init__(self, transport: Transport, conn: Connection, method: str, head: bytes, label: str) -> None:
+    def __init__(self, transport: Transport, conn: Connection, method: str, head: bytes, label: object) -> None:
         self.status, self.reason, self.headers, http11 = parse_head(head, label)
         self.label = label
         self.url: Url | None = None
@@ -213,11 +213,13 @@ class Response:
             self._transport._release(conn)
 
 
-def content_length(headers: dict[str, str], label: str) -> int:
+def content_length(headers: dict[str, str], label: object) -> int:
     """The stated size of a body. Raises `BadReply` unless it is one plain number."""
-    values = {v.strip() for v in headers["content-length"].split(",")}
-    value = values.pop()
-    if values or not (value.isascii() and value.isdigit() and len(value) < 19):
+    value = headers["content-length"]
+    if "," in value:  # repeated, which RFC 9110 8.6 forgives when all agree
+        value, *others = {v.strip() for v in value.split(",")}
+        value = "" if others else value
+    if not (value.isascii() and value.isdigit() and len(value) < 19):
         raise BadReply(f"{label}: bad Content-Length {headers['content-length'][:40]!r}")
     return int(value)
 
@@ -247,7 +249,7 @@ class Transport:
         headers: str = "",
         secret: str = "",
         *,
-        label: str,
+        label: object,
         deadline: float | None = None,
         follow: int = MAX_REDIRECTS,
     ) -> Response:
@@ -283,7 +285,7 @@ class Transport:
                 )
             url = target
 
-    def _exchange(self, method: str, url: Url, lines: str, label: str, deadline: float) -> Response:
+    def _exchange(self, method: str, url: Url, lines: str, label: object, deadline: float) -> Response:
         origin = url.origin
         request = (
             f"{method} {url.target} HTTP/1.1\r\nHost: {origin.authority}\r\nUser-Agent: forebay/{__version__}\r\n"
@@ -319,7 +321,7 @@ class Transport:
 
     # -- connections --
 
-    def _acquire(self, origin: Origin, deadline: float, fresh: bool, label: str) -> tuple[Connection, bool]:
+    def _acquire(self, origin: Origin, deadline: float, fresh: bool, label: object) -> tuple[Connection, bool]:
         stale: list[Connection] = []
         found: Connection | None = None
         try:
@@ -392,7 +394,7 @@ class Transport:
             self._open -= 1
             self._freed.notify()
 
-    def _connect(self, origin: Origin, deadline: float, label: str) -> Connection:
+    def _connect(self, origin: Origin, deadline: float, label: object) -> Connection:
         until = min(deadline, time.monotonic() + self.timeouts.connect)
         addresses = self._resolve(origin, until, label)
         failure: OSError | None = None
@@ -422,7 +424,7 @@ class Transport:
             f"{label}: cannot connect to {origin.text} ({why}); check the endpoint and that the server is up"
         ) from failure
 
-    def _resolve(self, origin: Origin, until: float, label: str) -> list[tuple[int, Any]]:
+    def _resolve(self, origin: Origin, until: float, label: object) -> list[tuple[int, Any]]:
         """Addresses of the host, shuffled: a store's front ends share the load by DNS."""
         key = (origin.host, origin.port)
         with self._lock:
@@ -464,7 +466,7 @@ def _may_know(home: Origin, other: Origin) -> bool:
     return home == other or (home.host == other.host and not home.tls and home.port == 80 and other.tls and other.port == 443)
 
 
-def _lookup(origin: Origin, until: float, label: str) -> list[tuple[int, Any]]:
+def _lookup(origin: Origin, until: float, label: object) -> list[tuple[int, Any]]:
     """Resolve a name within a deadline. `getaddrinfo` knows none (a dead resolver takes 30 s), so it runs beside us."""
     result: list[list[tuple[int, Any]]] = []
     failure: list[OSError] = []

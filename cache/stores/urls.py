@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -20,12 +21,17 @@ class Origin(NamedTuple):
     @property
     def authority(self) -> str:
         """The `Host` header: a default port is left out, as signatures expect."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        return _authority(self)
 
     @property
     def text(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.authority}"
+
+
+@lru_cache(maxsize=256)
+def _authority(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return host if origin.port == (443 if origin.tls else 80) else f"{host}:{origin.port}"
 
 
 class Url(NamedTuple):
