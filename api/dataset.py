@@ -6,7 +6,7 @@ from forebay.api import schemes
 from forebay.api.documents import DatasetDoc, MountDoc, RuntimeDoc, SecretRef
 from forebay.api.freshness import FLOOR, FRESHNESS, parse_floor, parse_freshness
 from forebay.api.names import normalise
-from forebay.api.problem import did_you_mean, show, strip_credentials
+from forebay.api.problem import did_you_mean, show
 from forebay.api.schema import Walk, join
 from forebay.api.tiers import read_cache_levels, read_levels
 from forebay.api.yamldoc import Node
@@ -237,8 +237,3 @@ def _place(node: Node, field: str, single: bool, walk: Walk) -> str | None:
     except ValueError as e:
         walk.add("error", source or node, where, show(text), str(e), "write an absolute path of plain names, such as /data/raw")
         return None
-
-
-def describe(mount: MountDoc) -> str:
-    """A mount point as a message may show it."""
-    return show(strip_credentials(mount.mount_point))

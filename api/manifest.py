@@ -14,6 +14,19 @@ from forebay.api.problem import Problem, did_you_mean, show
 from forebay.api.schema import Walk
 from forebay.api.yamldoc import Node, read_documents
 
+CORE_CLUSTER_SCOPED = (
+    "Namespace",
+    "Node",
+    "PersistentVolume",
+    "StorageClass",
+    "PriorityClass",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "CSIDriver",
+)
+"""Kinds of Kubernetes that are often written beside Datasets and have no namespace."""
+
 
 class Object(msgspec.Struct, frozen=True):
     """One document that names itself: any kind of any group."""
@@ -134,7 +147,8 @@ def _identify(node: Node, problems: list[Problem]) -> Object | None:
     if metadata is not None:
         name, namespace = metadata.string("name"), metadata.string("namespace")
     if group != fluid.GROUP:
-        return _foreign(Object(group, kind, namespace or "default", name, node), bad)
+        where = "" if kind in CORE_CLUSTER_SCOPED else namespace or "default"
+        return _foreign(Object(group, kind, where, name, node), bad)
     if api_version != fluid.API_VERSION:
         bad("apiVersion", show(api_version), "is no version of Fluid's API", f"write {fluid.API_VERSION}")
         return None

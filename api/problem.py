@@ -18,7 +18,7 @@ SHOWN = 80
 HIDDEN = "(hidden)"
 """Stands for a value that may be a secret."""
 
-_USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+_USERINFO = re.compile(r"(?<=//).*@", re.DOTALL)  # to the last @: keys hold slashes
 _QUERY = re.compile(r"(?<==)[^&#]+")
 _SECRETISH = re.compile(
     r"secret|passw|passphrase|pwd|token|credential|private|signature|metaurl|auth|cookie|header|bearer|"
@@ -62,6 +62,11 @@ def strip_credentials(url: str) -> str:
     """A URL without user information and without the values of its query (signed links carry keys there)."""
     head, mark, query = _USERINFO.sub("", url).partition("?")
     return head + mark + _QUERY.sub("...", query)
+
+
+def describe_url(url: str) -> str:
+    """A mount point as a message may show it, whatever its shape: without whatever stands before the last @."""
+    return show(strip_credentials(url if "//" in url else url.rpartition("@")[2]))
 
 
 def show(value: object, name: str = "") -> str:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from forebay.api import schemes
 from forebay.api.credentials import CredentialError
-from forebay.api.dataset import describe
 from forebay.api.documents import DatasetDoc, MountDoc
 from forebay.api.freshness import FLOOR, FRESHNESS, parse_floor, parse_freshness
 from forebay.api.manifest import Loaded
 from forebay.api.options import translate
-from forebay.api.problem import Problem, Severity
-from forebay.api.spec import DatasetSpec, Freshness, Mount
+from forebay.api.problem import Problem, Severity, describe_url
+from forebay.api.spec import FLOOR_BYTES, FLOOR_RATIO, DatasetSpec, Freshness, Mount
 from forebay.api.stores import SourceError, finish, read_source
 from forebay.api.tiers import place
 
@@ -54,7 +53,7 @@ class _Resolver:
         tiers, index = place(
             runtime.levels if runtime else [], dataset.namespace, dataset.name, cache_dir=cache_dir, default_cache=default_cache
         )
-        ratio, size = DatasetSpec.floor_ratio, DatasetSpec.floor_bytes
+        ratio, size = FLOOR_RATIO, FLOOR_BYTES
         floor = dataset.annotations.get(FLOOR) or (runtime.annotations.get(FLOOR) if runtime else None)
         if floor:
             ratio, size = parse_floor(floor)
@@ -77,7 +76,7 @@ class _Resolver:
         point = f"{doc.field}.mountPoint"
         store = schemes.SERVED.get(doc.scheme)
         if store is None:
-            self.add("error", doc.line, point, describe(doc), *unserved(doc.scheme))
+            self.add("error", doc.line, point, describe_url(doc.mount_point), *unserved(doc.scheme))
             return None
         values: dict[str, str | None] = {}
         for name, ref in doc.encrypted.items():
@@ -98,13 +97,13 @@ class _Resolver:
         try:
             done = finish(read_source(doc), taken, self.environ, self.home)
         except SourceError as e:
-            self.add("error", doc.line, point, describe(doc), str(e), e.remedy)
+            self.add("error", doc.line, point, describe_url(doc.mount_point), str(e), e.remedy)
             return None
         except CredentialError as e:
-            self.add("error", doc.line, point, describe(doc), f"has no usable credentials: {e}", e.remedy)
+            self.add("error", doc.line, point, describe_url(doc.mount_point), f"has no usable credentials: {e}", e.remedy)
             return None
         for note, remedy in done.notes:
-            self.add("warning", doc.line, point, describe(doc), note, remedy)
+            self.add("warning", doc.line, point, describe_url(doc.mount_point), note, remedy)
         freshness = doc.options.get(FRESHNESS) or self.dataset.annotations.get(FRESHNESS)
         return Mount(
             source=done.url,

@@ -15,6 +15,8 @@ from forebay.api.problem import Problem, Severity, did_you_mean, secretish, show
 from forebay.api.quantity import QuantityError, parse_quantity
 from forebay.api.yamldoc import Node
 
+_NULL_BY_TOOLS = ("creationTimestamp", "status")
+"""Written as null by kubectl and code generators."""
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
@@ -129,6 +131,7 @@ class Walk:
                         self.check(item, type_.of, f"{path}[{i}]", unused=unused)
             case MapOf():
                 if self.expect(node, dict, path):
+                    self.nulls(node, path)
                     for key, value in node.map().items():
                         self.check(value, type_.of, join(path, key), unused=unused)
             case Any():
@@ -151,6 +154,7 @@ class Walk:
             if key not in type_.fields:
                 remedy = did_you_mean(key, type_.fields, "remove it, or see docs/manifests.md for the fields of this kind")
                 self.add("error", node, join(path, key), "", "is no field of this kind", remedy, node.key_lines[key])
+        self.nulls(node, path)
         entries = node.map()
         for name, field in type_.fields.items():
             child = entries.get(name)
@@ -159,10 +163,17 @@ class Walk:
                     self.add("error", node, join(path, name), "", "is missing", "add it: it is required")
                 continue
             silent = not unused or not field.used
-            if unused and not field.used:
+            if unused and not field.used and child.value not in ({}, [], ""):
                 note = field.note or "it has no effect on one machine; remove it, or keep it for a cluster"
                 self.add("warning", node, join(path, name), "", "is not acted on yet", note, node.key_lines[name])
             self.check(child, field.type, join(path, name), unused=not silent)
+
+    def nulls(self, node: Node, path: str) -> None:
+        assert isinstance(node.value, dict)
+        for key, child in node.value.items():
+            if child.value is None and key not in _NULL_BY_TOOLS:
+                remedy = "give it a value or remove it"
+                self.add("warning", child, join(path, key), "", "is empty and counts as absent", remedy, node.key_lines[key])
 
     def expect(self, node: Node, kind: type, path: str) -> bool:
         value = node.value

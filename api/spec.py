@@ -13,6 +13,9 @@ import msgspec
 SPEC_VERSION = 1
 """Version of the spec file. A reader refuses a newer one."""
 
+FLOOR_RATIO, FLOOR_BYTES = 0.15, 20 << 30
+"""The free-space floor where nothing else is said: admission to the cache stops at the smaller of the two."""
+
 Medium = Literal["MEM", "SSD", "HDD"]
 FreshnessMode = Literal["immutable", "ttl", "validate", "event"]
 
@@ -61,8 +64,8 @@ class DatasetSpec(msgspec.Struct, frozen=True):
     index_dir: str  # directory of the index environments, on a disk unless every tier is MEM
     uid: int | None = None  # owner of every file shown; None = who runs the mount
     gid: int | None = None
-    floor_ratio: float = 0.15  # admission stops at min(ratio, bytes) of free space
-    floor_bytes: int = 20 << 30
+    floor_ratio: float = FLOOR_RATIO  # admission stops at min(ratio, bytes) of free space
+    floor_bytes: int = FLOOR_BYTES
     version: int = SPEC_VERSION
 
     @property

@@ -42,12 +42,14 @@ def read_source(mount: MountDoc) -> Source:
     if any(ord(c) < 32 or ord(c) == 127 for c in mount.mount_point):
         raise SourceError("holds a control character", "remove it")
     if store == "file":
-        path = mount.rest
+        path = unquote(mount.rest.removeprefix("localhost")) if mount.scheme == "file" else mount.rest
         if not path.startswith("/"):
             raise SourceError("names no absolute directory", "write local:///directory, with three slashes")
         if ".." in path.split("/"):
             raise SourceError('holds a ".." part', "write the directory itself")
-        return Source(store, "local://" + (posixpath.normpath("/" + path.lstrip("/"))))
+        if mount.scheme == "file":
+            return Source(store, f"file://{mount.rest}")  # percent-encoded: it may name bytes that are no UTF-8
+        return Source(store, "local://" + posixpath.normpath("/" + path.lstrip("/")))
     if store == "http":
         return _http(mount)
     return _s3(mount)
@@ -80,9 +82,7 @@ def _s3(mount: MountDoc) -> Source:
     if not authority:
         raise SourceError("names no bucket", "write s3://bucket/prefix/")
     if not _BUCKET.fullmatch(authority):
-        raise SourceError(
-            f'has no valid bucket name in "{authority[:64]}"', "write s3://bucket/prefix/ (3 to 63 of a-z, 0-9, - and .)"
-        )
+        raise SourceError("has no valid bucket name", "write s3://bucket/prefix/ (3 to 63 of a-z, 0-9, - and .)")
     return Source(
         "s3", f"s3://{authority}{slash}{prefix}", endpoint, unquote(user) if at else "", unquote(password) if at else ""
     )

@@ -1,0 +1,143 @@
+"""Rules of a Dataset's mounts: schemes, options, Secrets, references, and mounts that meet on one path."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from forebay.api import schemes
+from forebay.api.documents import DatasetDoc, MountDoc
+from forebay.api.names import is_namespace, is_object_name
+from forebay.api.options import translate
+from forebay.api.problem import Problem, Severity, describe_url, did_you_mean, show
+from forebay.api.stores import SourceError, read_source
+
+if TYPE_CHECKING:
+    from forebay.api.manifest import Loaded
+
+APPLY = "fine if it exists in the cluster; otherwise add it"
+
+
+def check(loaded: Loaded) -> set[tuple[str, str]]:
+    """Add what is wrong with mounts to `loaded.problems`; the Secrets that mounts name, by (namespace, name)."""
+    datasets = {(d.namespace, d.name): d for d in loaded.datasets}
+    used: set[tuple[str, str]] = set()
+    for doc in loaded.datasets:
+        checker = _Checker(loaded, doc, datasets)
+        checker.check()
+        used |= {(doc.namespace, ref.secret) for mount in doc.mounts for ref in mount.encrypted.values()}
+    return used
+
+
+class _Checker:
+    """One Dataset."""
+
+    def __init__(self, loaded: Loaded, doc: DatasetDoc, datasets: dict[tuple[str, str], DatasetDoc]) -> None:
+        self.loaded, self.doc, self.datasets = loaded, doc, datasets
+        self.kind = doc.runtime.kind if doc.runtime else ""
+
+    def check(self) -> None:
+        for mount in self.doc.mounts:
+            self.scheme(mount)
+            self.secrets(mount)
+            self.collisions(mount)
+        self.reference()
+
+    def scheme(self, mount: MountDoc) -> None:
+        if not mount.scheme and self.kind in schemes.NO_SCHEME_KINDS:
+            message = f"has no scheme: only the engine of the {self.kind} knows it, no store here serves it yet"
+            self.point("warning", mount, message, "write one such as s3://bucket/prefix/ to serve it here")
+        elif not mount.scheme:
+            self.point("error", mount, "has no scheme", "write one such as s3://bucket/prefix/ or local:///directory")
+        elif mount.scheme not in schemes.KNOWN:
+            remedy = did_you_mean(mount.scheme, schemes.KNOWN, "write one such as s3://, https:// or local:///")
+            self.point("error", mount, "has a scheme that neither Fluid, its engines nor fsspec knows", remedy)
+        elif mount.scheme not in schemes.SERVED:
+            message, remedy = f"has a scheme that no store here serves yet ({mount.scheme})", "`forebay up` refuses it"
+            self.point("warning", mount, message, f"{remedy}; keep it for an engine that knows it")
+        else:
+            try:
+                read_source(mount)
+            except SourceError as e:
+                self.point("error", mount, str(e), e.remedy)
+            if "@" in mount.rest.partition("/")[0]:
+                remedy = "move them to a Secret and name it under encryptOptions"
+                self.point("warning", mount, "holds credentials in plain text", remedy)
+            self.options(mount)
+
+    def options(self, mount: MountDoc) -> None:
+        _, found = translate(schemes.SERVED[mount.scheme], mount.options, dict.fromkeys(mount.encrypted))
+        for problem in found:
+            field, value = mount.fields[problem.key], show(mount.options[problem.key]) if problem.shown else ""
+            if problem.key in mount.encrypted:
+                field, value = f"{field}.name", show(problem.key)
+            self.add(problem.severity, mount.lines[problem.key], field, value, problem.message, problem.remedy)
+
+    def secrets(self, mount: MountDoc) -> None:
+        for name, ref in mount.encrypted.items():
+            field = f"{mount.fields[name]}.valueFrom.secretKeyRef"
+            secret = self.loaded.secrets.get((self.doc.namespace, ref.secret))
+            if secret is None:
+                remedy = "add it, or let the environment or a profile give the keys; fine if it exists in the cluster"
+                self.add(
+                    "warning", ref.line, f"{field}.name", show(ref.secret), "names a Secret that is not in these files", remedy
+                )
+                continue
+            keys = secret.keys()
+            if ref.key not in keys:
+                severity: Severity = "warning" if ref.optional else "error"
+                remedy = did_you_mean(ref.key, keys, f"write one of its keys: {', '.join(keys) or 'it has none'}")
+                self.add(severity, ref.line, f"{field}.key", show(ref.key), f"is no key of Secret {ref.secret}", remedy)
+
+    def collisions(self, mount: MountDoc) -> None:
+        """Several mounts on one path are a union on our own engine; a ThinRuntime refuses equal names and paths."""
+        before = [m for m in self.doc.mounts if m.index < mount.index]
+        same = [m for m in before if m.place == mount.place]
+        if any(m.mount_point == mount.mount_point for m in same):
+            self.point("error", mount, "stands twice on one path", "remove one of the two")
+        elif same and self.kind and self.kind != "ThinRuntime":
+            message = f"is also the path of {same[0].field}: a union, which only our own engine serves"
+            remedy = "the first in order wins here; give it a path of its own for other engines"
+            self.add("warning", mount.line, f"{mount.field}.path", show(mount.place), message, remedy)
+        if self.kind == "ThinRuntime":
+            for what, value, taken in (
+                ("path", mount.place, Counter(m.place for m in before)),
+                ("name", mount.name, Counter(m.name for m in before)),
+            ):
+                if taken[value]:
+                    message = f"is the {what} of two mounts, which a ThinRuntime refuses"
+                    self.add(
+                        "error", mount.line, f"{mount.field}.{what}", show(value), message, f"give each mount its own {what}"
+                    )
+
+    def reference(self) -> None:
+        """dataset://<namespace>/<name>[/<sub path>]: the only mount, no runtime but a ThinRuntime, no recursion."""
+        mount = next((m for m in self.doc.mounts if m.scheme == "dataset"), None)
+        if mount is None:
+            return
+        if len(self.doc.mounts) > 1:
+            self.point("error", mount, "is a reference beside other mounts", "give the reference a Dataset of its own")
+        parts = mount.rest.rstrip("/").split("/")
+        if len(parts) < 2 or not is_namespace(parts[0]) or not is_object_name(parts[1]) or {".", "..", ""} & set(parts):
+            self.point(
+                "error", mount, "is no reference to a dataset", "write dataset://namespace/name or dataset://namespace/name/path"
+            )
+            return
+        if self.kind not in ("", "ThinRuntime"):
+            message = f"is a reference, but the dataset has a {self.kind} of its own"
+            self.point("error", mount, message, "remove the runtime: the source's own serves it")
+        source = self.datasets.get((parts[0], parts[1]))
+        if source is None:
+            self.point("warning", mount, "names a Dataset that is not in these files", APPLY)
+        elif source is self.datasets.get((self.doc.namespace, self.doc.name)):
+            self.point("error", mount, "is a reference to itself", "name the dataset that holds the data")
+        elif any(m.scheme == "dataset" for m in source.mounts):
+            self.point("error", mount, "is a reference to a reference", "name the dataset that holds the data")
+
+    def point(self, severity: Severity, mount: MountDoc, message: str, remedy: str) -> None:
+        self.add(severity, mount.line, f"{mount.field}.mountPoint", describe_url(mount.mount_point), message, remedy)
+
+    def add(  # noqa: PLR0917 - one call per finding
+        self, severity: Severity, line: int, field: str, value: str, message: str, remedy: str
+    ) -> None:
+        self.loaded.problems.append(Problem(severity, self.doc.file, line, self.doc.label, field, value, message, remedy))
