@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
 
-from forebay.cache.index import NO_OID, Index
+from forebay.cache.index import NO_OID
 
 
 class OpenFile:
@@ -80,32 +79,3 @@ def _fill(fd: int, view: memoryview, offset: int, wait: bool) -> memoryview:
         if not wait and done < len(view) and _nowait:
             raise BlockingIOError(errno.EAGAIN, "not in the page cache")
     return view
-
-
-class Files:
-    """The open files by inode. Changed under the lock of the operations; `get` needs none."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-        self._by_ino: dict[int, OpenFile] = {}
-
-    def get(self, ino: int) -> OpenFile | None:
-        return self._by_ino.get(ino)
-
-    def __contains__(self, ino: int) -> bool:
-        return ino in self._by_ino
-
-    def __len__(self) -> int:
-        return len(self._by_ino)
-
-    def __iter__(self) -> Iterator[OpenFile]:
-        return iter(list(self._by_ino.values()))
-
-    def put(self, file: OpenFile) -> None:
-        older = self._by_ino.get(file.ino)
-        self._by_ino[file.ino] = file
-        if older is not None and older is not file:
-            older.close()
-
-    def drop(self, ino: int) -> None:
-        self._by_ino.pop(ino).close()

@@ -12,27 +12,25 @@ warm open costs no ioctl; an evicted object's id is closed at once when idle, af
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
-from forebay.fuse.record import CACHED, COUNT_MASK, ID_MASK, ONE, PASSTHROUGH
+from forebay.fuse.record import ID_MASK, LAST_OPEN, ONE, PASS
 
-_PASS = PASSTHROUGH << 62
-_CACHED_ONE = CACHED << 62 | ONE
-NEED_ID = -1
-"""Answer of `enter`: nobody has the inode, its object is complete, and it has no backing id yet."""
+Mode = Literal["none", "cached", "passthrough"]
+
+
+class Words(Protocol):
+    def __getitem__(self, at: int, /) -> int: ...
+    def __setitem__(self, at: int, word: int, /) -> None: ...
 
 
 class Table(Protocol):
     """Where the state words live: the keeper record, or two lists in a test."""
 
     @property
-    def words(self) -> memoryview[int]: ...
+    def words(self) -> Words: ...
     @property
     def slots(self) -> dict[int, int]: ...
-    @property
-    def last_open(self) -> int: ...
-    @last_open.setter
-    def last_open(self, unique: int) -> None: ...
     def take(self, ino: int, word: int) -> int: ...
     def drop(self, ino: int) -> None: ...
 
@@ -40,7 +38,8 @@ class Table(Protocol):
 class Modes:
     """Invariant: count of an inode >= opens of it in the kernel, and while it is above zero its mode and id do not change.
 
-    The caller holds one lock around `enter` (and `register`) and the reply, and around every other call.
+    The caller holds one lock around `enter`, `register` or `cache` and the reply, and around every other call. An OPEN that
+    a predecessor counted and did not answer (its `unique` is the last one counted) is not counted again.
     """
 
     def __init__(self, table: Table, idle_limit: int = 16384) -> None:
@@ -49,98 +48,91 @@ class Modes:
         self.idle: dict[int, None] = {}  # inodes with a backing id and no open, least recently released first
         self.doomed: set[int] = set()  # live inodes whose id is closed at the last release
         for ino, at in table.slots.items():
-            word = table.words[at]
-            if word >> 62 == PASSTHROUGH and not word >> 32 & COUNT_MASK:
+            if table.words[at] < ONE:
                 self.idle[ino] = None
 
-    def enter(self, ino: int, complete: bool, unique: int) -> int:
-        """Count one open. Returns the backing id to answer with, 0 for a cached open, or NEED_ID (nothing counted).
-
-        `complete`: a passthrough open is possible, if the inode has no other mode. An OPEN that a predecessor counted
-        and did not answer (`unique` is the last one counted) is not counted again.
-        """
+    def enter(self, ino: int, unique: int) -> int | None:
+        """Count an open of an inode that has a mode. Returns its backing id, 0 for cached; None (not counted) without a mode:
+        `register` or `cache` then decides it."""
         table = self.table
         at = table.slots.get(ino)
         if at is None:
-            if complete:
-                return NEED_ID
-            table.take(ino, _CACHED_ONE)
-            table.last_open = unique
-            return 0
-        word: int = table.words[at]
-        if not word & _PASS:
-            if unique != table.last_open:
-                table.words[at] = word + ONE
-                table.last_open = unique
-            return 0
-        if unique != table.last_open:
-            if not word >> 32 & COUNT_MASK:
+            return None
+        words = table.words
+        word = words[at]
+        if unique != words[LAST_OPEN]:
+            if word < ONE:
                 del self.idle[ino]
-            table.words[at] = word + ONE
-            table.last_open = unique
+            words[at] = word + ONE
+            words[LAST_OPEN] = unique
         return word & ID_MASK
 
     def register(self, ino: int, backing_id: int, unique: int) -> None:
-        """Count the first passthrough open of an inode through a new backing id, after `enter` said NEED_ID."""
-        self.table.take(ino, _PASS | ONE | backing_id)
-        self.table.last_open = unique
+        """Count the first passthrough open of an inode that has no mode, through a new backing id."""
+        self.table.take(ino, ONE | PASS | backing_id)
+        self.table.words[LAST_OPEN] = unique
 
-    def release(self, ino: int) -> list[int]:
-        """Take one open back. Returns backing ids to close now."""
+    def cache(self, ino: int, unique: int) -> None:
+        """Count the first cached open of an inode that has no mode."""
+        self.table.take(ino, ONE)
+        self.table.words[LAST_OPEN] = unique
+
+    def release(self, ino: int) -> int:
+        """Take one open back. Returns a backing id to close now, or 0."""
         table = self.table
         at = table.slots.get(ino)
         if at is None:
-            return []
-        word: int = table.words[at]
-        count = word >> 32 & COUNT_MASK
-        if count == 0:
-            return []
-        if count > 1:
-            table.words[at] = word - ONE
-            return []
-        if not word & _PASS:
+            return 0
+        words = table.words
+        word = words[at]
+        if word >= ONE + ONE:
+            words[at] = word - ONE
+            return 0
+        if word < ONE:
+            return 0  # a release of what a predecessor had taken back already
+        if not word & PASS:
             table.drop(ino)
-            return []
+            return 0
         if ino in self.doomed:
             self.doomed.discard(ino)
             table.drop(ino)
-            return [word & ID_MASK]
-        table.words[at] = word - ONE
+            return word & ID_MASK
+        words[at] = word - ONE
         self.idle[ino] = None
         if len(self.idle) <= self.idle_limit:
-            return []
+            return 0
         return self._close(next(iter(self.idle)))
 
-    def evict(self, ino: int) -> list[int]:
-        """The cache file of `ino` was unlinked: its space must come back. Returns backing ids to close now."""
+    def evict(self, ino: int) -> int:
+        """The cache file of `ino` was unlinked: its space must come back. Returns a backing id to close now, or 0."""
         at = self.table.slots.get(ino)
-        if at is None or not self.table.words[at] & _PASS:
-            return []
+        if at is None or not self.table.words[at] & PASS:
+            return 0
         if ino in self.idle:
             return self._close(ino)
         self.doomed.add(ino)
-        return []
+        return 0
 
     def evict_all(self) -> list[int]:
         """Evictions may have been missed: close every idle id, and the live ones at their last release."""
-        closed = [i for ino in list(self.idle) for i in self._close(ino)]
-        self.doomed.update(ino for ino, at in self.table.slots.items() if self.table.words[at] & _PASS)
+        closed = [self._close(ino) for ino in list(self.idle)]
+        self.doomed.update(ino for ino, at in self.table.slots.items() if self.table.words[at] & PASS)
         return closed
 
-    def _close(self, ino: int) -> list[int]:
+    def _close(self, ino: int) -> int:
         del self.idle[ino]
         word = self.table.words[self.table.slots[ino]]
         self.table.drop(ino)
-        return [word & ID_MASK]
+        return word & ID_MASK
 
-    def mode(self, ino: int) -> tuple[int, int, int]:
-        """Mode, opens, backing id."""
+    def mode(self, ino: int) -> tuple[Mode, int, int]:
+        """Mode, opens and backing id. ("passthrough", 0, id) is idle."""
         at = self.table.slots.get(ino)
         if at is None:
-            return (0, 0, 0)
-        word: int = self.table.words[at]
-        return (word >> 62, word >> 32 & COUNT_MASK, word & ID_MASK)
+            return ("none", 0, 0)
+        word = self.table.words[at]
+        return ("passthrough" if word & PASS else "cached", word >> 32, word & ID_MASK)
 
     def opens(self, ino: int) -> int:
         at = self.table.slots.get(ino)
-        return 0 if at is None else self.table.words[at] >> 32 & COUNT_MASK
+        return 0 if at is None else self.table.words[at] >> 32

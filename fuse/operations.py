@@ -22,10 +22,14 @@ from forebay.api import wire
 from forebay.api.spec import DatasetSpec
 from forebay.cache import freshness as fr
 from forebay.cache.index import (
+    _OBJECT,
+    _ROW,
+    _U64,
     COMPLETE,
     COMPLETE_LIST,
     DIR,
     FILE,
+    NO_MOUNT,
     NO_OID,
     ROOT,
     UNRESOLVED,
@@ -34,10 +38,11 @@ from forebay.cache.index import (
     Row,
     boot_id,
     object_path,
+    pack_row,
     unpack_row,
 )
 from forebay.fuse import pages
-from forebay.fuse.files import Files, OpenFile
+from forebay.fuse.files import OpenFile
 from forebay.fuse.modes import Modes
 from forebay.fuse.protocol import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH, MAX_READ
 
@@ -48,8 +53,14 @@ DIRS_REMEMBERED = 1024
 
 XATTRS = (b"user.forebay.store", b"user.forebay.key", b"user.forebay.version", b"user.forebay.cached")
 
-CACHED_OPEN = FOPEN_KEEP_CACHE | FOPEN_NOFLUSH
+_CACHED = (FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
 PASSTHROUGH_OPEN = FOPEN_PASSTHROUGH | FOPEN_NOFLUSH  # with KEEP_CACHE the kernel answers EIO
+
+
+pack_ino = _U64.pack
+unpack_fixed = _ROW.unpack_from
+unpack_object = _OBJECT.unpack
+_ROOT_PARENT = pack_ino(0)
 
 
 class WouldBlock(Exception):
@@ -70,13 +81,6 @@ class Backing(NamedTuple):
 
     open: Callable[[int], int]  # descriptor -> backing id >= 1; OSError
     close: Callable[[int], None]
-
-
-class Attr(NamedTuple):
-    """`row` of an inode and how many seconds the kernel may believe it (and the name that led to it)."""
-
-    row: Row
-    ttl: int
 
 
 class Statfs(NamedTuple):
@@ -107,83 +111,110 @@ class Operations:
         self.backing = backing
         self.clock = clock
         self.lock = threading.Lock()
-        self.files = Files(index)
+        self.files: dict[int, OpenFile] = {}  # inodes with cached opens
         self.boot = boot_id()
         self.used: set[int] = set()  # inodes opened since the last `touched`
         self.changed: set[int] = set()  # inodes opened or released since
         self._begin = index.env.begin
         self._validating = any(m.freshness.mode == "validate" for m in spec.mounts)
         self._freshness = [m.freshness for m in spec.mounts]
+        self._ttls: dict[tuple[int, int, int], int] = {}  # of this second
+        self._ttl_second = 0
         self._resolving: OrderedDict[int, tuple[int, int]] = OrderedDict()  # directory -> last inode asked for, window
         self._listings: OrderedDict[int, int] = OrderedDict()  # directory -> epoch of the listing the kernel caches
 
     # --- names and attributes ------------------------------------------------------------------------------------
 
-    def lookup(self, parent: int, name: bytes, wait: bool) -> Attr | None:
-        """The child of that name; None: absent, and `absent_ttl` says for how long that may be believed.
+    def lookup(self, parent: int, name: bytes, wait: bool) -> tuple[bytes, int] | None:
+        """The raw row of the child of that name, and whole seconds for which the kernel may believe it (and its attributes).
 
-        `OSError(ENOENT)` when the store says so now; other errnos when the store cannot be asked.
+        None: absent, and `absent_ttl` says for how long that may be believed. `OSError(ENOENT)` when the store says so
+        now; other errnos when the store cannot be asked.
         """
-        index = self.index
         txn = self._begin()
         try:
-            row = index.find(txn, parent, name)
-            if row is not None:
-                ttl = self._ttl(txn, parent, row)
-                if ttl and not row.flags & UNRESOLVED:
-                    return Attr(row, ttl)
+            raw = self._find(txn, parent, name)
+            flags = 0
+            if raw is not None:
+                _, flags, mount, checked, *_ = unpack_fixed(raw)
+                ttl = self._ttl(txn, parent, (flags, mount, checked))
+                if ttl:
+                    return raw, ttl
             elif self._absent_ttl(txn, parent):
                 return None
         finally:
             txn.abort()
         if not wait:
             raise WouldBlock
-        if row is not None and row.flags & UNRESOLVED:
-            self._resolve(parent, row)
+        if raw is not None and flags & UNRESOLVED:
+            self._resolve(parent, unpack_row(raw))
         else:
             self._ask(wire.Lookup(parent=parent, name=name), wire.Found)
         with self._begin() as txn:
-            row = index.find(txn, parent, name)
-            if row is None:
+            raw = self._find(txn, parent, name)
+            if raw is None:
                 raise OSError(errno.ENOENT, "absent")
-            if row.flags & UNRESOLVED:
+            _, flags, mount, checked, *_ = unpack_fixed(raw)
+            if flags & UNRESOLVED:
                 raise OSError(errno.EIO, "the store told neither size nor version")
-            return Attr(row, self._ttl(txn, parent, row))
+            return raw, self._ttl(txn, parent, (flags, mount, checked))
+
+    def _find(self, txn: Any, parent: int, name: bytes) -> bytes | None:
+        up = pack_ino(parent)
+        ino = txn.get(up + name, None, self.index.names)
+        raw: bytes | None = None if ino is None else txn.get(up + ino, None, self.index.children)
+        return raw
+
+    def _row(self, txn: Any, ino: int) -> bytes | None:
+        key = pack_ino(ino)
+        up = _ROOT_PARENT if ino == ROOT else txn.get(key, None, self.index.inodes)
+        raw = None if up is None else txn.get(up + key, None, self.index.children)
+        found: bytes | None = txn.get(key, None, self.index.orphans) if raw is None else raw
+        return found
 
     def absent_ttl(self, parent: int) -> int:
         with self._begin() as txn:
             return self._absent_ttl(txn, parent)
 
-    def getattr(self, ino: int, wait: bool) -> Attr:
-        """Attributes of an inode the kernel knows. They never change, so an expired one costs no question."""
+    def getattr(self, ino: int, wait: bool) -> tuple[bytes, int]:
+        """Raw row and timeout of an inode the kernel knows. Attributes never change, so an expired one costs no question."""
         with self._begin() as txn:
-            row = self.index.row(txn, ino)
-            if row is not None:
-                if row.flags & UNRESOLVED:
-                    if not wait:
-                        raise WouldBlock
-                else:
-                    return Attr(row, self._ttl(txn, self.index.parent(txn, ino), row) or self._own_ttl(row))
-            elif ino == ROOT:
-                d = self.index.dir(txn, ROOT)
-                return Attr(Row(DIR, 0, 0xFFFF, 0, 0, (d.listed if d else 0) * pages.SECOND, ROOT, NO_OID, b"", b""), 1)
-            else:
-                raise OSError(errno.ESTALE, f"inode {ino} is not in the index")
+            raw = self._row(txn, ino)
             parent = self.index.parent(txn, ino)
-        self._resolve(parent, row)
+            if raw is None:
+                if ino != ROOT:
+                    raise OSError(errno.ESTALE, f"inode {ino} is not in the index")
+                d = self.index.dir(txn, ROOT)
+                return pack_row(Row(DIR, 0, NO_MOUNT, 0, 0, (d.listed if d else 0) * pages.SECOND, ROOT, NO_OID, b"", b"")), 1
+            _, flags, mount, checked, *_ = unpack_fixed(raw)
+            if not flags & UNRESOLVED:
+                return raw, self._ttl(txn, parent, (flags, mount, checked)) or self._own_ttl(mount)
+        if not wait:
+            raise WouldBlock
+        self._resolve(parent, unpack_row(raw))
         return self.getattr(ino, wait=False)
 
-    def _ttl(self, txn: Any, parent: int, row: Row) -> int:
-        """Whole seconds for the kernel; 0: the store must be asked."""
-        f = fr.mount_freshness(self.spec.mounts, row.mount)
+    def _ttl(self, txn: Any, parent: int, key: tuple[int, int, int]) -> int:
+        """Whole seconds for the kernel, of a row with these flags, mount and second of confirmation; 0: ask the store."""
         now = self.clock()
-        ttl = fr.entry_ttl(row, f, now)
-        if ttl < 1 and not row.flags & UNRESOLVED:
-            ttl = fr.entry_ttl(row, f, now, fr.listed_of(self.index.dir(txn, parent)))
-        return int(ttl)
+        if int(now) != self._ttl_second or len(self._ttls) > 4096:
+            self._ttl_second = int(now)
+            self._ttls.clear()
+        ttl = self._ttls.get(key)
+        if ttl is None:
+            ttl = self._ttls[key] = self.believed(key, now, 0)
+        if ttl == 0 and not key[0] & UNRESOLVED:
+            return self.believed(key, now, fr.listed_of(self.index.dir(txn, parent)))
+        return ttl
 
-    def _own_ttl(self, row: Row) -> int:
-        f = fr.mount_freshness(self.spec.mounts, row.mount)
+    def believed(self, key: tuple[int, int, int], now: float, listed: int) -> int:
+        """Whole seconds until a row with these flags, mount and second of confirmation must be asked for again."""
+        flags, mount, checked = key
+        row = Row(FILE, flags, mount, checked, 0, 0, 0, NO_OID, b"", b"")
+        return int(fr.entry_ttl(row, fr.mount_freshness(self.spec.mounts, mount), now, listed))
+
+    def _own_ttl(self, mount: int) -> int:
+        f = fr.mount_freshness(self.spec.mounts, mount)
         return int(fr.KERNEL_LIMIT if f is None else min(f.ttl, fr.KERNEL_LIMIT)) or 1
 
     def _absent_ttl(self, txn: Any, parent: int) -> int:
@@ -229,13 +260,22 @@ class Operations:
             raise OSError(errno.EROFS, "read-only")
         if (self._validating or flags & os.O_DIRECT) and self._validates(ino, flags):
             return None
-        modes = self.modes
-        if ino in modes.table.slots:
-            backing_id = modes.enter(ino, True, unique)
+        backing_id = self.modes.enter(ino, unique)
+        if backing_id is not None:
             self.used.add(ino)
-            return (PASSTHROUGH_OPEN, backing_id) if backing_id else (CACHED_OPEN, 0)
-        file = self._whole(ino)
-        return None if file is None else self._count(file, unique)
+            return (PASSTHROUGH_OPEN, backing_id) if backing_id else _CACHED
+        found = self._whole(ino)
+        if found is None:
+            return None
+        fd, size = found
+        if self.backing is not None:
+            backing_id = self._back(fd)
+            if backing_id:
+                os.close(fd)
+                self.modes.register(ino, backing_id, unique)
+                self.used.add(ino)
+                return PASSTHROUGH_OPEN, backing_id
+        return self._cached(OpenFile(ino, fd, size, complete=True), unique)
 
     def fetch(self, ino: int, flags: int) -> OpenFile:
         """Ask the worker for an object. May wait for the store; a small one is complete afterwards.
@@ -247,50 +287,54 @@ class Operations:
 
     def admit(self, file: OpenFile, unique: int) -> tuple[int, int]:
         """Count an open of what `fetch` brought. The caller holds `lock` until its reply is written."""
-        if file.ino in self.modes.table.slots:
-            backing_id = self.modes.enter(file.ino, True, unique)
-            if backing_id:
-                file.close()
-                self.used.add(file.ino)
-                return PASSTHROUGH_OPEN, backing_id
-            self._keep(file)
-            self.used.add(file.ino)
-            return CACHED_OPEN, 0
-        return self._count(file, unique)
-
-    def _count(self, file: OpenFile, unique: int) -> tuple[int, int]:
-        """The first open of an inode nobody has open."""
-        self.used.add(file.ino)
-        self.changed.add(file.ino)
-        if self.backing is not None and file.complete:
-            try:
-                backing_id = self.backing.open(file.fd)
-            except OSError as e:
-                if e.errno not in {errno.EPERM, errno.ELOOP, errno.EOPNOTSUPP, errno.EINVAL}:
-                    raise
-                self.backing = None  # the kernel granted passthrough, but not for this process or file system
-                self.no_passthrough(e)
-            else:
-                file.close()
-                self.modes.register(file.ino, backing_id, unique)
-                if not file.cached:
-                    self._close_ids(self.modes.evict(file.ino))
-                return PASSTHROUGH_OPEN, backing_id
-        self.modes.enter(file.ino, False, unique)
+        ino = file.ino
+        backing_id = self.modes.enter(ino, unique)
+        if backing_id is None:
+            if self.backing is None or not file.complete or not (backing_id := self._back(file.fd)):
+                return self._cached(file, unique)
+            self.modes.register(ino, backing_id, unique)
+            if not file.cached:
+                self.modes.evict(ino)  # an unlinked buffer: let go of it at the last release
+        self.used.add(ino)
+        if backing_id:
+            file.close()
+            return PASSTHROUGH_OPEN, backing_id
         self._keep(file)
-        return CACHED_OPEN, 0
+        return _CACHED
+
+    def _cached(self, file: OpenFile, unique: int) -> tuple[int, int]:
+        self.modes.cache(file.ino, unique)
+        self.used.add(file.ino)
+        self._keep(file)
+        return _CACHED
+
+    def _back(self, fd: int) -> int:
+        """A new backing id for a complete file; 0 when this process or file system gets none, ever."""
+        assert self.backing is not None
+        try:
+            return self.backing.open(fd)
+        except OSError as e:
+            if e.errno not in {errno.EPERM, errno.ELOOP, errno.EOPNOTSUPP, errno.EINVAL}:
+                raise
+            self.backing = None  # ids that exist stay valid; they are closed with the connection
+            self.no_passthrough(e)
+            return 0
 
     def no_passthrough(self, why: OSError) -> None:
         """Called once when registering a backing file was refused for good. A session replaces it to say so."""
 
     def _keep(self, file: OpenFile) -> None:
         older = self.files.get(file.ino)
-        if older is None:
-            self.files.put(file)
-        elif file.complete and not older.complete:
-            self.files.put(file)  # closes the older one once no read uses it
-        else:
+        if older is not None and (older.complete or not file.complete):
             file.close()
+        else:
+            self._put(file)
+
+    def _put(self, file: OpenFile) -> None:
+        older = self.files.get(file.ino)
+        self.files[file.ino] = file
+        if older is not None:
+            older.close()  # once no read uses it
 
     def release(self, ino: int) -> None:
         """Take one open back; at the last one a cached inode's descriptor is closed."""
@@ -302,15 +346,14 @@ class Operations:
         closing = self.modes.release(ino)
         self.changed.add(ino)
         if closing:
-            self._close_ids(closing)
+            self._close_ids([closing])
         if ino in self.files and ino not in self.modes.table.slots:
-            self.files.drop(ino)
+            self.files.pop(ino).close()
 
     def evicted(self, inos: list[int]) -> None:
         """The cache files of these inodes are gone: let go of the blocks that idle backing ids hold."""
         with self.lock:
-            for ino in inos:
-                self._close_ids(self.modes.evict(ino))
+            self._close_ids([i for ino in inos if (i := self.modes.evict(ino))])
 
     def evictions_missed(self) -> None:
         with self.lock:
@@ -332,26 +375,31 @@ class Operations:
         mode = self._freshness[row.mount].mode
         return mode == "validate" or (bool(flags & os.O_DIRECT) and mode != "immutable")
 
-    def _whole(self, ino: int) -> OpenFile | None:
-        """The cache file of an object that is complete and was verified in this boot, opened; None: ask the worker."""
+    def _whole(self, ino: int) -> tuple[int, int] | None:
+        """Descriptor and size of the cache file of an object that is complete and was verified in this boot; None: ask
+        the worker."""
         txn = self._begin()
         try:
-            row = self.index.row(txn, ino)
-            if row is None or row.kind != FILE or row.oid == NO_OID:
+            raw = self._row(txn, ino)
+            if raw is None:
                 return None
-            found = self.index.object(txn, row.oid)
+            kind, _, _, _, size, _, _, oid, _, _ = unpack_fixed(raw)
+            found = txn.get(oid, None, self.index.objects) if kind == FILE else None
         finally:
             txn.abort()
-        if found is None or found.state != COMPLETE or found.boot != self.boot or found.tier >= len(self.spec.tiers):
+        if found is None:
+            return None
+        state, tier, _, _, _, _, boot, _ = unpack_object(found)
+        if state != COMPLETE or boot != self.boot or tier >= len(self.spec.tiers):
             return None
         try:
-            fd = os.open(object_path(self.spec.tiers[found.tier].path, row.oid), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(object_path(self.spec.tiers[tier].path, oid), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None  # evicted since; the worker fetches it again
-        if os.fstat(fd).st_size != row.size:
+        if os.fstat(fd).st_size != size:
             os.close(fd)
             return None
-        return OpenFile(ino, fd, row.size, complete=True, cached=True, oid=row.oid)
+        return fd, size
 
     def touched(self) -> tuple[list[int], list[int], list[int]]:
         """Used, opened and closed inodes since the last call, for `Touch`."""
@@ -392,7 +440,7 @@ class Operations:
                 whole = self._whole(ino)
                 if whole is not None:
                     with self.lock:
-                        self.files.put(whole)
+                        self._put(OpenFile(ino, whole[0], whole[1], complete=True))
                 elif not wait:
                     raise WouldBlock
                 else:
@@ -410,21 +458,18 @@ class Operations:
         other.hold()
         if cached:
             with self.lock:
-                self.files.put(other)
+                self._put(other)
         else:
             other.close()  # when the read lets it go
         return other
 
     def _reopen(self, ino: int) -> OpenFile:
         """A cached open whose descriptor died with the daemon that held it."""
-        file = self._whole(ino) or self.fetch(ino, 0)
+        whole = self._whole(ino)
+        file = self.fetch(ino, 0) if whole is None else OpenFile(ino, whole[0], whole[1], complete=True)
         with self.lock:
-            older = self.files.get(ino)
-            if older is not None:
-                file.close()
-                return older
-            self.files.put(file)
-            return file
+            self._keep(file)
+            return self.files[ino]
 
     # --- directories ---------------------------------------------------------------------------------------------
 
@@ -472,12 +517,10 @@ class Operations:
         return after > 0 or fr.listing_fresh(d, fr.sources_freshness(self.spec.mounts, d), self.clock()) is not None
 
     def _page(self, txn: Any, ino: int, d: Dir | None, at: pages.Place) -> pages.Page:
-        now, listed, mounts = self.clock(), fr.listed_of(d), self.spec.mounts
-        blank = Row(FILE, 0, 0, 0, 0, 0, 0, NO_OID, b"", b"")
+        now, listed = self.clock(), fr.listed_of(d)
 
-        def ttl_of(flags: int, mount: int, checked: int) -> int:
-            row = blank._replace(flags=flags, mount=mount, checked=checked)
-            return int(fr.entry_ttl(row, fr.mount_freshness(mounts, mount), now, listed))
+        def ttl_of(key: tuple[int, int, int]) -> int:
+            return self.believed(key, now, listed)
 
         up = self.index.parent(txn, ino)
         return pages.build(txn.cursor(db=self.index.children), (ino, up), at, (self.uid, self.gid), ttl_of)

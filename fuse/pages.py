@@ -50,11 +50,11 @@ class Place(NamedTuple):
 
 
 def build(
-    cursor: Any, who: tuple[int, int], place: Place, owner: tuple[int, int], ttl_of: Callable[[int, int, int], int]
+    cursor: Any, who: tuple[int, int], place: Place, owner: tuple[int, int], ttl_of: Callable[[tuple[int, int, int]], int]
 ) -> Page:
     """One page of the directory and parent `who`; files belong to `owner` (uid, gid).
 
-    `cursor` iterates the `children` database. `ttl_of(flags, mount, checked)` gives the kernel's timeout in seconds; rows
+    `cursor` iterates the `children` database. `ttl_of((flags, mount, checked))` gives the kernel's timeout in seconds; rows
     without attributes yet, and rows whose timeout is 0, go out with nodeid 0: a name and a type, nothing believed.
     """
     parent, up = who
@@ -91,7 +91,7 @@ def build(
         if plus:
             if last != (flags, mount, checked):
                 last = (flags, mount, checked)
-                ttl = ttl_of(flags, mount, checked)
+                ttl = ttl_of(last)
             if ttl and not flags & UNRESOLVED:
                 s, ns = divmod(mtime, SECOND)
                 if s < 0:

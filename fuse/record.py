@@ -6,7 +6,8 @@
     1024   INIT reply (at most 512 B)
     4096   the open table: 16 B per slot, inode number (0 = free) and one state word
 
-A state word is `mode << 62 | opens << 32 | backing id` in one aligned 64-bit store, so that a daemon killed at any
+A state word is `opens << 32 | passthrough << 31 | backing id` in one aligned 64-bit store (below 2^60: two digits of a
+Python int), so that a daemon killed at any
 instruction leaves either the old or the new state of an inode, never half of one.
 
 A count never falls below what the kernel holds: an OPEN is counted before it is answered, a RELEASE after. The unique
@@ -28,14 +29,15 @@ FIRST_SLOTS = 8192
 
 _HEAD = struct.Struct("<8sII")
 _WORDS_AT = 64 // 8
-_INIT_IN_LEN, _INIT_OUT_LEN, _LAST_OPEN, _STARTS = (_WORDS_AT + i for i in range(4))
+_INIT_IN_LEN, _INIT_OUT_LEN, LAST_OPEN, _STARTS = (_WORDS_AT + i for i in range(4))
+"""Positions in `words`. LAST_OPEN holds the unique (without the resent bit) of the OPEN counted last."""
 _INIT_IN_AT, _INIT_OUT_AT, _INIT_MAX = 512, 1024, 512
 _TABLE_AT = HEADER // 8
 
-NONE, CACHED, PASSTHROUGH = 0, 1, 2
 ONE = 1 << 32
-ID_MASK = ONE - 1
-COUNT_MASK = (1 << 30) - 1
+"""One open."""
+PASS = 1 << 31
+ID_MASK = PASS - 1
 
 
 class RecordError(Exception):
@@ -122,14 +124,6 @@ class Record:
         os.ftruncate(self.fd, size)
         self.close()
         self._map(size)
-
-    @property
-    def last_open(self) -> int:
-        return self.words[_LAST_OPEN]
-
-    @last_open.setter
-    def last_open(self, unique: int) -> None:
-        self.words[_LAST_OPEN] = unique
 
     # --- INIT ----------------------------------------------------------------------------------------------------
 

@@ -17,13 +17,15 @@ import fcntl
 import os
 import queue
 import select
+import struct
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from forebay.cache.index import DIR
 from forebay.fuse import protocol as p
-from forebay.fuse.operations import Attr, Operations, WouldBlock
+from forebay.fuse.operations import Operations, WouldBlock, unpack_fixed
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
 
 POOL = 32
@@ -64,6 +66,7 @@ class Session:
     def __init__(self, fd: int, ops: Operations, agreed: p.Negotiated, log: Log) -> None:
         self.fd = fd
         self.ops = ops
+        self.owner = (ops.uid, ops.gid)
         self.agreed = agreed
         self.log = log
         self.stopping = False
@@ -266,28 +269,34 @@ class Session:
     # --- handlers: names and attributes --------------------------------------------------------------------------
 
     def _lookup(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
-        found = self.ops.lookup(nodeid, raw[p.IN_SIZE : -1], wait)
+        found = self.ops.lookup(nodeid, raw[40:-1], wait)
         if found is None:
             ttl = self.ops.absent_ttl(nodeid)
             if not ttl:
                 return p.error_reply(unique, errno.ENOENT)
             return p.ENTRY_REPLY.pack(144, 0, unique, 0, 0, ttl, *_ZEROS19)
-        ttl = found.ttl
-        return p.ENTRY_REPLY.pack(144, 0, unique, found.row.ino, 0, ttl, ttl, 0, 0, *self._attr(found))
+        row, ttl = found
+        kind, _, _, _, size, mtime, ino, _, _, _ = unpack_fixed(row)
+        s, ns = divmod(mtime, SECOND)
+        s &= _MASK64
+        if kind == DIR:
+            mode, nlink, size, blocks = DIR_MODE, 2, DIR_SIZE, 8
+        else:
+            mode, nlink, blocks = FILE_MODE, 1, (size + 511) >> 9
+        uid, gid = self.owner
+        return _ENTRY(144, 0, unique, ino, ttl, ttl, ino, size, blocks, s, s, s, ns, ns, ns, mode, nlink, uid, gid, BLKSIZE)
 
     def _getattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
-        found = self.ops.getattr(nodeid, wait)
-        return p.ATTR_REPLY.pack(120, 0, unique, found.ttl, 0, 0, *self._attr(found))
-
-    def _attr(self, found: Attr) -> tuple[int, ...]:
-        row, ops = found.row, self.ops
-        s, ns = divmod(row.mtime_ns, SECOND)
-        if s < 0:
-            s += 1 << 64
-        if row.kind == 1:
-            return (row.ino, DIR_SIZE, 8, s, s, s, ns, ns, ns, DIR_MODE, 2, ops.uid, ops.gid, 0, BLKSIZE, 0)
-        size = row.size
-        return (row.ino, size, (size + 511) >> 9, s, s, s, ns, ns, ns, FILE_MODE, 1, ops.uid, ops.gid, 0, BLKSIZE, 0)
+        row, ttl = self.ops.getattr(nodeid, wait)
+        kind, _, _, _, size, mtime, ino, _, _, _ = unpack_fixed(row)
+        s, ns = divmod(mtime, SECOND)
+        s &= _MASK64
+        if kind == DIR:
+            mode, nlink, size, blocks = DIR_MODE, 2, DIR_SIZE, 8
+        else:
+            mode, nlink, blocks = FILE_MODE, 1, (size + 511) >> 9
+        uid, gid = self.owner
+        return _ATTR(120, 0, unique, ttl, ino, size, blocks, s, s, s, ns, ns, ns, mode, nlink, uid, gid, BLKSIZE)
 
     def _forget(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
         """Nothing is kept for an inode because the kernel knows it: the index is persistent."""
@@ -302,9 +311,9 @@ class Session:
     # --- handlers: open, read, release ---------------------------------------------------------------------------
 
     def _open(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
-        flags = p.OPEN_IN.unpack_from(raw, p.IN_SIZE)[0]
+        flags = _U32(raw, 40)[0]
         ops = self.ops
-        counted = unique & ~p.RESENT
+        counted = unique & _WITHOUT_RESENT
         with ops.lock:
             answer = ops.enter(nodeid, flags, counted)
             if answer is not None:
@@ -320,7 +329,7 @@ class Session:
         """Write the reply under the lock; an open that nobody waits for any more is taken back."""
         if not wait or self._claim(unique):
             try:
-                os.write(self.fd, p.OPEN_REPLY.pack(32, 0, unique, nodeid, answer[0], answer[1]))
+                os.write(self.fd, _OPENED(32, 0, unique, nodeid, *answer))
                 return
             except OSError as e:
                 if e.errno != errno.ENOENT:
@@ -348,8 +357,8 @@ class Session:
         return None
 
     def _release(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
-        os.write(self.fd, p.OUT.pack(p.OUT_SIZE, 0, unique))
-        self.ops.release(nodeid)
+        os.write(self.fd, _DONE(16, 0, unique))
+        self.ops.release(nodeid)  # after the reply: a count never falls below the kernel's
 
     # --- handlers: directories -----------------------------------------------------------------------------------
 
@@ -459,6 +468,13 @@ def _sized(unique: int, size: int, value: bytes) -> bytes:
     return p.OUT.pack(p.OUT_SIZE + len(value), 0, unique) + value
 
 
+_U32 = struct.Struct("<I").unpack_from
+_OPENED = p.OPEN_REPLY.pack
+_DONE = p.OUT.pack
+_WITHOUT_RESENT = ~p.RESENT
+_MASK64 = (1 << 64) - 1
+_ENTRY = struct.Struct("<IiQQ8xQQ8xQQQQQQIIIIIII4xI4x").pack  # ENTRY_REPLY without what is always 0
+_ATTR = struct.Struct("<IiQQ8xQQQQQQIIIIIII4xI4x").pack
 _ZEROS19: tuple[Any, ...] = (0,) * 19
 _WANTED = Page(b"", 0, False)
 _EVERYDAY = frozenset((errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP, errno.EROFS, errno.ERANGE, errno.ESTALE))
