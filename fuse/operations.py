@@ -436,32 +436,32 @@ class Operations:
             size = max(min(size, file.size - offset, MAX_READ), 0)
             if file.complete or size == 0:
                 return file, size
+            moved = None
             try:
                 whole = self._whole(ino)
+                if whole is None:
+                    if not wait:
+                        raise WouldBlock
+                    moved = self.door.ensure(ino, offset, size, file.fd, timeout=DOOR_DEADLINE)
+                    if moved is None:
+                        return file, size
+            except BaseException:
+                file.let_go()
+                raise
+            file.let_go()
+            if moved is None:
                 if whole is not None:
                     with self.lock:
                         self._put(OpenFile(ino, whole[0], whole[1], complete=True))
-                elif not wait:
-                    raise WouldBlock
-                else:
-                    return self._ensure(file, offset, size), size
-            finally:
-                file.let_go()
-
-    def _ensure(self, file: OpenFile, offset: int, size: int) -> OpenFile:
-        moved = self.door.ensure(file.ino, offset, size, file.fd, timeout=DOOR_DEADLINE)
-        if moved is None:
-            file.hold()  # cannot fail: the caller holds it too
-            return file
-        fd, cached = moved
-        other = OpenFile(file.ino, fd, file.size, complete=False, cached=cached)
-        other.hold()
-        if cached:
-            with self.lock:
-                self._put(other)
-        else:
-            other.close()  # when the read lets it go
-        return other
+                continue
+            other = OpenFile(ino, moved[0], file.size, complete=False, cached=moved[1])
+            other.hold()
+            if other.cached:
+                with self.lock:
+                    self._put(other)
+            else:
+                other.close()  # when the read lets it go
+            return other, size
 
     def _reopen(self, ino: int) -> OpenFile:
         """A cached open whose descriptor died with the daemon that held it."""
