@@ -164,7 +164,7 @@ S3 = (
 )
 
 HTTP = (
-    Option("user", "text", "user of basic authentication", ("username", "http.user")),
+    Option("username", "text", "user of basic authentication", ("user", "http.user")),
     Option("password", "secret", "password of basic authentication", ("pass", "passwd", "http.password")),
     Option("token", "secret", "bearer token", ("bearer_token", "bearer-token", "access_token")),
     _VERIFY,
@@ -175,9 +175,6 @@ FILE: tuple[Option, ...] = ()
 
 COMMON = (Option("freshness", "text", "how long a name may point to an object before the store is asked again", ()),)
 """Read by the mount, whatever the store; only under `forebay.io/`."""
-
-HEADER = "header."
-"""Prefix of an HTTP header sent with each request to the mount's own host; the value counts as secret."""
 
 STORES: dict[str, tuple[Option, ...]] = {"s3": S3, "http": HTTP, "file": FILE}
 
@@ -240,8 +237,6 @@ def translate(
                 problems.append(OptionProblem("error", key, "is no secret", "put it under options"))
             continue
         entry = table.get(key)
-        if store == "http" and (header := key.removeprefix(OWN)).startswith(HEADER) and len(header) > len(HEADER):
-            entry = (Option(header, "secret", "one header"), False)
         if entry is None:
             remedy = did_you_mean(
                 key, [*table, FRESHNESS], f"remove it, or see docs/options.md for the options of the {store} store"
@@ -284,6 +279,8 @@ def _bad(option: Option, value: str) -> tuple[str, str] | None:
         scheme = value.split("://", 1)[0].lower() if "://" in value else "https"
         if scheme not in ("http", "https") or not rest or rest.startswith("/") or " " in value:
             return "is no http(s) URL", "write one such as https://s3.example.com:9000"
+        if "@" in rest.partition("/")[0]:
+            return "holds user information", "put keys under encryptOptions"
     if option.kind == "text" and not value:
         return "is empty", "give a value or remove it"
     return None

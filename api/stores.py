@@ -109,8 +109,8 @@ def finish(source: Source, taken: Mapping[str, Taken], environ: Mapping[str, str
         raise CredentialError(f"the Secret that holds {', '.join(missing)} is not in the files", "add the Secret to the files")
     options = {t.name: t.value for t in taken.values() if not t.secret and t.value is not None}
     secrets = {t.name: t.value for t in taken.values() if t.secret and t.value is not None}
-    if source.user and "user" not in options | secrets:
-        options["user"] = source.user
+    if source.user and "username" not in options | secrets:
+        options["username"] = source.user
         secrets.setdefault("password", source.password)
     return Finished(source.url, options, secrets, [])
 

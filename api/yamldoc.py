@@ -202,7 +202,7 @@ class _Composer:
 
     def mapping(self, line: int, depth: int) -> Node:
         entries: dict[str, Node] = {}
-        merged: list[Node] = []
+        merged: list[tuple[Node, int]] = []
         node = Node(entries, self.file, line)
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key_line = _line(event)
@@ -212,8 +212,8 @@ class _Composer:
             if isinstance(key_node.value, (dict, list)):
                 raise _Bad(key_line, "has a key that is no string", "write a plain string before the colon")
             key = key_node.text
-            if key == "<<" and isinstance(value.value, (dict, list)):
-                merged.append(value)
+            if key == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+                merged.append((value, key_line))
                 continue
             if key in entries:
                 first = node.key_lines[key]
@@ -221,15 +221,15 @@ class _Composer:
                 raise _Bad(key_line, f"has the key {shown} twice in one mapping (first at line {first})", "keep one of the two")
             entries[key] = value
             node.key_lines[key] = key_line
-        for source in merged:
-            self.merge(node, entries, source)
+        for source, key_line in merged:
+            self.merge(node, entries, source, key_line)
         return node
 
-    def merge(self, node: Node, entries: dict[str, Node], source: Node) -> None:
+    def merge(self, node: Node, entries: dict[str, Node], source: Node, line: int) -> None:
         """`<<`: entries of a mapping, or of several in order, where the mapping has none of its own."""
         for other in source.items() or [source]:
             if not isinstance(other.value, dict):
-                raise _Bad(source.line, 'has a "<<" whose value is no mapping', "merge a mapping, or a list of mappings")
+                raise _Bad(line, 'has a "<<" whose value is no mapping', "merge a mapping, or a list of mappings")
             for key, value in other.value.items():
                 if key not in entries:
                     entries[key] = value
