@@ -129,6 +129,25 @@ def pack_row(row: Row) -> bytes:
     )  # fmt: skip
 
 
+def pack_file(attributes: tuple[int, int, int, int, int, int], oid: bytes, name: bytes, version: bytes) -> bytes:
+    """A file's packed row without the `Row`, for listings. `attributes`: flags, mount, checked, size, mtime_ns, ino."""
+    return _ROW.pack(FILE, *attributes, oid, len(name), len(version)) + name + version
+
+
+_UNCHANGED = struct.Struct("<Qq")
+_PLAIN_FILE = bytes((FILE, 0))
+
+
+def unchanged(raw: bytes, mount: int, size: int, mtime_ns: int, tail: bytes) -> bool:
+    """Whether a packed row is a plain file of `mount` with these attributes; `tail` is name + version. Decodes nothing."""
+    return (
+        raw[:2] == _PLAIN_FILE
+        and raw[ROW_FIXED:] == tail
+        and raw[8:24] == _UNCHANGED.pack(size, mtime_ns)
+        and raw[2] | raw[3] << 8 == mount
+    )
+
+
 def unpack_row(raw: Any) -> Row:
     kind, flags, mount, checked, size, mtime, ino, oid, nlen, vlen = _ROW.unpack_from(raw)
     end = ROW_FIXED + nlen

@@ -7,18 +7,19 @@ is a directory (the file is hidden), as every object-store mount does.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from forebay.cache.index import DIR, UNRESOLVED, Row
 from forebay.cache.stores.base import Entry, StoreError
 
-NAME_MAX = 255
+_valid = re.compile(rb"(?!\.\.?\Z)[^/\0]{1,255}").fullmatch
 
 
 def valid_name(name: bytes) -> bool:
     """Whether bytes can be one name of a tree: 1-255 bytes, no slash, no NUL, not "." or ".."."""
-    return 0 < len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+    return _valid(name) is not None
 
 
 class Step(enum.Enum):

@@ -7,6 +7,7 @@ only by a definite answer of every source. Promises and refusals: docs/semantics
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -35,8 +36,8 @@ from forebay.cache.merge import Answer, Shown, merge, valid_name, worth_listing
 from forebay.cache.mounttree import components
 from forebay.cache.nscore import Core, Location, NotADirectory
 from forebay.cache.orphans import reap
-from forebay.cache.stores.base import Entry, NotFound, Store, StoreError, Unavailable
-from forebay.cache.tree import Source
+from forebay.cache.stores.base import BadReply, Entry, NotFound, Store, StoreError, Unavailable
+from forebay.cache.tree import VERSION_MOST, Source
 from forebay.cache.walk import TRUSTED_AGE, Walker, WalkProgress, known_dirs
 
 log = logging.getLogger("forebay.namespace")
@@ -104,7 +105,7 @@ class Namespace:
         if not keep_orphans:
             self._reap_at_start = core.now() + 1
             for _ in range(START_REAP_SLICES):
-                if not self._reap(self._reap_at_start, _nobody):
+                if not self._reap(math.inf, _nobody):
                     break
         self._started = True
 
@@ -276,6 +277,8 @@ class Namespace:
                 entry = await core.ask(source.mount, store.stat, key)
             except NotFound:
                 return None
+            if len(entry.version) > VERSION_MOST:
+                raise BadReply(f"{source.store}: version of {key!r} has {len(entry.version)} bytes: no store needs over 1024")
             return entry if entry.name == name else Entry(name, entry.is_dir, entry.size, entry.mtime_ns, entry.version)
 
         async def as_dir() -> Entry | None:
@@ -348,7 +351,7 @@ class Namespace:
         """Fill size, time and version of children whose listing told names only, at most 16 questions at once.
 
         A definite 404 removes the child. A child whose question failed stays unresolved (looking it up shows its error);
-        the first error is raised only when every question failed.
+        `Unavailable` is raised only when every question failed with it.
         """
         index = self.index
         with index.env.begin() as txn:
@@ -371,7 +374,7 @@ class Namespace:
         async with trio.open_nursery() as nursery:
             for _ in range(min(RESOLVE_PARALLEL, len(names))):
                 nursery.start_soon(ask_on)
-        if errors and len(errors) == len(names):
+        if len(errors) == len(names) and all(isinstance(e, Unavailable) for e in errors):
             raise errors[0]
 
     # directories
