@@ -19,7 +19,7 @@ DIRECT = 16 << 10
 """A read at least this large goes straight to the caller's memory; below, the buffer saves system calls."""
 
 _STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (.*))?\Z", re.DOTALL)
-_HEADER = re.compile(r"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*)")
+_HEADER = re.compile(r"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*)(?=\r\n|\Z)")
 
 
 class Stalled(Exception):

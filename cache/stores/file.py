@@ -204,10 +204,13 @@ class FileStore:
     def _open_below(self, root: int, path: bytes, flags: int) -> int:
         if self._beneath:
             how = _HOW.pack(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
-            fd: int = _libc.syscall(ctypes.c_long(_OPENAT2), ctypes.c_long(root), path, how, ctypes.c_long(_HOW.size))
-            if fd >= 0:
-                return fd
-            code = ctypes.get_errno()
+            for _ in range(8):
+                fd: int = _libc.syscall(ctypes.c_long(_OPENAT2), ctypes.c_long(root), path, how, ctypes.c_long(_HOW.size))
+                if fd >= 0:
+                    return fd
+                code = ctypes.get_errno()
+                if code != errno.EAGAIN:  # a rename ran across the walk
+                    break
             if code in {errno.ENOSYS, errno.EPERM}:
                 self._beneath = False
             elif code != errno.EXDEV:

@@ -51,16 +51,15 @@ class Retrier:
     everybody sees at most a tenth more requests, not `tries` times as many.
     """
 
-    def __init__(self, seconds: float, policy: Policy = DEFAULT_POLICY, burst: float = 50.0) -> None:
+    def __init__(self, seconds: float, policy: Policy = DEFAULT_POLICY, burst: int = 50) -> None:
         self._seconds = seconds
         self._policy = policy
-        self._burst = burst
-        self._tokens = burst
+        self._full = self._tenths = burst * 10
         self._lock = threading.Lock()
 
     def run(self, call: Callable[[float], T]) -> T:
         """`call(deadline)` until it answers or trying again makes no sense; then its own error is raised."""
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + self._seconds * 0.95  # so that the last error, too, is told within `seconds`
         failures = 0
         while True:
             try:
@@ -72,15 +71,15 @@ class Retrier:
                 if wait is None or not self._draw():
                     raise
             else:
-                if self._tokens < self._burst:
+                if self._tenths < self._full:
                     with self._lock:
-                        self._tokens = min(self._burst, self._tokens + 0.1)
+                        self._tenths = min(self._full, self._tenths + 1)
                 return result
             time.sleep(wait)
 
     def _draw(self) -> bool:
         with self._lock:
-            if self._tokens < 1.0:
+            if self._tenths < 10:
                 return False
-            self._tokens -= 1.0
+            self._tenths -= 10
             return True

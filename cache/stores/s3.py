@@ -13,7 +13,7 @@ from forebay.api.spec import Mount
 from forebay.cache.stores.base import BadReply, Body, Changed, Denied, Entry, NotFound, Page
 from forebay.cache.stores.config import transport_for
 from forebay.cache.stores.names import Label, http_date_ns, usable_key
-from forebay.cache.stores.ranges import Empty, Held, coding_of, open_range, total_of
+from forebay.cache.stores.ranges import Empty, coding_of, open_range, total_of
 from forebay.cache.stores.retry import Retrier
 from forebay.cache.stores.s3config import Settings, region_endpoint, settings_of
 from forebay.cache.stores.s3errors import error_for
@@ -27,7 +27,6 @@ from forebay.cache.stores.versions import conditions, is_strong, proves, version
 MAX_PAGE_BYTES = 16 << 20
 """1000 keys of 1 KiB, each byte as %XX, with their fields, are 4 MiB."""
 MAX_FAULT_BYTES = 64 << 10
-MAX_HELD_BYTES = 64 << 20
 PROOF = 60.0
 """Seconds for which one answer of the bucket proves that it is there: a HEAD's 404 does not say which of the two is missing."""
 
@@ -74,7 +73,10 @@ class S3Store:
         for last_try in (False, True):
             body = self._retrier.run(lambda deadline: self._document(query, label, deadline))
             try:
-                return merge(full, parse_listing(body, full), resume, ordered=self._ordered)
+                page = merge(full, parse_listing(body, full), resume, ordered=self._ordered)
+                if self.strong and not all(is_strong(entry.version) for entry in page.entries if not entry.is_dir):
+                    self.strong = False
+                return page
             except Unparsable as e:
                 if last_try:
                     raise BadReply(f"{label}: the listing makes no sense, twice: {e}; check that the endpoint speaks S3") from e
@@ -160,14 +162,11 @@ class S3Store:
         if response.status != 200:
             response.close()
             raise BadReply(f"{label}: status {response.status} for a whole object")
-        if coding_of(response):
+        if coding_of(response) or response.length is None:
             # Stored with this coding, or coded on the way: only a range, which counts stored bytes, can tell.
             response.close()
             entry = self._stat(key, deadline)
             return entry, self.read(key, entry.version, 0, entry.size)
-        if response.length is None:
-            data = response.read(MAX_HELD_BYTES)
-            return self._entry(key, response, len(data)), Held(data)
         return self._entry(key, response, response.length), response
 
     def _entry(self, key: bytes, response: Response, size: int) -> Entry:

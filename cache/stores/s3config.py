@@ -66,6 +66,10 @@ def split_source(source: str, name: str) -> tuple[str, bytes]:
         raise ValueError(f"mount {name!r}: {source!r} names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX/")
     if not re.match(r"[A-Za-z0-9][A-Za-z0-9._:-]*\Z", bucket):
         raise ValueError(f"mount {name!r}: {bucket!r} is no bucket name; write s3://BUCKET/PREFIX/")
+    if any(part in {".", ".."} for part in prefix.split("/")):
+        raise ValueError(
+            f"mount {name!r}: {source!r} has a '.' or '..' in its prefix, which servers resolve; write the prefix out"
+        )
     key = prefix.strip("/").encode("utf-8", "surrogateescape")
     return bucket, key + b"/" if key else b""
 

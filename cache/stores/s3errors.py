@@ -40,6 +40,9 @@ def error_for(status: int, fault: Fault, label: object, *, signed: bool, retry_a
         )
     if code in _AGAIN or status >= 500 or status == 408:
         return Unavailable(f"{label}: the store failed with status {status}{said}; try again")
+    if status in {301, 302, 307, 308}:
+        place = f"at {fault.endpoint}" if fault.endpoint else "elsewhere"
+        return BadReply(f"{label}: the bucket is served {place}{said}; correct the endpoint and the region")
     if code == "PreconditionFailed" or status == 412:
         return Changed(f"{label}: the object has changed since it was listed; list it again")
     if status == 404 and code in _ABSENT:

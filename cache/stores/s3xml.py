@@ -59,14 +59,15 @@ def parse_listing(document: bytes, prefix: bytes) -> Listing:
         name = key[start:]
         if not name:
             continue  # the marker of this directory itself
-        size = fields.get(size_tag) or ""
-        if not size.isdecimal():
+        text = fields.get(size_tag) or ""
+        if not text.isdecimal():
             raise Unparsable("a key without a size")
+        size = int(text)
         if not usable(name):
             skipped += 1
             continue
         mtime = iso_ns(fields.get(time_tag) or "")
-        files.append(Entry(name, False, int(size), mtime, tag(fields.get(etag_tag) or "") or timed(mtime, int(size))))
+        files.append(Entry(name, False, size, mtime, tag(fields.get(etag_tag) or "") or timed(mtime, size)))
     prefix_tag = space + "Prefix"
     for item in root.iterfind(space + "CommonPrefixes"):
         for child in item:

@@ -67,7 +67,7 @@ class Response:
         self.url: Url | None = None
         self.ended = False  # whether the last byte of the body was delivered
         self._transport = transport
-        self._conn: Connection | None = conn
+        self._conn: Connection | None = None  # ours only once nothing below can raise
         headers = self.headers
         self._chunked = False
         self._chunk_left = 0  # bytes left of the present chunk; -1 once its line end is still to come
@@ -88,6 +88,7 @@ class Response:
         conn.reusable = persistent and (self.length is not None or (self._chunked and "content-length" not in headers))
         self._left = self.length if self.length is not None else -1
         self._deadline = time.monotonic() + transport.timeouts.stall + max(self._left, 0) / MIN_RATE
+        self._conn = conn
         if self._left == 0:
             self._finish()
 
@@ -206,6 +207,10 @@ class Response:
         if conn is not None:
             self._transport._drop(conn)
 
+    def __del__(self) -> None:
+        if getattr(self, "_conn", None) is not None:
+            self.close()
+
     def _finish(self) -> None:
         self.ended = True
         conn, self._conn = self._conn, None
@@ -234,7 +239,7 @@ class Transport:
         self._verify = verify
         self._ca_file = ca_file
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant: a forgotten response is closed by the collector, wherever it strikes
         self._freed = threading.Condition(self._lock)
         self._idle: dict[Origin, deque[Connection]] = {}
         self._open = 0
@@ -266,12 +271,10 @@ class Transport:
             lines = headers + secret if _may_know(home, url.origin) else headers
             response = self._exchange(method, url, lines, label, deadline)
             response.url = url
-            if response.status not in _REDIRECTS or not follow:
-                return response
             location = response.headers.get("location")
+            if response.status not in _REDIRECTS or not location or not follow:
+                return response
             response.discard()
-            if not location:
-                raise BadReply(f"{label}: status {response.status} names no place to go to")
             if hops == 0:
                 raise BadReply(f"{label}: more than {follow} redirects, the last to {location[:200]!r}; correct the address")
             hops -= 1
@@ -397,7 +400,7 @@ class Transport:
     def _connect(self, origin: Origin, deadline: float, label: object) -> Connection:
         until = min(deadline, time.monotonic() + self.timeouts.connect)
         addresses = self._resolve(origin, until, label)
-        failure: OSError | None = None
+        failure: Exception | None = None
         for n, (family, address) in enumerate(addresses):
             share = (until - time.monotonic()) / (len(addresses) - n)
             if share <= 0:
@@ -411,11 +414,11 @@ class Transport:
                     sock.settimeout(max(until - time.monotonic(), 0.05))
                     return Connection(self._tls().wrap_socket(sock, server_hostname=origin.host), origin, tls=True)
                 return Connection(sock, origin, tls=False)
-            except OSError as e:
+            except (OSError, ValueError) as e:  # ValueError: a host name that TLS cannot ask for
                 failure = e
                 sock.close()
                 if type(e).__name__ == "SSLCertVerificationError":
-                    raise Unavailable(
+                    raise BadReply(
                         f"{label}: the certificate of {origin.text} cannot be trusted ({getattr(e, 'verify_message', e)}); "
                         'name its authority with ca_file, or switch the check off with verify: "false"'
                     ) from e

@@ -1,0 +1,192 @@
+"""What mount tests need: an index filled by hand, a door that answers from a script, a daemon under a real mount."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from forebay.api import wire
+from forebay.api.spec import DatasetSpec, Freshness, Mount, Tier, encode_spec
+from forebay.cache.index import (
+    COMPLETE,
+    COMPLETE_LIST,
+    DIR,
+    FILE,
+    NO_OID,
+    Dir,
+    Index,
+    Object,
+    Row,
+    boot_id,
+    object_id,
+    object_path,
+)
+from forebay.fuse import mounting, record
+
+ALWAYS = 10**9
+"""`checked` and `listed` in the past: stale under any ttl."""
+
+
+class FakeDoor:
+    """Answers from functions set by a test; what has none fails the test."""
+
+    def __init__(self) -> None:
+        self.asked: list[wire.Request] = []
+        self.on: dict[type[wire.Request], Callable[[object], object]] = {}
+
+    def call(self, request: wire.Request, timeout: float = 0) -> object:
+        self.asked.append(request)
+        answer = self.on[type(request)](request)
+        if isinstance(answer, wire.Failed):
+            raise OSError(answer.errno, answer.message)
+        return answer
+
+    def open(self, ino: int, *, validate: bool = False, timeout: float = 0) -> tuple[wire.Opened, int]:
+        answer = self.call(wire.Open(ino=ino, validate=validate))
+        assert isinstance(answer, tuple)
+        return answer
+
+    def ensure(self, ino: int, offset: int, length: int, held: int, timeout: float = 0) -> object:
+        return self.call(wire.Ensure(ino=ino, offset=offset, length=length))
+
+    def touch(self, used: list[int], opened: list[int], closed: list[int], timeout: float = 0) -> bool:
+        self.asked.append(wire.Touch(used, opened, closed))
+        return True
+
+
+class Lab:
+    """A dataset in a directory of its own, its index filled from a model tree, complete cache files included."""
+
+    def __init__(self, base: Path, *, mode: str = "ttl", ttl: float = 3600.0) -> None:
+        self.base = base
+        self.model = base / "model"
+        self.tier = base / "tier"
+        self.run = base / "run"
+        for d in (self.model, self.tier):
+            d.mkdir(parents=True, exist_ok=True)
+        self.run.mkdir(mode=0o700, exist_ok=True)
+        self.spec = DatasetSpec(
+            "default", "lab", [Mount(f"local://{self.model}", "file", "/", "m", freshness=Freshness(mode, ttl))],
+            [Tier("SSD", str(self.tier))], str(base / "index"),
+        )  # fmt: skip
+        (self.run / "spec.json").write_bytes(encode_spec(self.spec))
+        self.mount_point = base / "mnt"
+        self.device = self.state = -1
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.worker: subprocess.Popen[bytes] | None = None
+        self.options: list[str] = []
+        self.env: dict[str, str] = {}
+
+    # --- an index without a worker ---------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Rows, listings and complete cache files of everything in the model."""
+        index, now = Index(self.base / "index" / "live"), int(time.time())
+        with index.env.begin(write=True) as txn:
+            index.check_schema(txn)
+            todo = [(1, os.fsencode(self.model))]
+            while todo:
+                ino, folder = todo.pop()
+                n = 0
+                for e in os.scandir(folder):
+                    child, n, st = index.next_ino(txn), n + 1, e.stat(follow_symlinks=False)
+                    if e.is_dir(follow_symlinks=False):
+                        index.put_row(txn, ino, Row(DIR, 0, 0, now, 0, st.st_mtime_ns, child, NO_OID, e.name, b""))
+                        todo.append((child, e.path))
+                        continue
+                    oid = object_id(self.spec.mounts[0].source, e.path, b"v1")
+                    index.put_row(txn, ino, Row(FILE, 0, 0, now, st.st_size, st.st_mtime_ns, child, oid, e.name, b"v1"))
+                    size = st.st_size
+                    index.put_object(txn, oid, Object(COMPLETE, 0, 0, now, size, size, boot_id(), child))
+                    target = Path(object_path(str(self.tier), oid))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(e.path, target)
+                index.put_dir(txn, ino, Dir(COMPLETE_LIST, now, n, 1, (0,)))
+        index.close()
+
+    # --- processes -------------------------------------------------------------------------------------------------
+
+    def start_worker(self) -> None:
+        with open(self.run / "worker.log", "ab") as out:
+            self.worker = subprocess.Popen(
+                [sys.executable, "-P", "-m", "forebay.cache.worker", "--run-dir", str(self.run)],
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def start(self) -> None:
+        self.mount_point.mkdir(exist_ok=True)
+        self.device = mounting.mount(str(self.mount_point), "forebay:default/lab")
+        self.state = record.create_memfd()
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
+        argv = [
+            sys.executable, "-P", "-m", "forebay.fuse.daemon", "--run-dir", str(self.run), "--mount", str(self.mount_point),
+            "--index", "0", "--device-fd", str(self.device), "--state-fd", str(self.state), *self.options,
+        ]  # fmt: skip
+        with open(self.run / "mount-0.log", "ab") as out:
+            self.daemon = subprocess.Popen(
+                argv, pass_fds=(self.device, self.state), env={**os.environ, **self.env}, stderr=out, stdin=subprocess.DEVNULL
+            )
+
+    def kill_daemon(self) -> None:
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait(10)
+
+    def granted(self, deadline: float = 20.0) -> dict[str, object]:
+        """What the present daemon published."""
+        assert self.daemon is not None
+        until = time.monotonic() + deadline
+        while time.monotonic() < until:
+            with contextlib.suppress(FileNotFoundError):
+                state = json.loads((self.run / "mount-0.json").read_text())
+                if state["pid"] == self.daemon.pid:
+                    return state
+            time.sleep(0.01)
+        raise AssertionError(f"the daemon published nothing: {self.log()}")
+
+    def log(self) -> str:
+        return (self.run / "mount-0.log").read_text() if (self.run / "mount-0.log").exists() else ""
+
+    def log_lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+
+    def stop(self) -> None:
+        """Unmount, end every process, remove the directory. Works from any state."""
+        with contextlib.suppress(OSError):
+            mounting.umount(str(self.mount_point), lazy=True)
+        for fd in (self.device, self.state):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        for process in (self.daemon, self.worker):
+            if process is None:
+                continue
+            if process is self.worker:
+                process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lab(**options: object):
+    """A `Lab` under /var/tmp (a plain file system, unlike /tmp where that is an overlay)."""
+    built = Lab(Path(tempfile.mkdtemp(prefix="forebay-lab-", dir="/var/tmp")), **options)
+    try:
+        yield built
+    finally:
+        built.stop()
