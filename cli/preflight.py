@@ -109,8 +109,8 @@ def file_system(path: str, table: list[MountEntry] | None = None) -> str:
     path = os.path.realpath(nearest(path))
     best = ""
     kind = "?"
-    for row in rows:
-        if len(row.path) >= len(best) and _below(path, row.path):
+    for row in rows:  # compared as text: to look at somebody's dead mount is to hang with it
+        if len(row.path) >= len(best) and (path == row.path or path.startswith(row.path.rstrip("/") + "/")):
             best, kind = row.path, row.fstype
     return kind
 

@@ -204,7 +204,7 @@ class Machine:
             case Unstartable(role, why, now):
                 self._unstartable(self.children[role], why, now)
             case Unmountable(role, why, now):
-                self._give_up(self.children[role], why, now)
+                self._unmountable(self.children[role], why, now)
             case Ready(role, now):
                 self._ready(self.children[role], now)
             case Silent(role, now):
@@ -273,6 +273,13 @@ class Machine:
         elif child.state == "starting":
             self._again(child, f"cannot be started: {why}", now, failed=True)
 
+    def _unmountable(self, child: Child, why: str, now: float) -> None:
+        self._became(child, "gone", now)
+        if self.phase == "stopping":
+            self._advance_stop(now)
+        else:
+            self._give_up(child, why, now)
+
     def _ready(self, child: Child, now: float) -> None:
         if child.state != "starting" or child.pid is None:
             return
@@ -320,6 +327,9 @@ class Machine:
                 self._fail(child.trouble, now)
             else:
                 self.error = f"{child.trouble}; correct it, then `forebay down` and `forebay up`"
+            return
+        if status == EXIT_CONFIGURATION:
+            self._give_up(child, f"{child.role}: {text}", now)
             return
         outside = status is None or status in (-signal.SIGKILL, -signal.SIGTERM)
         failed = was != "ready" or silenced or (not outside and lived < STEADY)

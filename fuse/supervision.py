@@ -137,8 +137,11 @@ class Supervisor:
     # processes
 
     def _spawn(self, role: str) -> None:
+        mount = self.mounts.get(role)
+        if mount is not None and mount.device < 0 and not self._mount(mount):
+            return
         try:
-            pid = self._spawn_worker() if role == decide.WORKER else self._spawn_daemon(self.mounts[role])
+            pid = self._spawn_worker() if mount is None else self._spawn_daemon(mount)
         except OSError as e:
             self.feed(decide.Unstartable(role, e.strerror or str(e), time.monotonic()))
             return
@@ -147,10 +150,8 @@ class Supervisor:
             return
         self._watch(role, pid)
         self.feed(decide.Started(role, pid, time.monotonic()))
-        if role == decide.WORKER:
-            self._greet_worker()
-        else:
-            self._probe(self.mounts[role])
+        # once the machine knows the pid: this may run inside another event
+        self.after(0.0, self._greet_worker if mount is None else lambda: self._probe(mount))
 
     def _spawn_worker(self) -> int:
         return processes.spawn(
@@ -284,18 +285,17 @@ class Supervisor:
 
     # mounts
 
-    def mount_all(self) -> None:
-        """Create mount points where they are missing, and mount."""
-        for mount in self.mounts.values():
-            if mount.device >= 0:
-                continue
-            try:
-                mount.created += rundir.make_mount_point(mount.path)
-                mount.device = mounting.mount(mount.path, f"forebay:{self.dataset}")
-                mount.record = record.create_memfd()
-            except OSError as e:
-                why = e.strerror if e.filename is None and e.strerror else str(e)
-                self.feed(decide.Unmountable(mount.role, why, time.monotonic()))
+    def _mount(self, mount: Mount) -> bool:
+        """Mount, once there is a worker to answer: before that whoever looks at the mount point would wait in the kernel."""
+        try:
+            mount.created += rundir.make_mount_point(mount.path)
+            mount.device = mounting.mount(mount.path, f"forebay:{self.dataset}")
+            mount.record = record.create_memfd()
+        except OSError as e:
+            why = e.strerror if e.filename is None and e.strerror else str(e)
+            self.feed(decide.Unmountable(mount.role, why, time.monotonic()))
+            return False
+        return True
 
     def _abort(self, mount: Mount) -> None:
         self._umount(mount, lazy=True)
@@ -439,10 +439,7 @@ class Supervisor:
         heapq.heappush(self._timers, (time.monotonic() + seconds, self._ticket, call))
 
     def begin(self) -> None:
-        """Everything that can be adopted was: mount and start the rest."""
-        self.mount_all()
-        if self.machine.phase in ("stopping", "done"):
-            return
+        """Everything that can be adopted was: start the rest."""
         self.feed(decide.Begin(time.monotonic()))
         if self.machine.worker.state == "ready":
             self._greet_worker()

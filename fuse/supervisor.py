@@ -85,6 +85,8 @@ def _adopt(run: str, message: dict[str, Any]) -> int:
         print(f"hand-over version {message.get('version')} is not this build's {VERSION}: not adopted", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
     fds = [message.pop(name) for name in ("device_fd", "state_fd", "link_fd")]
+    for fd in fds:
+        os.set_inheritable(fd, False)  # they were passed to us, not to what we start
     deadline = time.monotonic() + HANDOVER_LIMIT
     while time.monotonic() < deadline:
         try:

@@ -254,9 +254,13 @@ def test_what_fails_after_an_adoption_is_repaired_not_rolled_back() -> None:
 
 def test_refused_mount_fails_the_start() -> None:
     m = machine()
-    out = m.handle(s.Unmountable(M, "no /dev/fuse", 0.0))
+    m.handle(s.Begin(0.0))
+    m.handle(s.Started(W, 10, 0.1))
+    assert m.handle(s.Ready(W, 0.5)) == [s.Spawn(M)]
+    out = m.handle(s.Unmountable(M, "no /dev/fuse", 0.6))
     assert s.Detach(M) in out
-    assert m.handle(s.Detached(M, 0.1)) == [s.Finish("no /dev/fuse")]
+    assert m.handle(s.Detached(M, 0.7)) == [s.Kill(W, signal.SIGTERM)]
+    assert m.handle(s.Exited(W, 0, "", 0.8)) == [s.Finish("no /dev/fuse")]
 
 
 def test_start_takes_too_long() -> None:
@@ -304,10 +308,12 @@ class World:
             if child.state == "ready":
                 assert child.pid is not None
 
-    def start_one(self, ok: bool) -> None:
+    def start_one(self, how: str) -> None:
         if self.spawning:
             role = self.spawning.pop(0)
-            if ok:
+            if how == "unmountable" and role != W:
+                self.feed(s.Unmountable(role, "no /dev/fuse", self.now))
+            elif how == "ok":
                 self.alive[role] = self.next_pid
                 self.next_pid += 1
                 self.feed(s.Started(role, self.alive[role], self.now))
@@ -323,7 +329,7 @@ class World:
 
 ROLES = [W, M, "mount-1"]
 steps = st.one_of(
-    st.tuples(st.just("start"), st.booleans()),
+    st.tuples(st.just("start"), st.sampled_from(["ok", "ok", "ok", "unstartable", "unmountable"])),
     st.tuples(st.just("end"), st.sampled_from(ROLES), st.sampled_from([0, 1, 2, -9, -11, -15, None])),
     st.tuples(st.just("ready"), st.sampled_from(ROLES)),
     st.tuples(st.just("silent"), st.sampled_from(ROLES)),
@@ -345,8 +351,8 @@ def test_whatever_happens_a_stop_ends_everything(story: list[tuple[object, ...]]
     w.feed(s.Begin(0.0))
     for step in story:
         match step:
-            case ("start", bool(ok)):
-                w.start_one(ok)
+            case ("start", str(how)):
+                w.start_one(how)
             case ("end", str(role), status):
                 w.end_one(role, status)  # type: ignore[arg-type]
             case ("ready", str(role)) if role in w.alive:
@@ -374,7 +380,7 @@ def test_whatever_happens_a_stop_ends_everything(story: list[tuple[object, ...]]
         for role in list(w.machine._detaching):
             w.feed(s.Detached(role, w.now))
         while w.spawning:
-            w.start_one(True)
+            w.start_one("ok")
         for role in list(w.told):
             w.end_one(role, -15)
         if w.finished:
