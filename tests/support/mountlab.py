@@ -31,9 +31,6 @@ from forebay.cache.index import (
 )
 from forebay.fuse import mounting, record
 
-ALWAYS = 10**9
-"""`checked` and `listed` in the past: stale under any ttl."""
-
 
 class FakeDoor:
     """Answers from functions set by a test; what has none fails the test."""
