@@ -234,7 +234,7 @@ class S3Store:
             self._place(region_endpoint(region))
 
     def _check(self, key: bytes) -> None:
-        if not usable_key(key):
+        if not usable_key(key) or key.endswith(b"/"):
             raise NotFound(f"{self._label(key)}: no object in the tree can have this name")
 
     def _label(self, key: bytes) -> Label:
