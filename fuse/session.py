@@ -178,7 +178,7 @@ class Session:
         self.stopping = True
 
     def _fail(self, opcode: int, unique: int, e: OSError) -> None:
-        number = e.errno or errno.EIO
+        number = _WORKER_GONE.get(e.errno or errno.EIO, e.errno or errno.EIO)
         if opcode in {p.FORGET, p.BATCH_FORGET, p.INTERRUPT}:
             return
         if number not in _EVERYDAY:
@@ -477,4 +477,6 @@ _ENTRY = struct.Struct("<IiQQ8xQQ8xQQQQQQIIIIIII4xI4x").pack  # ENTRY_REPLY with
 _ATTR = struct.Struct("<IiQQ8xQQQQQQIIIIIII4xI4x").pack
 _ZEROS19: tuple[Any, ...] = (0,) * 19
 _WANTED = Page(b"", 0, False)
+_WORKER_GONE = dict.fromkeys((errno.ENOTCONN, errno.ECONNABORTED, errno.EPROTO, errno.ETIMEDOUT), errno.EIO)
+"""What a door says when nobody answers it. To a program ENOTCONN would mean that the mount is dead."""
 _EVERYDAY = frozenset((errno.ENOENT, errno.ENODATA, errno.EOPNOTSUPP, errno.EROFS, errno.ERANGE, errno.ESTALE))
