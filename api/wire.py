@@ -168,10 +168,12 @@ class Opened(Reply):
 
 class Ensured(Reply):
     """`fd`: a descriptor came with the answer, and this read must use it (same offsets). `cached` as in `Opened`:
-    when set with `fd`, it is the object's present cache file and takes the place of the one held."""
+    when set with `fd`, it is the object's present cache file and takes the place of the one held. `upto`: every byte from
+    the asked offset up to there is in that file, and stays while its descriptor is held: no need to ask for them."""
 
     fd: bool = False
     cached: bool = True
+    upto: int = 0
 
 
 class Evicted(Reply):

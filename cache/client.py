@@ -7,6 +7,7 @@ the request is asked again until its deadline. Connections are pooled; one carri
 from __future__ import annotations
 
 import array
+import errno
 import os
 import random
 import socket
@@ -23,7 +24,9 @@ CONNECTIONS = 64
 RECONNECT = 10.0
 """Seconds a request waits for a worker that is being restarted (one comes back within 2)."""
 TIMEOUT = 60.0
-_CREDENTIALS = 4 * 4
+REMEMBERED = 4096
+"""Files of which a `Door` remembers what is there."""
+_DESCRIPTORS = 4
 _RETRY_FIRST, _RETRY_MOST = 0.01, 0.2  # seconds between attempts to connect
 
 
@@ -56,7 +59,7 @@ class Connection:
             raise DoorError(reply.errno, reply.message)
         if not isinstance(reply, wire.Welcome):
             self.sock.close()
-            raise DoorError(71, f"{path} answered Hello with {type(reply).__name__}: another program listens there")
+            raise DoorError(errno.EPROTO, f"{path} answered Hello with {type(reply).__name__}: another program listens there")
         self.dataset, self.pid = reply.dataset, reply.pid
 
     def send(self, request: wire.Request, deadline: float) -> None:
@@ -73,7 +76,7 @@ class Connection:
         self.sock.settimeout(None if deadline is None else _left(deadline))
         try:
             packet, control, _flags, _ = self.sock.recvmsg(
-                wire.MAX_PACKET, socket.CMSG_SPACE(_CREDENTIALS), socket.MSG_CMSG_CLOEXEC
+                wire.MAX_PACKET, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except TimeoutError:
             raise
@@ -92,7 +95,7 @@ class Connection:
             return wire.decode_reply(packet), fds
         except msgspec.DecodeError as e:
             _close_all(fds)
-            raise DoorError(71, f"the worker's answer is no message of protocol {wire.PROTOCOL}: {e}") from e
+            raise DoorError(errno.EPROTO, f"the worker's answer is no message of protocol {wire.PROTOCOL}: {e}") from e
 
     def close(self) -> None:
         self.sock.close()
@@ -109,6 +112,7 @@ class Door:
         self._free = threading.BoundedSemaphore(connections)
         self._streams: set[Connection] = set()
         self._closed = False
+        self._here: dict[int, tuple[int, int, int, int]] = {}  # ino -> device, file, bytes [from, to) known to be there
         self._pid = os.getpid()
 
     def call(self, request: wire.Request, timeout: float = TIMEOUT) -> wire.AnyReply:
@@ -125,11 +129,14 @@ class Door:
 
     def open(self, ino: int, *, validate: bool = False, timeout: float = TIMEOUT) -> tuple[wire.Opened, int]:
         """Open an object: its `Opened` and a read-only descriptor, which the caller closes."""
+        self._here.pop(ino, None)
         reply, fd = self.call_fd(wire.Open(ino=ino, validate=validate), timeout)
         if not isinstance(reply, wire.Opened) or fd is None:
             if fd is not None:
                 os.close(fd)
-            raise DoorError(71, f"Open was answered with {type(reply).__name__} and {'a' if fd is not None else 'no'} descriptor")
+            raise DoorError(
+                errno.EPROTO, f"Open was answered with {type(reply).__name__} and {'a' if fd is not None else 'no'} descriptor"
+            )
         return reply, fd
 
     def ensure(self, ino: int, offset: int, length: int, held: int, timeout: float = TIMEOUT) -> tuple[int, bool] | None:
@@ -139,12 +146,31 @@ class Door:
         is the object's cache file, made anew, and should take the place of `held`; if not, close it after this read.
         """
         st = os.fstat(held)
+        here = self._here.get(ino)
+        if here is not None and here[:2] == (st.st_dev, st.st_ino) and here[2] <= offset and offset + length <= here[3]:
+            return None
         reply, fd = self.call_fd(wire.Ensure(ino=ino, offset=offset, length=length, dev=st.st_dev, file=st.st_ino), timeout)
         if not isinstance(reply, wire.Ensured) or reply.fd != (fd is not None):
             if fd is not None:
                 os.close(fd)
-            raise DoorError(71, f"Ensure was answered with {type(reply).__name__}")
-        return None if fd is None else (fd, reply.cached)
+            raise DoorError(errno.EPROTO, f"Ensure was answered with {type(reply).__name__}")
+        if fd is None:
+            self._note(ino, (st.st_dev, st.st_ino, offset, reply.upto))
+            return None
+        self._here.pop(ino, None)
+        return fd, reply.cached
+
+    def _note(self, ino: int, here: tuple[int, int, int, int]) -> None:
+        """Remember what is known to be in the cache file somebody holds: nothing is ever taken out of such a file.
+
+        Lost by `open`, because once a descriptor is closed the inode number may be another file's.
+        """
+        old = self._here.get(ino)
+        if old is not None and old[:2] == here[:2] and old[2] <= here[2] <= old[3]:
+            here = (*here[:2], old[2], max(old[3], here[3]))
+        if len(self._here) >= REMEMBERED and ino not in self._here:
+            self._here.clear()
+        self._here[ino] = here
 
     def touch(self, used: list[int], opened: list[int], closed: list[int], timeout: float = 2.0) -> bool:
         """Tell what was read, opened and closed. False when no worker took it: send it again with the next."""
@@ -181,7 +207,7 @@ class Door:
                             return
             except _Gone:
                 if self._closed:
-                    raise DoorError(103, "the door was closed while warming") from None
+                    raise DoorError(errno.ECONNABORTED, "the door was closed while warming") from None
             except TimeoutError:
                 raise self._silent(timeout) from None
             finally:
@@ -259,11 +285,13 @@ class Door:
     def _take(self, deadline: float) -> Connection:
         """An idle connection or a new one; holds one unit of the bound until `_give` or `_drop`."""
         if not self._free.acquire(timeout=_left(deadline)):
-            raise DoorError(110, f"all connections to {self.path} were busy until the deadline: the worker is overloaded")
+            raise DoorError(
+                errno.ETIMEDOUT, f"all connections to {self.path} were busy until the deadline: the worker is overloaded"
+            )
         try:
             with self._lock:
                 if self._closed:
-                    raise DoorError(103, f"the door {self.path} is closed")
+                    raise DoorError(errno.ECONNABORTED, f"the door {self.path} is closed")
                 if self._pid != os.getpid():  # a fork shares sockets: each process needs its own
                     self._idle, self._pid = [], os.getpid()
                 if self._idle:
@@ -296,7 +324,7 @@ class Door:
             except (_Gone, OSError) as e:  # no socket yet, nobody listens, or gone again: a worker may be starting
                 if self._closed or time.monotonic() + pause >= until:
                     raise DoorError(
-                        107,
+                        errno.ENOTCONN,
                         f"no worker answers on {self.path} ({e}): see `forebay status`, or start the dataset with `forebay up`",
                     ) from e
                 time.sleep(pause * random.uniform(0.5, 1.0))
@@ -309,7 +337,7 @@ class Door:
                 self._streams.add(conn)
                 return conn
         conn.close()
-        raise DoorError(103, f"the door {self.path} is closed")
+        raise DoorError(errno.ECONNABORTED, f"the door {self.path} is closed")
 
     def _end_stream(self, conn: Connection) -> None:
         with self._lock:
@@ -317,7 +345,9 @@ class Door:
         conn.close()
 
     def _silent(self, timeout: float) -> DoorError:
-        return DoorError(110, f"the worker behind {self.path} gave no answer for {timeout:g} s: see its log, or `forebay doctor`")
+        return DoorError(
+            errno.ETIMEDOUT, f"the worker behind {self.path} gave no answer for {timeout:g} s: see its log, or `forebay doctor`"
+        )
 
 
 def _left(deadline: float) -> float:

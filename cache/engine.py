@@ -20,7 +20,7 @@ from forebay.cache import messages as m
 from forebay.cache.door import Fault
 from forebay.cache.extents import block_range
 from forebay.cache.fetch import Lanes, Meter, Source, Sums, Task
-from forebay.cache.index import COMPLETE, FILE, UNRESOLVED, Index, unpack_row
+from forebay.cache.index import COMPLETE, FILE, UNRESOLVED, Index, Row, unpack_row
 from forebay.cache.log import log
 from forebay.cache.machine import LANES, SMALL, Machine
 from forebay.cache.messages import NO_TIER, Goal, Thing
@@ -31,16 +31,22 @@ from forebay.cache.stores.base import NotFound, StoreError
 from forebay.cache.tiers import TierDir
 
 TICK = 0.25
+THINGS_KEPT = 2048
+"""Objects whose rows are remembered between the requests for them: look-ahead finds them, a moment later they are opened."""
 
 
 class Released:
-    """A reader's bytes: `fd` is a descriptor that has them when they are not in the cache file of `tier`."""
+    """A reader's bytes: `fd` is a descriptor that has them when they are not in the cache file of `tier`.
 
-    __slots__ = ("fd", "tier")
+    Every byte up to `upto` is there too.
+    """
 
-    def __init__(self, tier: int, fd: int | None) -> None:
+    __slots__ = ("fd", "tier", "upto")
+
+    def __init__(self, tier: int, fd: int | None, upto: int) -> None:
         self.tier = tier
         self.fd = fd
+        self.upto = upto
 
 
 class _Future:
@@ -96,9 +102,12 @@ class Engine:
         self._futures: dict[int, _Future] = {}
         self._slots: dict[int, int] = {}
         self._next = 0
+        self._things: dict[int, Thing] = {}
+        self._sources: dict[int, Source] = {}
         self._events: deque[m.Event | Sums] = deque()
         self._todo: deque[m.Instruction] = deque()
         self._working = False
+        self._awake = False
         self._dirty = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
@@ -122,18 +131,47 @@ class Engine:
 
     # --- what readers ask
 
-    def thing(self, ino: int) -> Thing:
-        """What an inode shows. Raises `Fault` for one that is no readable file."""
+    def thing(self, ino: int) -> Thing | None:
+        """What an inode shows, None while it is unresolved. Raises `Fault` for one that is no file.
+
+        An inode is one version of one object, so what was found stands.
+        """
+        known = self._things.get(ino)
+        if known is not None:
+            return known
         with self.index.env.begin() as txn:
-            row = self.index.row(txn, ino)
             parent = self.index.parent(txn, ino)
+            row = self.index.child(txn, parent, ino) or self.index.row(txn, ino)
         if row is None:
             raise Fault(errno.ESTALE, f"inode {ino} is unknown here: look its path up again")
         if row.kind != FILE:
             raise Fault(errno.EISDIR, f"inode {ino} is a directory")
         if row.flags & UNRESOLVED:
-            raise Fault(errno.EAGAIN, f"inode {ino} has no size yet: resolve it first")
-        return Thing(row.oid, ino, parent, row.mount, row.size)
+            return None
+        return self._remember(row, parent)
+
+    def _remember(self, row: Row, parent: int) -> Thing:
+        """Keep what a row says, and where its bytes come from, for the requests that follow."""
+        thing = Thing(row.oid, row.ino, parent, row.mount, row.size)
+        if len(self._things) >= THINGS_KEPT:
+            self._things.clear()
+            self._sources.clear()
+        self._things[row.ino] = thing
+        core = self.namespace.core
+        with self.index.env.begin() as txn:
+            path = core.path_of(txn, parent)
+        if path is not None and row.mount < len(core.stores):
+            key = b"/".join((*path[core.depth[row.mount] :], row.name))
+            self._sources[row.ino] = Source(core.stores[row.mount], key, row.version)
+        return thing
+
+    def _source(self, ino: int) -> Source:
+        """Where an inode's bytes come from. Raises `NotFound` when the index no longer knows it."""
+        known = self._sources.get(ino)
+        if known is not None:
+            return known
+        where = self.namespace.locate(ino)
+        return Source(self.namespace.core.stores[where.mount], where.key, where.row.version)
 
     async def want(self, thing: Thing, lo: int, hi: int, goal: Goal, timeout: float) -> Released:
         """Wait until bytes [lo, hi) of an object are somewhere. Raises `Fault`."""
@@ -170,13 +208,15 @@ class Engine:
         """Take an event from any thread."""
         self._events.append(event)
         token = self._token
-        if token is not None:
+        if token is not None and not self._awake:
+            self._awake = True  # two lanes may both see False: then the second wake-up finds nothing to do
             try:
-                token.run_sync_soon(self._drain, idempotent=True)
+                token.run_sync_soon(self._drain)
             except trio.RunFinishedError:
                 pass  # the worker is ending; what was written is found by the next one
 
     def _drain(self) -> None:
+        self._awake = False
         while self._events:
             event = self._events.popleft()
             if isinstance(event, Sums):
@@ -228,6 +268,11 @@ class Engine:
             fd = self._slots.pop(i.slot, None)
             if fd is not None:
                 os.close(fd)
+        elif isinstance(i, m.Discard):
+            self.records.drop([i.thing.oid])
+            if i.tier != NO_TIER:
+                self.spawn(trio.to_thread.run_sync, files.unlink, self.tiers[i.tier].path, i.thing.oid)
+            log("cache", "discarded", ino=i.thing.ino, tier=self.tiers[i.tier].path)
         elif isinstance(i, m.Validate):
             self.spawn(self._validate, i.ino)
         elif isinstance(i, m.ScanAhead):
@@ -241,7 +286,7 @@ class Engine:
         for f in run.fetches:
             slot = -1
             try:
-                where = self.namespace.locate(f.thing.ino)
+                source = self._source(f.thing.ino)
                 if f.tier == NO_TIER:
                     slot = self._slots[f.slot] = files.slot(f.thing.size)
             except NotFound as e:
@@ -250,8 +295,7 @@ class Engine:
             except OSError as e:
                 self.sink(m.Broken(f.fetch, m.Why.LOCAL, str(e), time.monotonic(), 0.0))
                 continue
-            store = self.namespace.core.stores[where.mount]
-            hop.append(Task(f, slot, Source(store, where.key, where.row.version)))
+            hop.append(Task(f, slot, source))
         if hop:
             self._lanes.run(hop)
 
@@ -267,7 +311,7 @@ class Engine:
                 fd = files.readonly(self._slots[r.pieces[0].slot])
             elif r.pieces:
                 fd = self._join(r)
-            future.result = Released(r.tier, fd)
+            future.result = Released(r.tier, fd, r.upto)
         except OSError as e:
             future.error = Fault(e.errno or errno.EIO, f"the bytes could not be handed over: {e}")
         future.event.set()
@@ -345,10 +389,10 @@ class Engine:
                 if row.flags & UNRESOLVED:
                     unresolved.append(row.ino)
                     continue
-                if row.size <= SMALL:
-                    o = self.index.object(txn, row.oid)
+                if row.size <= SMALL and row.oid not in self.machine:
+                    o = self.records.object(row.oid)
                     if o is None or o.state != COMPLETE or o.boot != self.records.boot:
-                        things.append(Thing(row.oid, row.ino, scan.parent, row.mount, row.size))
+                        things.append(self._remember(row, scan.parent))
         self.tell(m.Ahead(scan.parent, inos, things, time.monotonic()))
 
     def sample(self) -> None:

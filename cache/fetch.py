@@ -17,11 +17,13 @@ from forebay.cache import files
 from forebay.cache import messages as m
 from forebay.cache.index import BLOCK
 from forebay.cache.messages import NO_TIER, Fetch, Why
+from forebay.cache.policy import allocation
 from forebay.cache.stores.base import Body, Changed, Denied, NotFound, Store, StoreError, Unavailable
 
 STACK = 512 << 10
 """Stack of a lane: TLS and Python frames fit, and 16 of them are address space, not memory."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+WRITE_LOCKS = 64
 RESERVE_FROM = 1 << 20
 """Smaller writes are not preallocated: a write alone says ENOSPC as well, and small files are half the price without."""
 
@@ -90,6 +92,7 @@ class Lanes:
         self._sink = sink
         self._meters = meters
         self._buffers = buffers
+        self._locks = [threading.Lock() for _ in range(WRITE_LOCKS)]
         self._queue: queue.SimpleQueue[list[Task] | None] = queue.SimpleQueue()
         old = threading.stack_size(STACK)
         try:
@@ -136,12 +139,20 @@ class Lanes:
         except OSError as e:
             raise Unavailable(f"reading {source.key!r}: {e}") from e
         try:
-            fd = slot if f.tier == NO_TIER else files.create(self._tiers[f.tier], thing.oid, thing.size)
+            whole = f.create and length == thing.size and length < RESERVE_FROM
+            if f.tier == NO_TIER:
+                fd = slot
+            elif whole:  # one write gives it its size: two system calls of six saved
+                fd = files.create_small(self._tiers[f.tier], thing.oid)
+            else:
+                fd = files.create(self._tiers[f.tier], thing.oid, thing.size, make=f.create)
             try:
                 if length >= RESERVE_FROM:
                     files.reserve(fd, offset, length)
                 self._receive(f, body, fd)
-                return -1 if f.tier == NO_TIER else files.allocated(fd)
+                if f.tier == NO_TIER:
+                    return -1
+                return allocation(thing.size) if whole else files.allocated(fd)
             finally:
                 if fd != slot:
                     os.close(fd)
@@ -156,10 +167,11 @@ class Lanes:
             meter.add(nbytes=min(n * BLOCK, f.thing.size - first * BLOCK))
             self._sink(Sums(m.Arrived(f.fetch, first, n), f.thing, f.tier, sums))
 
+        lock = self._locks[f.thing.oid[0] % len(self._locks)]
         buffer = self._buffers.take()
         try:
             with memoryview(buffer) as view:
-                files.receive(body, fd, f.thing.size, f.first, f.count, buffer=view, arrived=arrived)
+                files.receive(body, fd, f.thing.size, f.first, f.count, buffer=view, lock=lock, arrived=arrived)
         finally:
             self._buffers.give(buffer)
 
@@ -174,11 +186,13 @@ class Lanes:
             why = Why.DENIED
         elif isinstance(e, StoreError):
             why = Why.BAD
+        elif isinstance(e, FileNotFoundError) and not f.create:
+            why, message = Why.LOST, f"the cache file of inode {f.thing.ino} vanished"
         elif isinstance(e, OSError):
             why = Why.FULL if e.errno in FULL else Why.LOCAL
             message = f"the cache could not take bytes: {e}"
         else:
             message = f"{type(e).__name__}: {e} (a defect: please report it)"
-        if why not in (Why.FULL, Why.LOCAL):
+        if why not in (Why.FULL, Why.LOCAL, Why.LOST):
             self._meters[f.thing.mount].fail(message)
         return m.Broken(f.fetch, why, message, now, now - began)

@@ -62,16 +62,33 @@ def prepare(tier: str) -> None:
         (base / f"{i:02x}").mkdir(exist_ok=True, mode=0o700)
 
 
-def create(tier: str, oid: bytes, size: int) -> int:
-    """Open an object's cache file for writing, made with its exact size if it is new. The caller closes the descriptor."""
-    fd = os.open(object_path(tier, oid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def create(tier: str, oid: bytes, size: int, *, make: bool = True) -> int:
+    """Open an object's cache file for writing, made with its exact size if it is new. The caller closes the descriptor.
+
+    Without `make` the file must be there and have its size: FileNotFoundError otherwise.
+    """
+    path = object_path(tier, oid)
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600)
     try:
         if os.fstat(fd).st_size != size:
+            if not make:
+                raise FileNotFoundError(errno.ENOENT, "the cache file has another size", path)
             os.ftruncate(fd, size)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def create_small(tier: str, oid: bytes) -> int:
+    """Open an object's cache file, empty, for one write of all its bytes. Whatever lay there was of no known object."""
+    return os.open(object_path(tier, oid), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
+def identity(tier: str, oid: bytes) -> tuple[int, int]:
+    """Device and inode number of an object's cache file. FileNotFoundError when it is gone."""
+    st = os.stat(object_path(tier, oid))
+    return st.st_dev, st.st_ino
 
 
 def open_read(tier: str, oid: bytes) -> int:
@@ -90,12 +107,21 @@ def reserve(fd: int, offset: int, length: int) -> None:
 
 
 def receive(
-    body: Body, fd: int, size: int, first: int, count: int, *, buffer: memoryview, arrived: Callable[[int, bytes], None]
+    body: Body,
+    fd: int,
+    size: int,
+    first: int,
+    count: int,
+    *,
+    buffer: memoryview,
+    lock: threading.Lock,
+    arrived: Callable[[int, bytes], None],
 ) -> None:
     """Read blocks [first, first+count) of an object of `size` bytes from `body` into `fd`.
 
-    `arrived(first, sums)` is called after each written run. Raises what the body raises, `BadReply` when it ends early,
-    and OSError of the file.
+    `arrived(first, sums)` is called after each written run. `lock` is held while writing: the kernel takes writers of one
+    file one at a time anyway, and makes those that wait spin (8 lanes: 0.9 CPU s/GiB against 0.4). Raises what the body
+    raises, `BadReply` when it ends early, and OSError of the file.
     """
     offset = first * BLOCK
     end = min((first + count) * BLOCK, size)
@@ -111,7 +137,8 @@ def receive(
                 raise BadReply(f"the store ended an answer {end - offset - got} bytes early: ask again, or check the server")
             got += n
         sums = b"".join([checksum(buffer[i : min(i + BLOCK, got)]) for i in range(0, got, BLOCK)])
-        write_all(fd, buffer[:got], offset)
+        with lock:
+            write_all(fd, buffer[:got], offset)
         arrived(offset // BLOCK, sums)
         offset += got
 

@@ -15,20 +15,18 @@ import errno
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from forebay.cache import messages as m
-from forebay.cache.ahead import Order, Streams, cut
+from forebay.cache.ahead import TOLD_MOST, Order, cut
+from forebay.cache.dispatch import Dispatcher
 from forebay.cache.index import BLOCK
 from forebay.cache.messages import NO_TIER, Goal, Instruction, Thing, Why
+from forebay.cache.motion import ABSENT, COMING, HERE, SLOT, Active, Fetching, Waiter
 from forebay.cache.policy import FULL_PAUSE, Answer, TierState, allocation
 
 SMALL = 8 << 20
 """Files up to this size are fetched whole in one exchange."""
-TINY = 1 << 20
-"""Files up to this size may share a hop to a thread: 140 us an exchange of hands is worth saving below 1 ms of work."""
-HOP = 8
 LANES = 16
 SLOT_BYTES = 256 << 20
 PATIENCE = 30.0
@@ -41,65 +39,7 @@ BUDGET_MOST, BUDGET_PER_FETCH = 64.0, 0.2
 DOWN_AFTER, DOWN_FOR = 4, 3.0
 """After so many failures in a row with patience spent, a mount refuses at once for some seconds and hangs no more readers."""
 IDLE = 30.0
-QUEUE_MOST = 1024
-"""Bound of queued look-ahead; demand is bounded by the door's connections."""
 AHEAD_SLOTS = 32 << 20
-
-ABSENT, COMING, HERE, SLOT = 0, 1, 2, 3
-
-
-@dataclass(eq=False, slots=True)
-class _Fetch:
-    id: int
-    active: _Active
-    first: int
-    count: int
-    goal: Goal
-    lane: int = -1
-    tier: int = NO_TIER
-    slot: int = -1
-    charged: int = 0
-    tries: int = 0
-    long_tries: int = 0
-    failing_since: float = 0.0
-
-    @property
-    def last(self) -> int:
-        return self.first + self.count
-
-
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    id: int
-    active: _Active
-    first: int
-    last: int
-    goal: Goal
-    deadline: float
-
-
-@dataclass(eq=False, slots=True)
-class _Active:
-    """An object in motion: being fetched, waited for, or read lately while incomplete."""
-
-    thing: Thing
-    blocks: bytearray
-    tier: int = NO_TIER
-    placed: bool = False
-    here: int = 0  # blocks in the cache file
-    charged: int = 0  # bytes of `TierState.used` that are this object's
-    fetches: dict[int, _Fetch] = field(default_factory=dict)
-    waiters: dict[int, _Waiter] = field(default_factory=dict)
-    slots: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> blocks [first, last)
-    streams: Streams = field(default_factory=Streams)
-    touched: float = 0.0
-
-
-@dataclass(slots=True)
-class _MountHealth:
-    failures: int = 0  # in a row
-    down_until: float = 0.0
-    message: str = ""
 
 
 class Machine:
@@ -114,19 +54,16 @@ class Machine:
         rng: random.Random | None = None,
     ) -> None:
         self.tiers = tiers
-        self._active: dict[bytes, _Active] = {}
-        self._waiters: dict[int, _Waiter] = {}
-        self._fetches: dict[int, _Fetch] = {}
-        self._lanes: dict[int, int] = {}  # busy lane -> fetches left in it
-        self._free_lanes = list(range(lanes - 1, -1, -1))
-        self._queues: tuple[deque[_Fetch], deque[_Fetch], deque[_Fetch]] = (deque(), deque(), deque())
-        self._parked: dict[int, list[_Fetch]] = {}  # tier -> fetches that wait for an eviction
-        self._starved: deque[_Fetch] = deque()  # wait for buffer slots
+        self._active: dict[bytes, Active] = {}
+        self._waiters: dict[int, Waiter] = {}
+        self._fetches: dict[int, Fetching] = {}
+        self._lanes = Dispatcher(lanes)
+        self._parked: dict[int, list[Fetching]] = {}  # tier -> fetches that wait for an eviction
+        self._starved: deque[Fetching] = deque()  # wait for buffer slots
         self._retries: list[tuple[float, int]] = []
-        self._slots: dict[int, _Active] = {}  # least recently used first
+        self._slots: dict[int, Active] = {}  # least recently used first
         self._slot_free = slot_bytes
         self._slot_bytes = slot_bytes
-        self._health: dict[int, _MountHealth] = {}
         self._budget = BUDGET_MOST
         self._order = Order()
         self._rng = rng or random.Random(0)
@@ -176,8 +113,8 @@ class Machine:
         return {
             "active": len(self._active),
             "waiters": len(self._waiters),
-            "fetching": sum(self._lanes.values()),
-            "queued": sum(len(q) for q in self._queues),
+            "fetching": self._lanes.fetching(),
+            "queued": self._lanes.queued(),
             "slot_bytes": self._slot_bytes - self._slot_free,
         }
 
@@ -189,7 +126,7 @@ class Machine:
             a = self._activate(e.thing, e.known)
         a.touched = e.now
         first, last = e.lo // BLOCK, (e.hi + BLOCK - 1) // BLOCK
-        w = _Waiter(e.waiter, a, first, min(last, len(a.blocks)), e.goal, e.deadline)
+        w = Waiter(e.waiter, a, first, min(last, len(a.blocks)), e.goal, e.deadline)
         if not a.placed:
             self._place(a)
         if not a.blocks:  # an empty file is complete as soon as it has a place
@@ -207,8 +144,8 @@ class Machine:
             if e.goal is Goal.WARM and a.tier == NO_TIER:
                 self._out.append(m.Refuse(w.id, errno.ENOSPC, "not admitted: no tier has room for it (see `forebay status`)"))
                 return
-            health = self._health.get(a.thing.mount)
-            if health is not None and e.now < health.down_until:
+            health = self._lanes.health(a.thing.mount)
+            if e.now < health.down_until:
                 self._out.append(m.Refuse(w.id, errno.EIO, health.message))
                 return
             self._waiters[w.id] = w
@@ -257,10 +194,9 @@ class Machine:
             return
         a = f.active
         del a.fetches[f.id]
-        self._lane_done(f)
-        health = self._health.get(a.thing.mount)
-        if health is not None:
-            health.failures, health.down_until = 0, 0.0
+        self._lanes.done(f, f.count * BLOCK, e.now)
+        health = self._lanes.health(a.thing.mount)
+        health.failures, health.down_until = 0, 0.0
         self._budget = min(self._budget + BUDGET_PER_FETCH, BUDGET_MOST)
         if a.here == len(a.blocks) and not a.fetches:
             if e.allocated >= 0:
@@ -276,13 +212,15 @@ class Machine:
             return
         a = f.active
         del a.fetches[f.id]
-        self._lane_done(f)
+        self._lanes.done(f, 0, e.now)
         self._uncharge(f)
         if f.slot >= 0:
             self._drop_slot(f.slot)
-        missing = [(i, n) for i, n in _runs(a.blocks, f.first, f.last, COMING)]
-        for first, count in missing:
-            a.blocks[first : first + count] = bytes(count)
+        missing = a.clear(f.first, f.last, COMING)
+        if e.why is Why.LOST:
+            self._out.append(m.Discard(a.thing, a.tier))
+            self._lost(m.Lost(a.thing.oid))
+            return
         if e.why is Why.CHANGED:
             self._refuse_all(a, errno.ESTALE, e.message)
             self._out.append(m.Validate(a.thing.ino))
@@ -290,7 +228,7 @@ class Machine:
         if e.why in (Why.FULL, Why.LOCAL):
             self._tier_failed(a, f, missing, e)
             return
-        wanted = any(self._needs(w, f) for w in a.waiters.values())
+        wanted = any(w.needs(f) for w in a.waiters.values())
         if e.why is Why.UNAVAILABLE:
             if not wanted:
                 return  # nobody waits: whoever asks for it later starts anew
@@ -301,12 +239,12 @@ class Machine:
                     again.tries, again.long_tries, again.failing_since = f.tries, f.long_tries, f.failing_since
                     heapq.heappush(self._retries, (e.now + delay, again.id))
                 return
-            health = self._health.setdefault(a.thing.mount, _MountHealth())
+            health = self._lanes.health(a.thing.mount)
             health.failures += 1
             if health.failures >= DOWN_AFTER:
                 health.down_until, health.message = e.now + DOWN_FOR, e.message
         code = errno.EACCES if e.why is Why.DENIED else errno.EIO
-        for w in [w for w in a.waiters.values() if self._needs(w, f)]:
+        for w in [w for w in a.waiters.values() if w.needs(f)]:
             self._answer(w, code, e.message)
 
     def _freed(self, e: m.Freed) -> None:
@@ -332,9 +270,9 @@ class Machine:
             return
         for f in list(a.fetches.values()):
             self._fetches.pop(f.id, None)
-            self._lane_done(f)
+            self._lanes.done(f, 0, self._now)
         a.fetches.clear()
-        self._refuse_all(a, errno.EIO, "the cached bytes were found damaged and are being fetched again: repeat the read")
+        self._refuse_all(a, errno.EIO, "the cached bytes were lost on disk: read again, and they are fetched again")
         if a.tier != NO_TIER:
             self.tiers[a.tier].used = max(self.tiers[a.tier].used - a.charged, 0)
         self._forget(a)
@@ -342,7 +280,7 @@ class Machine:
     def _ahead(self, e: m.Ahead) -> None:
         self._order.scanned(e.parent, e.inos)
         for thing in e.things:
-            if thing.oid in self._active or thing.size > SMALL or len(self._queues[Goal.AHEAD]) >= QUEUE_MOST:
+            if thing.oid in self._active or thing.size > SMALL or self._lanes.full(Goal.AHEAD):
                 continue
             a = self._activate(thing, None)
             a.touched = e.now
@@ -356,7 +294,7 @@ class Machine:
         while self._retries and self._retries[0][0] <= e.now:
             f = self._fetches.get(heapq.heappop(self._retries)[1])
             if f is not None:
-                self._queues[f.goal].append(f)
+                self._lanes.push(f)
         for w in [w for w in self._waiters.values() if w.deadline <= e.now]:
             self._answer(
                 w,
@@ -371,76 +309,37 @@ class Machine:
 
     # --- asking for blocks
 
-    def _ask(self, a: _Active, first: int, last: int, goal: Goal, demand_to: int = 0) -> None:
+    def _ask(self, a: Active, first: int, last: int, goal: Goal, demand_to: int = 0) -> None:
         """Queue fetches for the absent blocks of [first, last), and hurry those already queued with a lesser goal."""
         upper = Goal.DEMAND if demand_to else goal
         for f in a.fetches.values():
             if f.goal > upper and f.lane < 0 and f.first < (demand_to or last) and first < f.last:
-                self._hurry(f, upper)
-        for at, count in list(_runs(a.blocks, first, last, ABSENT)):
+                self._lanes.hurry(f, upper)
+        for at, count in list(a.runs(first, last, ABSENT)):
             for piece, n in cut(at, at + count) if a.thing.size > SMALL else [(at, count)]:
                 g = Goal.DEMAND if piece < demand_to else goal
-                if g is Goal.AHEAD and len(self._queues[g]) >= QUEUE_MOST:
+                if self._lanes.full(g):
                     return
-                self._queues[g].append(self._new_fetch(a, piece, n, g))
+                self._lanes.push(self._new_fetch(a, piece, n, g))
 
-    def _new_fetch(self, a: _Active, first: int, count: int, goal: Goal) -> _Fetch:
+    def _new_fetch(self, a: Active, first: int, count: int, goal: Goal) -> Fetching:
         self._next += 1
-        f = _Fetch(self._next, a, first, count, goal)
+        f = Fetching(self._next, a, first, count, goal)
         self._fetches[f.id] = f
         a.fetches[f.id] = f
         a.blocks[first : first + count] = b"\x01" * count
         return f
 
-    def _hurry(self, f: _Fetch, goal: Goal) -> None:
-        try:
-            self._queues[f.goal].remove(f)
-        except ValueError:
-            f.goal = goal  # parked, starved or waiting for its retry: it comes back with this goal
-            return
-        f.goal = goal
-        self._queues[goal].append(f)
-
     def _dispatch(self) -> None:
-        """Give queued fetches to free lanes, demand first; the last two lanes are kept for demand."""
-        while self._free_lanes:
-            goal = next((g for g in Goal if self._queues[g]), None)
-            if goal is None or (goal is not Goal.DEMAND and len(self._free_lanes) <= 2 and self._lanes):
-                return
-            queue = self._queues[goal]
-            hop = 1 if goal is Goal.DEMAND else max(1, min(HOP, len(queue) // len(self._free_lanes)))
-            ready: list[_Fetch] = []
-            while queue and len(ready) < hop:
-                if ready and queue[0].active.thing.size > TINY:
-                    break
-                f = queue.popleft()
-                if f.id in self._fetches and self._target(f):
-                    ready.append(f)
-                    if f.active.thing.size > TINY:
-                        break
-            if not ready:
-                continue
-            lane = self._free_lanes.pop()
-            self._lanes[lane] = len(ready)
-            for f in ready:
-                f.lane = lane
-            self._out.append(
-                m.Run(lane, [m.Fetch(f.id, f.active.thing, f.first, f.count, f.tier, f.slot, f.goal) for f in ready])
-            )
-
-    def _lane_done(self, f: _Fetch) -> None:
-        if f.lane < 0:
-            return
-        self._lanes[f.lane] -= 1
-        if not self._lanes[f.lane]:
-            del self._lanes[f.lane]
-            self._free_lanes.append(f.lane)
+        for lane, hop in self._lanes.runs(self._target):
+            run = [m.Fetch(f.id, f.active.thing, f.first, f.count, f.tier, f.slot, f.goal, not f.active.here) for f in hop]
+            self._out.append(m.Run(lane, run))
 
     # --- places
 
-    def _activate(self, thing: Thing, known: m.Known | None) -> _Active:
+    def _activate(self, thing: Thing, known: m.Known | None) -> Active:
         n = (thing.size + BLOCK - 1) // BLOCK
-        a = _Active(thing, bytearray(n))
+        a = Active(thing, bytearray(n))
         if known is not None and len(known.blocks) == n:
             a.blocks[:] = known.blocks
             a.tier, a.placed, a.charged = known.tier, True, known.allocated
@@ -448,7 +347,7 @@ class Machine:
         self._active[thing.oid] = a
         return a
 
-    def _place(self, a: _Active) -> None:
+    def _place(self, a: Active) -> None:
         """Choose the tier of an object that has no bytes anywhere: the first with room, else the largest that can make room."""
         size = allocation(a.thing.size)
         a.placed = True
@@ -459,8 +358,10 @@ class Machine:
         if a.tier == NO_TIER and able:
             a.tier = max(able, key=lambda i: self.tiers[i].ceiling())
 
-    def _target(self, f: _Fetch) -> bool:
-        """Find room for a fetch. False: it waits for an eviction or a slot, or was given up."""
+    def _target(self, f: Fetching) -> bool:
+        """Find room for a fetch. False: it waits for an eviction or a slot, was given up, or its object is gone."""
+        if f.id not in self._fetches:
+            return False
         a = f.active
         if a.tier != NO_TIER:
             need = allocation(min(f.last * BLOCK, a.thing.size) - f.first * BLOCK)
@@ -486,7 +387,7 @@ class Machine:
                 return False
         return self._slot_for(f)
 
-    def _slot_for(self, f: _Fetch) -> bool:
+    def _slot_for(self, f: Fetching) -> bool:
         a = f.active
         if f.goal is Goal.WARM:
             self._give_up(f, errno.ENOSPC, "not admitted: no tier has room for it (see `forebay status`)")
@@ -498,7 +399,7 @@ class Machine:
             if not self._pinned(slot):
                 self._drop_slot(slot)
         if self._slot_free < size:
-            if f.goal is Goal.AHEAD and not any(self._needs(w, f) for w in a.waiters.values()):
+            if f.goal is Goal.AHEAD and not any(w.needs(f) for w in a.waiters.values()):
                 self._give_up(f, errno.EIO, "")
             else:
                 self._starved.append(f)
@@ -510,13 +411,12 @@ class Machine:
         self._slot_free -= size
         return True
 
-    def _give_up(self, f: _Fetch, code: int, message: str) -> None:
+    def _give_up(self, f: Fetching, code: int, message: str) -> None:
         a = f.active
         del self._fetches[f.id]
         del a.fetches[f.id]
-        for first, count in list(_runs(a.blocks, f.first, f.last, COMING)):
-            a.blocks[first : first + count] = bytes(count)
-        for w in [w for w in a.waiters.values() if self._needs(w, f)]:
+        a.clear(f.first, f.last, COMING)
+        for w in [w for w in a.waiters.values() if w.needs(f)]:
             self._answer(w, code, message)
 
     def _pinned(self, slot: int) -> bool:
@@ -530,8 +430,7 @@ class Machine:
         a = self._slots.pop(slot)
         first, last = a.slots.pop(slot)
         self._slot_free += (last - first) * BLOCK
-        for at, count in list(_runs(a.blocks, first, last, SLOT)):
-            a.blocks[at : at + count] = bytes(count)
+        a.clear(first, last, SLOT)
         self._out.append(m.DropSlot(slot))
 
     def _unpinned(self) -> None:
@@ -539,30 +438,30 @@ class Machine:
         for _ in range(len(self._starved)):
             f = self._starved.popleft()
             if f.id in self._fetches:
-                self._queues[f.goal].appendleft(f)
+                self._lanes.push(f, front=True)
 
-    def _uncharge(self, f: _Fetch) -> None:
+    def _uncharge(self, f: Fetching) -> None:
         """Give back what was promised for blocks of a fetch that did not arrive."""
         if f.tier == NO_TIER or not f.charged:
             return
         a = f.active
-        got = min(sum(n for _, n in _runs(a.blocks, f.first, f.last, HERE)) * BLOCK, f.charged)
+        got = min(sum(n for _, n in a.runs(f.first, f.last, HERE)) * BLOCK, f.charged)
         back = f.charged - got
         f.charged = got
         a.charged -= back
         self.tiers[f.tier].used -= back
 
-    def _tier_failed(self, a: _Active, f: _Fetch, missing: list[tuple[int, int]], e: m.Broken) -> None:
+    def _tier_failed(self, a: Active, f: Fetching, missing: list[tuple[int, int]], e: m.Broken) -> None:
         """The cache's file system refused the bytes: another place takes them, the reader does not hear of it."""
         if f.tier == NO_TIER:  # even the buffer: memory is gone
-            for w in [w for w in a.waiters.values() if self._needs(w, f)]:
+            for w in [w for w in a.waiters.values() if w.needs(f)]:
                 self._answer(w, errno.EIO, f"no memory for the buffer of bytes that are not admitted: {e.message}")
             return
         self.tiers[f.tier].full_until = e.now + FULL_PAUSE
         self._out.append(m.TierFull(f.tier))
         for first, count in missing:
             again = self._new_fetch(a, first, count, f.goal)
-            self._queues[f.goal].append(again)
+            self._lanes.push(again)
 
     def _relieve(self, tier: int) -> None:
         """Start an eviction when a tier stands above its high mark."""
@@ -576,20 +475,17 @@ class Machine:
     def _unpark(self, tier: int) -> None:
         for f in self._parked.pop(tier, []):
             if f.id in self._fetches:
-                self._queues[f.goal].append(f)
+                self._lanes.push(f)
 
     # --- answers
 
-    def _ready(self, w: _Waiter) -> bool:
+    def _ready(self, w: Waiter) -> bool:
         b = w.active.blocks
         n = w.last - w.first
         here = b.count(HERE, w.first, w.last)
         return here == n or here + b.count(SLOT, w.first, w.last) == n
 
-    def _needs(self, w: _Waiter, f: _Fetch) -> bool:
-        return w.first < f.last and f.first < w.last
-
-    def _release(self, w: _Waiter) -> None:
+    def _release(self, w: Waiter) -> None:
         a = w.active
         pieces: list[m.Piece] = []
         if a.slots and SLOT in a.blocks[w.first : w.last]:
@@ -603,21 +499,27 @@ class Machine:
                 self._slots[slot] = self._slots.pop(slot)  # used last
             if at < w.last:
                 pieces.append(m.Piece(-1, at, w.last))
-        self._out.append(m.Release(w.id, a.thing, a.tier, pieces))
+        upto = 0
+        if not pieces:
+            beyond = bytes(a.blocks[w.last : w.last + TOLD_MOST // BLOCK])
+            upto = min((w.last + len(beyond) - len(beyond.lstrip(b"\x02"))) * BLOCK, a.thing.size)
+            if w.goal is Goal.DEMAND and a.thing.size > SMALL:
+                a.streams.told(w.first * BLOCK, upto)
+        self._out.append(m.Release(w.id, a.thing, a.tier, pieces, upto))
 
-    def _answer(self, w: _Waiter, code: int, message: str) -> None:
+    def _answer(self, w: Waiter, code: int, message: str) -> None:
         del self._waiters[w.id]
         del w.active.waiters[w.id]
         self._out.append(m.Refuse(w.id, code, message))
         self._unpinned()
 
-    def _refuse_all(self, a: _Active, code: int, message: str) -> None:
+    def _refuse_all(self, a: Active, code: int, message: str) -> None:
         for f in [f for f in a.fetches.values() if f.lane < 0]:
             self._give_up(f, code, message)
         for w in list(a.waiters.values()):
             self._answer(w, code, message)
 
-    def _may_retry(self, f: _Fetch, e: m.Broken) -> bool:
+    def _may_retry(self, f: Fetching, e: m.Broken) -> bool:
         f.tries += 1
         f.failing_since = f.failing_since or e.now
         f.long_tries += e.lasted >= LONG_TRY
@@ -626,19 +528,7 @@ class Machine:
         self._budget -= 1
         return True
 
-    def _forget(self, a: _Active) -> None:
+    def _forget(self, a: Active) -> None:
         for slot in list(a.slots):
             self._drop_slot(slot)
         self._active.pop(a.thing.oid, None)
-
-
-def _runs(blocks: bytearray, first: int, last: int, state: int) -> Iterator[tuple[int, int]]:
-    """Runs (first, count) of blocks in `state` within [first, last)."""
-    mark = bytes((state,))
-    at = blocks.find(mark, first, last)
-    while at >= 0:
-        end = at + 1
-        while end < last and blocks[end] == state:
-            end += 1
-        yield at, end - at
-        at = blocks.find(mark, end, last)

@@ -28,6 +28,7 @@ class Why(Enum):
     BAD = "bad"  # no sense, not retried
     FULL = "full"  # ENOSPC from the cache's file system
     LOCAL = "local"  # another error of the cache's file system
+    LOST = "lost"  # the cache file vanished or is another one
 
 
 class Thing(NamedTuple):
@@ -118,7 +119,7 @@ class Sampled(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Blocks of an object turned out to be bad or missing; what of it the machine holds is void."""
+    """An object's cache file turned out to be damaged or gone; what of it the machine holds is void."""
 
     oid: bytes
 
@@ -145,7 +146,10 @@ Event = Want | Cancel | Arrived | Finished | Broken | Freed | Sampled | Lost | A
 
 
 class Fetch(NamedTuple):
-    """Read blocks [first, first+count) of an object from its store into the cache file of `tier`, or into buffer `slot`."""
+    """Read blocks [first, first+count) of an object from its store into the cache file of `tier`, or into buffer `slot`.
+
+    `create`: the cache file may be made; otherwise it holds blocks already, and not to find it is `Why.LOST`.
+    """
 
     fetch: int
     thing: Thing
@@ -154,6 +158,7 @@ class Fetch(NamedTuple):
     tier: int  # NO_TIER: into the slot
     slot: int
     goal: Goal
+    create: bool = True
 
 
 class Run(NamedTuple):
@@ -172,12 +177,16 @@ class Piece(NamedTuple):
 
 
 class Release(NamedTuple):
-    """A waiter's bytes are there. `pieces` is empty when all lie in the cache file of `tier`."""
+    """A waiter's bytes are there. `pieces` is empty when all lie in the cache file of `tier`.
+
+    `upto`: every byte from the start of what was wanted up to there is in the cache file.
+    """
 
     waiter: int
     thing: Thing
     tier: int
     pieces: list[Piece]
+    upto: int = 0
 
 
 class Refuse(NamedTuple):
@@ -208,6 +217,13 @@ class DropSlot(NamedTuple):
     slot: int
 
 
+class Discard(NamedTuple):
+    """An object's cache file is void: take it out of the index and unlink it."""
+
+    thing: Thing
+    tier: int
+
+
 class Validate(NamedTuple):
     """The store has another version of what `ino` shows: ask the namespace to look again."""
 
@@ -228,4 +244,4 @@ class TierFull(NamedTuple):
     tier: int
 
 
-Instruction = Run | Release | Refuse | Complete | MakeRoom | DropSlot | Validate | ScanAhead | TierFull
+Instruction = Run | Release | Refuse | Complete | MakeRoom | DropSlot | Discard | Validate | ScanAhead | TierFull

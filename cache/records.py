@@ -8,28 +8,22 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from forebay.cache import messages as m
 from forebay.cache.extents import Extent, blocks_in_segment, blocks_of, segments_of, split
-from forebay.cache.index import BLOCK, COMPLETE, PARTIAL, PINNED, Index, Object, unpack_object
-from forebay.cache.machine import HERE
+from forebay.cache.index import BLOCK, COMPLETE, PARTIAL, PINNED, Index, Object, pack_object, unpack_object
+from forebay.cache.motion import HERE
 from forebay.cache.policy import Candidate, allocation
 
 COMMIT_BYTES = 8 << 20
 """Blocks recorded before a commit is due at once; a killed process loses at most these (they are fetched again)."""
 COMMIT_AFTER = 0.05
 """Seconds a record may wait for its commit."""
+RECENT = 4096
 TOUCH_EVERY = 60
 """Seconds between rewrites of an object's recency."""
 _U32 = struct.Struct(">I")
-
-
-class Filled(NamedTuple):
-    """A segment that gained blocks, for the ledger."""
-
-    oid: bytes
-    tier: int
 
 
 class _Pending:
@@ -53,6 +47,8 @@ class Records:
         self._pending: dict[bytes, _Pending] = {}
         self._touched: dict[bytes, int] = {}
         self._bytes = 0
+        self._recent: dict[bytes, Object] = {}  # completed lately
+        self._absent: set[bytes] = set()  # asked for lately, and not in the index
 
     # --- what happened
 
@@ -94,40 +90,69 @@ class Records:
         touched, self._touched = self._touched, {}
         self._bytes = 0
         now = int(time.time())
+        new: list[_Pending] = []
         with self.index.env.begin(write=True) as txn:
             for oid, p in pending.items():
-                self._write(txn, oid, p, now)
+                if oid in self._absent:
+                    self._absent.discard(oid)
+                    new.append(p)
+                else:
+                    self._update(txn, oid, p, now)
                 self.dirty.add(oid)
+            if new:
+                self._insert(txn, new, now)
             for oid, used in touched.items():
                 if oid not in pending:
                     o = self.index.object(txn, oid)
                     if o is not None and used - o.used >= TOUCH_EVERY:
                         self.index.put_object(txn, oid, o._replace(used=used))
 
-    def _write(self, txn: Any, oid: bytes, p: _Pending, now: int) -> None:
+    def _insert(self, txn: Any, new: list[_Pending], now: int) -> None:
+        """Rows of objects the index has nothing of, in bulk: every single get and put hands the interpreter's lock around."""
+        extents, objects, recency = [], [], []
+        used = _U32.pack(now)
+        for p in new:
+            oid = p.thing.oid
+            for segment, extent in self._segments(txn, p, fresh=True):
+                extents.append((oid + _U32.pack(segment), extent.pack()))
+            objects.append((oid, pack_object(self._row(p, None, now))))
+            recency.append((used + oid, bytes((p.tier,))))
+        for db, items in ((self.index.extents, extents), (self.index.objects, objects), (self.index.recency, recency)):
+            if items:
+                with txn.cursor(db=db) as cursor:
+                    cursor.putmulti(items)
+
+    def _update(self, txn: Any, oid: bytes, p: _Pending, now: int) -> None:
         old = self.index.object(txn, oid)
         if old is not None and (old.tier != p.tier or old.size != p.thing.size):
             self.index.drop_object(txn, oid)
             old = None
+        for segment, extent in self._segments(txn, p, fresh=old is None):
+            txn.put(oid + _U32.pack(segment), extent.pack(), db=self.index.extents)
+        self.index.put_object(txn, oid, self._row(p, old, now))
+
+    def _segments(self, txn: Any, p: _Pending, *, fresh: bool) -> Iterator[tuple[int, Extent]]:
         by_segment: dict[int, list[tuple[int, bytes]]] = {}
         for first, sums in p.runs:
             for segment, within, part in split(first, sums):
                 by_segment.setdefault(segment, []).append((within, part))
         for segment, parts in by_segment.items():
-            key = oid + _U32.pack(segment)
-            extent = Extent(
-                blocks_in_segment(p.thing.size, segment),
-                None if old is None else txn.get(key, db=self.index.extents),
-            )
+            raw = None if fresh else txn.get(p.thing.oid + _U32.pack(segment), db=self.index.extents)
+            extent = Extent(blocks_in_segment(p.thing.size, segment), raw)
             for within, part in parts:
                 extent.put(within, part)
-            txn.put(key, extent.pack(), db=self.index.extents)
+            yield segment, extent
+
+    def _row(self, p: _Pending, old: Object | None, now: int) -> Object:
         size = p.thing.size
-        had = 0 if old is None else old.present
-        present = size if p.complete else min(had + p.blocks * BLOCK, size)
-        flags = 0 if old is None else old.flags
-        state = COMPLETE if p.complete else PARTIAL
-        self.index.put_object(txn, oid, Object(state, p.tier, flags, now, size, present, self.boot, p.thing.ino))
+        had, flags = (0, 0) if old is None else (old.present, old.flags)
+        if not p.complete:
+            return Object(PARTIAL, p.tier, flags, now, size, min(had + p.blocks * BLOCK, size), self.boot, p.thing.ino)
+        o = Object(COMPLETE, p.tier, flags, now, size, size, self.boot, p.thing.ino)
+        if len(self._recent) >= RECENT:
+            self._recent.clear()
+        self._recent[p.thing.oid] = o
+        return o
 
     # --- what is known
 
@@ -136,13 +161,29 @@ class Records:
         p = self._pending.get(oid)
         if p is not None and p.complete:
             return Object(COMPLETE, p.tier, 0, 0, p.thing.size, p.thing.size, self.boot, p.thing.ino)
+        o = self._recent.get(oid)
+        if o is not None:
+            return o
+        if oid in self._absent and p is None:
+            return None
         with self.index.env.begin() as txn:
-            return self.index.object(txn, oid)
+            o = self.index.object(txn, oid)
+        if o is None:
+            self.absent(oid)
+        return o
+
+    def absent(self, oid: bytes) -> None:
+        """The index was just seen to have nothing of an object, and only a commit here can change that."""
+        if len(self._absent) >= RECENT:
+            self._absent.clear()
+        self._absent.add(oid)
 
     def known(self, thing: m.Thing) -> m.Known | None:
         """What the cache file of an incomplete object holds, as far as it can be trusted: blocks written in this boot."""
         if thing.oid in self._pending:
             self.commit()
+        if thing.oid in self._absent:
+            return None
         with self.index.env.begin() as txn:
             o = self.index.object(txn, thing.oid)
             if o is None or o.size != thing.size or o.boot != self.boot:
@@ -174,6 +215,7 @@ class Records:
         self.commit()
         with self.index.env.begin(write=True) as txn:
             for oid in oids:
+                self._recent.pop(oid, None)
                 o = self.index.object(txn, oid)
                 if o is not None:
                     self.index.drop_object(txn, oid)
@@ -190,6 +232,7 @@ class Records:
 
     def damaged(self, oid: bytes, blocks: Iterable[int]) -> None:
         """Blocks were found bad: they count as absent from now on, and the object as incomplete."""
+        self._recent.pop(oid, None)
         with self.index.env.begin(write=True) as txn:
             o = self.index.object(txn, oid)
             if o is None:

@@ -14,7 +14,7 @@ from forebay.api.spec import DatasetSpec
 from forebay.cache import files
 from forebay.cache.door import Answer, Caller, Fault, Service
 from forebay.cache.engine import Engine
-from forebay.cache.index import COMPLETE, DIR, FILE, UNRESOLVED, Index, Row, unpack_row
+from forebay.cache.index import COMPLETE, DIR, FILE, Index, Row, unpack_row
 from forebay.cache.machine import SMALL
 from forebay.cache.messages import NO_TIER, Goal, Thing
 from forebay.cache.namespace import Namespace
@@ -101,7 +101,7 @@ class DatasetService(Service):
         thing = await self._thing(ino)
         if thing.size <= SMALL:
             self.engine.note_open(thing)
-        fd = self._complete(thing)
+        fd = self._open_complete(thing)
         if fd is not None:
             self.hits += 1
             return wire.Opened(thing.size, True), fd
@@ -131,46 +131,56 @@ class DatasetService(Service):
         thing = await self._thing(e.ino)
         hi = min(e.offset + e.length, thing.size)
         if e.offset >= hi:
-            return wire.Ensured()
-        fd = self._complete(thing)
-        if fd is None:
+            return wire.Ensured(upto=thing.size)
+        tier, upto = self._complete(thing), thing.size
+        if tier is None:
             got = await self.engine.want(thing, e.offset, hi, Goal.DEMAND, OPEN_DEADLINE)
             if got.fd is not None:
-                return wire.Ensured(fd=True, cached=False), got.fd
-            fd = self._reopen(thing, got.tier)
-        st = os.fstat(fd)
-        if (st.st_dev, st.st_ino) == (e.dev, e.file):
-            os.close(fd)
-            return wire.Ensured()
-        return wire.Ensured(fd=True), fd
+                return wire.Ensured(fd=True, cached=False, upto=hi), got.fd
+            tier, upto = got.tier, got.upto
+        path = self.engine.tiers[tier].path
+        try:
+            if files.identity(path, thing.oid) == (e.dev, e.file):
+                return wire.Ensured(upto=upto)
+            return wire.Ensured(fd=True, upto=upto), files.open_read(path, thing.oid)
+        except FileNotFoundError:
+            raise Fault(errno.EIO, "the cache file vanished: read again, and it is made anew") from None
 
     async def _thing(self, ino: int) -> Thing:
-        with self.index.env.begin() as txn:
-            row = self.index.row(txn, ino)
-            parent = self.index.parent(txn, ino)
-        if row is not None and row.kind == FILE and row.flags & UNRESOLVED:
+        thing = self.engine.thing(ino)
+        if thing is None:
+            with self.index.env.begin() as txn:
+                parent = self.index.parent(txn, ino)
             await self.namespace.resolve(parent, [ino])
-        return self.engine.thing(ino)
+            thing = self.engine.thing(ino)
+        if thing is None:
+            raise Fault(errno.EIO, f"inode {ino}: its store tells neither size nor version")
+        return thing
 
     def _complete(self, thing: Thing) -> int | None:
-        """A descriptor of a complete object verified in this boot, None when there is none."""
+        """The tier of a complete object verified in this boot, None when it is not."""
         if thing.oid in self.engine.machine:
             return None
         o = self.engine.records.object(thing.oid)
         if o is None or o.state != COMPLETE or o.boot != self.engine.records.boot:
             return None
+        return o.tier
+
+    def _open_complete(self, thing: Thing) -> int | None:
+        tier = self._complete(thing)
+        if tier is None:
+            return None
         try:
-            fd = files.open_read(self.engine.tiers[o.tier].path, thing.oid)
+            return files.open_read(self.engine.tiers[tier].path, thing.oid)
         except FileNotFoundError:
             self.engine.records.drop([thing.oid])
             return None
-        return fd
 
     def _reopen(self, thing: Thing, tier: int) -> int:
         try:
             return files.open_read(self.engine.tiers[tier].path, thing.oid)
         except FileNotFoundError:
-            raise Fault(errno.ESTALE, "the cache file vanished: open the name again") from None
+            raise Fault(errno.EIO, "the cache file vanished: open again, and it is made anew") from None
 
     # --- recency
 

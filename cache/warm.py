@@ -153,6 +153,9 @@ class Warmer:
         except Fault as e:
             count.fail(str(e))
             return
+        if thing is None:
+            count.fail(f"inode {row.ino}: its store tells neither size nor version")
+            return
         count.bytes_total += thing.size
         o = self.engine.records.object(thing.oid)
         if o is not None and o.state == COMPLETE and o.boot == self.engine.records.boot:
