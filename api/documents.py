@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 import msgspec
 
+from forebay.api.names import label
+from forebay.api.schema import join
 from forebay.api.spec import Medium
 from forebay.api.yamldoc import Node
+
+_SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 
 
 class SecretRef(msgspec.Struct, frozen=True):
@@ -88,7 +93,7 @@ class DatasetDoc(msgspec.Struct, frozen=True):
     @property
     def label(self) -> str:
         """How messages name it."""
-        return f"Dataset {self.id}"
+        return label("Dataset", self.namespace, self.name)
 
 
 class SecretDoc:
@@ -123,8 +128,10 @@ def read_secret_data(node: Node) -> tuple[dict[str, bytes], list[tuple[str, int,
             bad.append((block, entries.line, f"is {entries.kind}, not a mapping", "write key: value lines"))
             continue
         for key, value in entries.map().items():
-            field = f"{block}.{key}"
-            if not isinstance(value.value, str):
+            field = join(block, key)
+            if not _SECRET_KEY.fullmatch(key):
+                bad.append((join(block, key), value.line, "is no key of a Secret", "use letters, digits, -, _ and ."))
+            elif not isinstance(value.value, str):
                 bad.append((field, value.line, f"is {value.kind}, not a string", "put it in quotes"))
             elif block == "stringData":
                 values[key] = value.value.encode()

@@ -9,9 +9,9 @@ import msgspec
 from forebay.api import fluid, references, rules
 from forebay.api.dataset import read_dataset, read_runtime
 from forebay.api.documents import DatasetDoc, RuntimeDoc, SecretDoc, read_secret_data
-from forebay.api.names import is_dns_1035, is_namespace, is_object_name, suggest_dns_1035
+from forebay.api.names import is_dns_1035, is_namespace, is_object_name, label, suggest_dns_1035
 from forebay.api.problem import Problem, did_you_mean, show
-from forebay.api.schema import Walk
+from forebay.api.schema import Walk, join
 from forebay.api.yamldoc import Node, read_documents
 
 CORE_CLUSTER_SCOPED = (
@@ -27,6 +27,8 @@ CORE_CLUSTER_SCOPED = (
 )
 """Kinds of Kubernetes that are often written beside Datasets and have no namespace."""
 
+SECRET_FIELDS = ("apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData")
+
 
 class Object(msgspec.Struct, frozen=True):
     """One document that names itself: any kind of any group."""
@@ -39,7 +41,7 @@ class Object(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        return label(self.kind, self.namespace, self.name)
 
 
 class Loaded(msgspec.Struct):
@@ -59,10 +61,8 @@ class Loaded(msgspec.Struct):
         return [p for p in self.problems if p.severity == "warning"]
 
     def broken(self, dataset: DatasetDoc) -> bool:
-        """Whether the dataset or its runtime has an error of its own."""
-        labels = {dataset.label}
-        if dataset.runtime is not None:
-            labels.add(f"{dataset.runtime.kind} {dataset.runtime.namespace}/{dataset.runtime.name}")
+        """Whether the dataset, or a runtime of its name, has an error of its own."""
+        labels = {label(kind, dataset.namespace, dataset.name) for kind in ("Dataset", *fluid.RUNTIMES)}
         return any(p.object in labels for p in self.errors)
 
 
@@ -157,16 +157,20 @@ def _identify(node: Node, problems: list[Problem]) -> Object | None:
         bad("kind", show(kind), "is no kind of data.fluid.io/v1alpha1", removed or did_you_mean(kind, fluid.KINDS, _kinds()))
         return None
     cluster = kind in fluid.CLUSTER_SCOPED
-    label = f"{kind} {name}" if cluster else f"{kind} {namespace or 'default'}/{name}"
+    who = label(kind, "" if cluster else namespace or "default", name)
     if not name:
-        bad("metadata.name", "", "is missing", "add metadata: {name: ...}", object_=kind)
+        found = node.at("metadata", "name")
+        if found is None:
+            bad("metadata.name", "", "is missing", "add metadata: {name: ...}", object_=kind)
+        else:
+            bad("metadata.name", show(found.value), f"is {found.kind}, not a name", "write a string", object_=kind)
         return None
     if kind == "Dataset" or kind in fluid.RUNTIMES:
         if not is_dns_1035(name):
             message = "is no DNS-1035 label (at most 63 of a-z, 0-9 and -, starting with a letter)"
-            bad("metadata.name", show(name), message, f"write {suggest_dns_1035(name)}", object_=label)
+            bad("metadata.name", show(name), message, f"write {suggest_dns_1035(name)}", object_=who)
     elif not is_object_name(name):
-        bad("metadata.name", show(name), "is no DNS-1123 name", "use a-z, 0-9, - and .", object_=label)
+        bad("metadata.name", show(name), "is no DNS-1123 name", "use a-z, 0-9, - and .", object_=who)
     if cluster:
         if namespace:
             bad(
@@ -175,14 +179,14 @@ def _identify(node: Node, problems: list[Problem]) -> Object | None:
                 "has no effect: the kind is cluster-scoped",
                 "remove it",
                 warning=True,
-                object_=label,
+                object_=who,
             )
         namespace = ""
     else:
         namespace = namespace or "default"
         if not is_namespace(namespace):
             message = "is no DNS-1123 label (at most 63 of a-z, 0-9 and -)"
-            bad("metadata.namespace", show(namespace), message, f"write {suggest_dns_1035(namespace)}", object_=label)
+            bad("metadata.namespace", show(namespace), message, f"write {suggest_dns_1035(namespace)}", object_=who)
     return Object(fluid.GROUP, kind, namespace, name, node)
 
 
@@ -249,6 +253,11 @@ def _secret(found: Object, problems: list[Problem]) -> SecretDoc:
     data, bad = read_secret_data(found.node)
     for field, line, message, remedy in bad:
         problems.append(Problem("error", found.node.file, line, found.label, field, "", message, remedy))
+    for key, line in found.node.key_lines.items():
+        if key not in SECRET_FIELDS:
+            remedy = did_you_mean(key, SECRET_FIELDS, "remove it")
+            message = "is no field of a Secret and is not read"
+            problems.append(Problem("warning", found.node.file, line, found.label, join("", key), "", message, remedy))
     return SecretDoc(found.namespace, found.name, data, found.node.file, found.node.line)
 
 

@@ -29,6 +29,22 @@ def check(loaded: Loaded) -> set[tuple[str, str]]:
     return used
 
 
+def secret_values(loaded: Loaded, doc: DatasetDoc, mount: MountDoc) -> tuple[dict[str, str | None], set[str]]:
+    """Values of a mount's encrypted options, None where the files do not hold them; and the names of those that are no text."""
+    values: dict[str, str | None] = {}
+    binary: set[str] = set()
+    for name, ref in mount.encrypted.items():
+        secret = loaded.secrets.get((doc.namespace, ref.secret))
+        try:
+            values[name] = secret.get(ref.key) if secret is not None else None
+        except UnicodeDecodeError:
+            values[name] = None
+            binary.add(name)
+        if values[name] is None and ref.optional:
+            del values[name]
+    return values, binary
+
+
 class _Checker:
     """One Dataset."""
 
@@ -50,7 +66,8 @@ class _Checker:
         elif not mount.scheme:
             self.point("error", mount, "has no scheme", "write one such as s3://bucket/prefix/ or local:///directory")
         elif mount.scheme not in schemes.KNOWN:
-            remedy = did_you_mean(mount.scheme, schemes.KNOWN, "write one such as s3://, https:// or local:///")
+            near = did_you_mean(mount.scheme, schemes.SERVED) or did_you_mean(mount.scheme, schemes.KNOWN)
+            remedy = near or "write one such as s3://, https:// or local:///"
             self.point("error", mount, "has a scheme that neither Fluid, its engines nor fsspec knows", remedy)
         elif mount.scheme not in schemes.SERVED:
             message, remedy = f"has a scheme that no store here serves yet ({mount.scheme})", "`forebay up` refuses it"
@@ -66,12 +83,16 @@ class _Checker:
             self.options(mount)
 
     def options(self, mount: MountDoc) -> None:
-        _, found = translate(schemes.SERVED[mount.scheme], mount.options, dict.fromkeys(mount.encrypted))
+        values, _ = secret_values(self.loaded, self.doc, mount)
+        _, found = translate(schemes.SERVED[mount.scheme], mount.options, values)
         for problem in found:
-            field, value = mount.fields[problem.key], show(mount.options[problem.key]) if problem.shown else ""
+            field, message = mount.fields[problem.key], problem.message
+            value = show(mount.options[problem.key]) if problem.shown else ""
             if problem.key in mount.encrypted:
                 field, value = f"{field}.name", show(problem.key)
-            self.add(problem.severity, mount.lines[problem.key], field, value, problem.message, problem.remedy)
+                if problem.severity == "error" and values.get(problem.key) is not None:
+                    message = f"names a value that {message}"
+            self.add(problem.severity, mount.lines[problem.key], field, value, message, problem.remedy)
 
     def secrets(self, mount: MountDoc) -> None:
         for name, ref in mount.encrypted.items():
@@ -83,11 +104,15 @@ class _Checker:
                     "warning", ref.line, f"{field}.name", show(ref.secret), "names a Secret that is not in these files", remedy
                 )
                 continue
+            if name in secret_values(self.loaded, self.doc, mount)[1]:
+                message = f"holds bytes that are no text in Secret {secret.name}"
+                self.add("error", ref.line, f"{field}.key", show(ref.key), message, "store the value as text")
+                continue
             keys = secret.keys()
             if ref.key not in keys:
                 severity: Severity = "warning" if ref.optional else "error"
                 remedy = did_you_mean(ref.key, keys, f"write one of its keys: {', '.join(keys) or 'it has none'}")
-                self.add(severity, ref.line, f"{field}.key", show(ref.key), f"is no key of Secret {ref.secret}", remedy)
+                self.add(severity, ref.line, f"{field}.key", show(ref.key), f"is no key of Secret {secret.name}", remedy)
 
     def collisions(self, mount: MountDoc) -> None:
         """Several mounts on one path are a union on our own engine; a ThinRuntime refuses equal names and paths."""

@@ -8,6 +8,7 @@ DNS_1035 = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 DNS_1123_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 DNS_1123_SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
+LABEL_MAX = 200
 NAME_MAX = 255
 """Bytes of one part of a path."""
 PATH_MAX = 4095
@@ -30,6 +31,12 @@ def suggest_dns_1035(name: str) -> str:
     """The nearest valid name, for a remedy."""
     text = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-")
     return text if text and text[0].isalpha() else f"d-{text}"[:63].rstrip("-")
+
+
+def label(kind: str, namespace: str, name: str) -> str:
+    """How messages name an object: `Dataset default/lake`, `ThinRuntimeProfile nfs`; never a control character."""
+    text = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+    return re.sub(r"[^\x20-\x7e]", "?", text)[:LABEL_MAX]
 
 
 def normalise(path: str) -> str:

@@ -88,5 +88,5 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """`did you mean "x"?` for the nearest known word, else `otherwise`."""
     names = list(known)
     folded = {n.lower(): n for n in reversed(names)}
-    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
     return f'did you mean "{folded[near[0]]}"?' if near else otherwise

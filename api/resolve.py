@@ -10,6 +10,7 @@ from forebay.api.credentials import CredentialError
 from forebay.api.documents import DatasetDoc, MountDoc
 from forebay.api.freshness import FLOOR, FRESHNESS, parse_floor, parse_freshness
 from forebay.api.manifest import Loaded
+from forebay.api.mounts import secret_values
 from forebay.api.options import translate
 from forebay.api.problem import Problem, Severity, describe_url
 from forebay.api.spec import FLOOR_BYTES, FLOOR_RATIO, DatasetSpec, Freshness, Mount
@@ -78,22 +79,8 @@ class _Resolver:
         if store is None:
             self.add("error", doc.line, point, describe_url(doc.mount_point), *unserved(doc.scheme))
             return None
-        values: dict[str, str | None] = {}
-        for name, ref in doc.encrypted.items():
-            secret = self.loaded.secrets.get((self.dataset.namespace, ref.secret))
-            values[name] = secret.get(ref.key) if secret is not None else None
-        taken, found = translate(store, doc.options, values)
-        for problem in found:  # those of plain options were reported when the files were loaded
-            if problem.severity == "error" and problem.key in doc.encrypted:
-                field = doc.fields[problem.key]
-                self.add(
-                    "error",
-                    doc.lines[problem.key],
-                    field,
-                    problem.key,
-                    f"comes from a Secret whose value {problem.message}",
-                    problem.remedy,
-                )
+        values, _ = secret_values(self.loaded, self.dataset, doc)
+        taken, _ = translate(store, doc.options, values)  # what is wrong with options was reported by `load`
         try:
             done = finish(read_source(doc), taken, self.environ, self.home)
         except SourceError as e:

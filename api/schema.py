@@ -109,6 +109,7 @@ class Walk:
     def __init__(self, object_: str, problems: list[Problem], *, unused: bool) -> None:
         self.object = object_
         self.problems = problems
+        self.root: Type | None = None
         self.unused = unused  # report fields that nothing acts on
 
     def add(  # noqa: PLR0917 - one call per finding: keywords would treble them
@@ -118,6 +119,8 @@ class Walk:
 
     def check(self, node: Node, type_: Type, path: str, *, unused: bool | None = None) -> None:
         """Hold `node` against `type_`. An explicit null counts as absent, as it does for the API server."""
+        if self.root is None:
+            self.root = type_
         unused = self.unused if unused is None else unused
         match type_:
             case Obj():
@@ -152,7 +155,7 @@ class Walk:
         assert isinstance(node.value, dict)
         for key in node.value:
             if key not in type_.fields:
-                remedy = did_you_mean(key, type_.fields, "remove it, or see docs/manifests.md for the fields of this kind")
+                remedy = self.remedy(key, type_)
                 self.add("error", node, join(path, key), "", "is no field of this kind", remedy, node.key_lines[key])
         self.nulls(node, path)
         entries = node.map()
@@ -167,6 +170,14 @@ class Walk:
                 note = field.note or "it has no effect on one machine; remove it, or keep it for a cluster"
                 self.add("warning", node, join(path, name), "", "is not acted on yet", note, node.key_lines[name])
             self.check(child, field.type, join(path, name), unused=not silent)
+
+    def remedy(self, key: str, type_: Obj) -> str:
+        """For an unknown field: another spelling, else its place elsewhere in the kind (wrong indentation), else a near name."""
+        same = next((name for name in type_.fields if name.lower() == key.lower()), "")
+        place = "" if same or self.root is None else _find(self.root, key, "")
+        if place:
+            return f"it is a field of {place}: mind the indentation"
+        return did_you_mean(key, type_.fields, "remove it, or see docs/manifests.md for the fields of this kind")
 
     def nulls(self, node: Node, path: str) -> None:
         assert isinstance(node.value, dict)
@@ -184,7 +195,9 @@ class Walk:
         name = {dict: "a mapping", list: "a list", str: "a string", bool: "true or false", int: "a whole number"}[kind]
         remedy = f"write {name}"
         hidden = secretish(path.rpartition(".")[2])
-        if kind is str and isinstance(value, (bool, int, float)):
+        if kind is str and isinstance(value, (dict, list)):
+            remedy = "write a string; is it indented too far?"
+        elif kind is str and isinstance(value, (bool, int, float)):
             remedy = "put it in quotes" if hidden else f"put it in quotes: {show(node.text)}"
         self.add("error", node, path, show(value, path.rpartition(".")[2]), f"is {node.kind}, not {name}", remedy)
         return False
@@ -208,3 +221,17 @@ class Walk:
             self.add("error", node, path, show(value, path.rpartition(".")[2]), f"is none of {options}", remedy)
         elif len(value) < type_.min:
             self.add("error", node, path, show(value), f"is shorter than {type_.min} characters", "write a longer one")
+
+
+def _find(type_: Type, key: str, path: str, depth: int = 6) -> str:
+    """The path of the first object below `type_` that has a field `key`; "" if none has."""
+    inner: dict[str, Type] = {}
+    if isinstance(type_, Obj):
+        if key in type_.fields and path:
+            return path
+        inner = {join(path, name): field.type for name, field in type_.fields.items() if name != "status"}
+    elif isinstance(type_, List):
+        inner = {f"{path}[]": type_.of}
+    if not depth:
+        return ""
+    return next((found for name, member in inner.items() if (found := _find(member, key, name, depth - 1))), "")

@@ -34,6 +34,7 @@ class Source(msgspec.Struct, frozen=True):
     endpoint: str = ""  # s3: what the mount point itself names
     user: str = ""
     password: str = ""
+    elsewhere: bool = False  # s3: no server of Amazon's, so an endpoint must be named somewhere
 
 
 def read_source(mount: MountDoc) -> Source:
@@ -83,9 +84,8 @@ def _s3(mount: MountDoc) -> Source:
         raise SourceError("names no bucket", "write s3://bucket/prefix/")
     if not _BUCKET.fullmatch(authority):
         raise SourceError("has no valid bucket name", "write s3://bucket/prefix/ (3 to 63 of a-z, 0-9, - and .)")
-    return Source(
-        "s3", f"s3://{authority}{slash}{prefix}", endpoint, unquote(user) if at else "", unquote(password) if at else ""
-    )
+    url, elsewhere = f"s3://{authority}{slash}{prefix}", mount.scheme == "minio"
+    return Source("s3", url, endpoint, unquote(user) if at else "", unquote(password) if at else "", elsewhere)
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -100,7 +100,8 @@ class Finished(msgspec.Struct, frozen=True):
 def finish(source: Source, taken: Mapping[str, Taken], environ: Mapping[str, str], home: str | Path) -> Finished:
     """Options and secrets under canonical names: the manifest's own, then (s3) the environment's or a profile's.
 
-    Raises `CredentialError`. An option whose Secret is not at hand counts as absent where the machine can stand in.
+    An option whose Secret is not at hand counts as absent where the machine can stand in. Raises `CredentialError` and
+    `SourceError`.
     """
     if source.store == "s3":
         return _finish_s3(source, taken, environ, home)
@@ -145,6 +146,8 @@ def _finish_s3(source: Source, taken: Mapping[str, Taken], environ: Mapping[str,
             notes.append(("has no credentials, so requests are unsigned", remedy))
     bucket = source.url.removeprefix("s3://").partition("/")[0]
     endpoint = given.get("endpoint") or source.endpoint or _juicefs_endpoint(given.get("bucket", ""), bucket) or known.endpoint
+    if source.elsewhere and not endpoint:
+        raise SourceError("names no server", "write minio://host:9000/bucket/, or give the option endpoint")
     options: dict[str, str] = {k: given[k] for k in ("region", "path_style", "verify", "ca_file") if k in given}
     if endpoint:
         options.update(endpoint=normal_endpoint(endpoint, given.get("tls")))
@@ -188,6 +191,9 @@ def _juicefs_endpoint(url: str, bucket: str) -> str:
         return ""
     parts = urlsplit(url if "://" in url else f"https://{url}")
     netloc = parts.netloc.rpartition("@")[2]
-    if not parts.path.strip("/") and netloc.startswith(bucket + "."):
+    first = parts.path.strip("/").partition("/")[0]
+    if not first and netloc.startswith(bucket + "."):
         netloc = netloc[len(bucket) + 1 :]
+    elif first and first != bucket:
+        raise SourceError(f"is not in the bucket that the option bucket names ({first})", "name the same bucket in both")
     return f"{parts.scheme}://{netloc}"

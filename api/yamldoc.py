@@ -32,6 +32,7 @@ _TRUE = {w for word in ("true", "yes", "on") for w in (word, word.capitalize(), 
 _FALSE = {w for word in ("false", "no", "off") for w in (word, word.capitalize(), word.upper())}
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F_]+|0o?[0-7_]+|0b[01_]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_TAGS = {
     "tag:yaml.org,2002:str",
     "tag:yaml.org,2002:int",
@@ -237,6 +238,8 @@ class _Composer:
 
     def scalar(self, event: yaml.ScalarEvent, line: int) -> Scalar:
         self.check_tag(event.tag, line)
+        if _SURROGATE.search(event.value):
+            raise _Bad(line, "holds half of a surrogate pair", "write the character itself")
         tag = (event.tag or "").rpartition(":")[2]
         if tag == "str" or (not event.implicit[0] and tag not in ("int", "float", "bool", "null")):
             return str(event.value)
