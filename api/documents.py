@@ -44,6 +44,10 @@ class MountDoc(msgspec.Struct, frozen=True):
     fields: dict[str, str]  # of every option, for messages
     line: int
 
+    def __repr__(self) -> str:
+        """Without what may hold a credential in plain text."""
+        return f"MountDoc({self.field}, line={self.line}, place={self.place!r}, options={sorted(self.options)})"
+
     @property
     def field(self) -> str:
         return f"spec.mounts[{self.index}]"

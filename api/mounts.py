@@ -87,7 +87,7 @@ class _Checker:
         _, found = translate(schemes.SERVED[mount.scheme], mount.options, values)
         for problem in found:
             field, message = mount.fields[problem.key], problem.message
-            value = show(mount.options[problem.key]) if problem.shown else ""
+            value = describe_url(mount.options[problem.key]) if problem.shown else ""
             if problem.key in mount.encrypted:
                 field, value = f"{field}.name", show(problem.key)
                 if problem.severity == "error" and values.get(problem.key) is not None:

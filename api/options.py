@@ -279,7 +279,7 @@ def _bad(option: Option, value: str) -> tuple[str, str] | None:
         scheme = value.split("://", 1)[0].lower() if "://" in value else "https"
         if scheme not in ("http", "https") or not rest or rest.startswith("/") or " " in value:
             return "is no http(s) URL", "write one such as https://s3.example.com:9000"
-        if "@" in rest.partition("/")[0]:
+        if "@" in rest:  # anywhere: a key that is not percent-encoded holds slashes
             return "holds user information", "put keys under encryptOptions"
     if option.kind == "text" and not value:
         return "is empty", "give a value or remove it"

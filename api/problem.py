@@ -19,10 +19,9 @@ HIDDEN = "(hidden)"
 """Stands for a value that may be a secret."""
 
 _USERINFO = re.compile(r"(?<=//).*@", re.DOTALL)  # to the last @: keys hold slashes
-_QUERY = re.compile(r"(?<==)[^&#]+")
 _SECRETISH = re.compile(
-    r"secret|passw|passphrase|pwd|token|credential|private|signature|metaurl|auth|cookie|header|bearer|"
-    r"(access|api|encrypt\w*|account|sas|storage)[-_.]?key|\bsas\b|(^|[-_.])key$|^access$|certificate|keytab|dsn|\bpass\b",
+    r"secret|encrypt|passw|passphrase|pwd|token|credential|private|signature|metaurl|auth|cookie|header|bearer|"
+    r"(access|api|account|sas|storage)[-_.]?key|\bsas\b|(^|[-_.])key$|^access$|certificate|keytab|dsn|\bpass\b",
     re.IGNORECASE,
 )
 
@@ -59,9 +58,9 @@ def secretish(name: str) -> bool:
 
 
 def strip_credentials(url: str) -> str:
-    """A URL without user information and without the values of its query (signed links carry keys there)."""
-    head, mark, query = _USERINFO.sub("", url).partition("?")
-    return head + mark + _QUERY.sub("...", query)
+    """A URL without user information, query and fragment: signed links carry keys there."""
+    match = re.search(r"[?#]", url := _USERINFO.sub("", url))
+    return f"{url[: match.start()]}{match[0]}..." if match else url
 
 
 def describe_url(url: str) -> str:

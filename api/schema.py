@@ -194,12 +194,12 @@ class Walk:
             return True
         name = {dict: "a mapping", list: "a list", str: "a string", bool: "true or false", int: "a whole number"}[kind]
         remedy = f"write {name}"
-        hidden = secretish(path.rpartition(".")[2])
+        hidden = secretish(path)
         if kind is str and isinstance(value, (dict, list)):
             remedy = "write a string; is it indented too far?"
         elif kind is str and isinstance(value, (bool, int, float)):
             remedy = "put it in quotes" if hidden else f"put it in quotes: {show(node.text)}"
-        self.add("error", node, path, show(value, path.rpartition(".")[2]), f"is {node.kind}, not {name}", remedy)
+        self.add("error", node, path, show(value, path), f"is {node.kind}, not {name}", remedy)
         return False
 
     def quantity(self, node: Node, path: str) -> None:
@@ -218,7 +218,7 @@ class Walk:
         if type_.enum and value not in type_.enum:
             options = ", ".join(e or '""' for e in type_.enum)
             remedy = did_you_mean(value, (e for e in type_.enum if e), f"write one of {options}")
-            self.add("error", node, path, show(value, path.rpartition(".")[2]), f"is none of {options}", remedy)
+            self.add("error", node, path, show(value, path), f"is none of {options}", remedy)
         elif len(value) < type_.min:
             self.add("error", node, path, show(value), f"is shorter than {type_.min} characters", "write a longer one")
 

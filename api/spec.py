@@ -43,6 +43,13 @@ class Mount(msgspec.Struct, frozen=True):
     read_only: bool = True
     freshness: Freshness = Freshness()
 
+    def __repr__(self) -> str:
+        """Everything but the values of secrets: a spec may end up in a log or a traceback."""
+        return (
+            f"Mount(source={self.source!r}, store={self.store!r}, path={self.path!r}, name={self.name!r}, "
+            f"options={self.options!r}, secrets={sorted(self.secrets)}, read_only={self.read_only}, freshness={self.freshness!r})"
+        )
+
 
 class Tier(msgspec.Struct, frozen=True):
     """One directory of the cache. `quota` in bytes, 0 = bounded by the free-space floor alone; watermarks are ratios."""

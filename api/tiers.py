@@ -111,6 +111,8 @@ def place(
                 directory = os.path.join(own, f"tier{len(tiers)}-{level.medium.lower()}")
             else:
                 directory = os.path.join(path, "forebay", namespace, name)
+                if any(t.path == directory for t in tiers):  # two levels in one tmpfs: each its own quota
+                    directory = os.path.join(directory, f"tier{len(tiers)}")
             tiers.append(Tier(level.medium, directory, quota, level.high, level.low))
     disk = next((t for t in tiers if t.medium != "MEM"), tiers[0])
     return tiers, os.path.join(own if disk.path.startswith(own + os.sep) else disk.path, "index")
