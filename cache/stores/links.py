@@ -6,6 +6,7 @@ A tokeniser of three patterns instead of `html.parser`, which takes 20 us a tag:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html import unescape
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
@@ -13,16 +14,13 @@ import msgspec
 
 from forebay.cache.stores.names import usable
 
-_TOKEN = re.compile(
-    rb"<!--.*?(?:-->|\Z)"
-    rb"|<(script|style|textarea|title)\b.*?(?:</\1\s*>|\Z)"
-    rb"|<a(?=[\s/>])((?:[^>\"']|\"[^\"]*\"|'[^']*')*)>",
-    re.IGNORECASE | re.DOTALL,
-)
-_HREF = re.compile(
-    rb"(?:\A|[\s/\"'])href\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))",
-    re.IGNORECASE,
-)
+_START = re.compile(rb"<(?:!--|(script|style|textarea|title)(?=[\s/>])|a(?=[\s/>]))", re.IGNORECASE)
+_ENDS = {name: re.compile(rb"</" + name + rb"[\s/>]", re.IGNORECASE) for name in (b"script", b"style", b"textarea", b"title")}
+_REST = re.compile(rb"((?:[^>\"']++|\"[^\"]*+\"|'[^']*+')*+)>")
+_ATTRIBUTE = re.compile(rb"([^\s\"'>/=]++)(?:\s*+=\s*+(?:\"([^\"]*+)\"|'([^']*+)'|([^\s>]++)))?")
+MAX_TAG = 4096
+MAX_BROKEN = 1000
+"""Tags with quotes that do not close; each is looked at twice, so their number is bounded."""
 _INDEX = re.compile(rb"<(?:title|h1)[^>]*>\s*(?:index of|directory listing|listing of|directory:)", re.IGNORECASE)
 _OPEN, _CLOSE = re.compile(rb"<html\b", re.IGNORECASE), re.compile(rb"</html\s*>", re.IGNORECASE)
 _PARENT = {"../", "..", "./../"}
@@ -43,20 +41,13 @@ def names_of(page: bytes, home: str, path: str, limit: int) -> Links:
     """The links of `page`, found at `home` ("http://host") and `path` (percent-encoded, ending in "/"), that name something
     directly below it.
 
-    Raises `ValueError` when there are more than `limit`.
+    Raises `ValueError` when there are more than `limit`, or the page is broken beyond use.
     """
     seen: dict[bytes, None] = {}
     skipped = 0
     parent = False
     base = unquote_to_bytes(path)
-    for match in _TOKEN.finditer(page):
-        attributes = match[2]
-        if attributes is None:
-            continue
-        found = _HREF.search(attributes)
-        if found is None:
-            continue
-        raw = found[1] if found[1] is not None else found[2] if found[2] is not None else found[3]
+    for raw in _hrefs(page):
         href = raw.decode("utf-8", "surrogateescape").strip(" \t\r\n\f")
         if "&" in href:
             href = unescape(href)
@@ -84,6 +75,48 @@ def names_of(page: bytes, home: str, path: str, limit: int) -> Links:
     opened = _OPEN.search(page, 0, 4096) is not None
     index = bool(names) or parent or _INDEX.search(page, 0, 16384) is not None
     return Links(names, skipped, index, opened, _CLOSE.search(page, max(0, len(page) - 65536)) is not None)
+
+
+def _hrefs(page: bytes) -> Iterator[bytes]:
+    """The first `href` of every `<a>`, comments and scripts passed over. Linear in the page, whatever stands there."""
+    at = broken = 0
+    while (start := _START.search(page, at)) is not None:
+        at = start.end()
+        if start[1] is not None:
+            end = _ENDS[start[1].lower()].search(page, at)
+            if end is None:
+                return
+            at = end.end()
+            continue
+        if start[0] == b"<!--":
+            at = page.find(b"-->", at) + 3
+            if at < 3:
+                return
+            continue
+        if page.startswith(b' href="', at):  # all real servers
+            close = page.find(b'"', at + 7, at + MAX_TAG)
+            if close >= 0:
+                yield page[at + 7 : close]
+                rest = _REST.match(page, close + 1, close + MAX_TAG)
+                at = close + 1 if rest is None else rest.end()
+                continue
+        rest = _REST.match(page, at, at + MAX_TAG)
+        if rest is not None:
+            text, at = rest[1], rest.end()
+        else:
+            broken += 1
+            end_of_tag = page.find(b">", at)
+            if end_of_tag < 0:
+                return
+            if broken > MAX_BROKEN:
+                raise ValueError(f"more than {MAX_BROKEN} broken tags")
+            text, at = page[at : min(end_of_tag, at + MAX_TAG)], end_of_tag + 1
+        for attribute in _ATTRIBUTE.finditer(text):
+            if attribute[1].lower() == b"href":
+                value = next((group for group in attribute.groups()[1:] if group is not None), None)
+                if value is not None:
+                    yield value
+                break
 
 
 def _below(href: str, base: bytes) -> bytes | None:
