@@ -98,18 +98,18 @@ def _hrefs(page: bytes) -> Iterator[bytes]:
             if close >= 0:
                 yield page[at + 7 : close]
                 rest = _REST.match(page, close + 1, close + MAX_TAG)
+                if rest is None:
+                    broken = _one_more(broken)
                 at = close + 1 if rest is None else rest.end()
                 continue
         rest = _REST.match(page, at, at + MAX_TAG)
         if rest is not None:
             text, at = rest[1], rest.end()
         else:
-            broken += 1
+            broken = _one_more(broken)
             end_of_tag = page.find(b">", at)
             if end_of_tag < 0:
                 return
-            if broken > MAX_BROKEN:
-                raise ValueError(f"more than {MAX_BROKEN} broken tags")
             text, at = page[at : min(end_of_tag, at + MAX_TAG)], end_of_tag + 1
         for attribute in _ATTRIBUTE.finditer(text):
             if attribute[1].lower() == b"href":
@@ -117,6 +117,12 @@ def _hrefs(page: bytes) -> Iterator[bytes]:
                 if value is not None:
                     yield value
                 break
+
+
+def _one_more(broken: int) -> int:
+    if broken == MAX_BROKEN:
+        raise ValueError(f"more than {MAX_BROKEN} broken tags")
+    return broken + 1
 
 
 def _below(href: str, base: bytes) -> bytes | None:
