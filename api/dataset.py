@@ -17,7 +17,7 @@ OWN_ANNOTATIONS = (FRESHNESS, FLOOR)
 def read_dataset(node: Node, namespace: str, name: str, walk: Walk) -> DatasetDoc:
     """Type a Dataset. What is wrong goes to `walk`; the result is usable only if nothing did."""
     spec = node.at("spec") or Node({}, node.file, node.line)
-    annotations, lines = read_annotations(node, walk)
+    annotations, lines = read_annotations(node, walk, OWN_ANNOTATIONS)
     modes = [m.value for m in _items(spec.at("accessModes")) if isinstance(m.value, str)]
     owner = spec.at("owner")
     return DatasetDoc(
@@ -37,7 +37,7 @@ def read_dataset(node: Node, namespace: str, name: str, walk: Walk) -> DatasetDo
 def read_runtime(node: Node, kind: str, namespace: str, name: str, walk: Walk) -> RuntimeDoc:
     """Type a runtime of any kind as far as a data path reads it: its tiers and annotations."""
     spec = node.at("spec") or Node({}, node.file, node.line)
-    annotations, _ = read_annotations(node, walk)
+    annotations, _ = read_annotations(node, walk, (FLOOR,))
     free_ratio: float | None = None
     if kind == "CacheRuntime":
         worker = read_cache_levels(spec.at("worker", "tieredStore"), "spec.worker.tieredStore", walk)
@@ -49,10 +49,14 @@ def read_runtime(node: Node, kind: str, namespace: str, name: str, walk: Walk) -
         levels = worker or client
     else:
         levels, free_ratio = read_levels(spec.at("tieredstore"), "spec.tieredstore", kind, walk)
-    return RuntimeDoc(kind, namespace, name, levels, annotations, free_ratio, node.file, node.line)
+    engine = ("", "")
+    for key, described in (("profileName", "ThinRuntimeProfile"), ("runtimeClassName", "CacheRuntimeClass")):
+        if spec.string(key):
+            engine = (described, spec.string(key))
+    return RuntimeDoc(kind, namespace, name, levels, annotations, free_ratio, engine, node.file, node.line)
 
 
-def read_annotations(node: Node, walk: Walk) -> tuple[dict[str, str], dict[str, int]]:
+def read_annotations(node: Node, walk: Walk, own: tuple[str, ...]) -> tuple[dict[str, str], dict[str, int]]:
     """Annotations and their lines. Ours are checked; Fluid's that nothing acts on yet are said, one line each."""
     block = node.at("metadata", "annotations")
     if block is None:
@@ -66,24 +70,24 @@ def read_annotations(node: Node, walk: Walk) -> tuple[dict[str, str], dict[str, 
         field = join("metadata.annotations", key)
         domain = key.partition("/")[0]
         if domain == "forebay.io":
-            check_own(key, value, field, walk)
+            _check_own(key, value, field, own, walk)
         elif domain == "fluid.io" or domain.endswith(".fluid.io"):
             note = "it has no effect on one machine; remove it, or keep it for a cluster"
             walk.add("warning", value, field, "", "is not acted on yet", note, lines[key])
     return found, lines
 
 
-def check_own(key: str, value: Node, field: str, walk: Walk) -> None:
-    """One annotation or option of ours: a known key with a good value."""
+def _check_own(key: str, value: Node, field: str, own: tuple[str, ...], walk: Walk) -> None:
+    """One annotation of ours: known on this kind, with a good value."""
     text = str(value.value)
     try:
         if key == FRESHNESS:
             parse_freshness(text)
         elif key == FLOOR:
             parse_floor(text)
-        else:
-            remedy = did_you_mean(key, OWN_ANNOTATIONS, f"remove it; known are {', '.join(OWN_ANNOTATIONS)}")
-            walk.add("warning", value, field, "", "is no annotation of forebay and has no effect", remedy)
+        if key not in own:
+            remedy = did_you_mean(key, own, f"remove it; known here: {', '.join(own)}")
+            walk.add("warning", value, field, "", "is no annotation of forebay on this kind and has no effect", remedy)
     except ValueError as e:
         what = "freshness" if key == FRESHNESS else "free-space floor"
         walk.add("error", value, field, show(text), f"is no {what}", str(e))
@@ -167,10 +171,9 @@ def _mount(node: Node, index: int, single: bool, shared: _Options, walk: Walk) -
     encrypted = {**shared.encrypted, **own.encrypted}
     lines = {**shared.lines, **own.lines}
     for key in options.keys() & encrypted.keys():
-        line_node = node if key in own.lines else walk_node(node, shared.lines[key])
         walk.add(
             "error",
-            line_node,
+            node,
             {**shared.fields, **own.fields}[key],
             "",
             f"sets option {show(key)}, which stands in the plain and in the encrypted options",
@@ -206,11 +209,6 @@ def _mount(node: Node, index: int, single: bool, shared: _Options, walk: Walk) -
         fields={**shared.fields, **own.fields},
         line=point.line,
     )
-
-
-def walk_node(node: Node, line: int) -> Node:
-    """A stand-in for a place in the same file."""
-    return Node(None, node.file, line)
 
 
 def _place(node: Node, field: str, single: bool, walk: Walk) -> str | None:

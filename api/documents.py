@@ -71,6 +71,7 @@ class RuntimeDoc(msgspec.Struct, frozen=True):
     levels: list[LevelDoc]  # ordered MEM, SSD, HDD
     annotations: dict[str, str]
     free_ratio: float | None  # JuiceFSRuntime's `low` is JuiceFS's --free-space-ratio
+    engine: tuple[str, str]  # (kind, name) of the profile or class that describes its engine; ("", "") where none does
     file: str
     line: int
 

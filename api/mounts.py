@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from forebay.api import schemes
 from forebay.api.documents import DatasetDoc, MountDoc
 from forebay.api.names import is_namespace, is_object_name
@@ -18,15 +20,26 @@ if TYPE_CHECKING:
 APPLY = "fine if it exists in the cluster; otherwise add it"
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """What the other documents say."""
+
+    datasets: dict[tuple[str, str], DatasetDoc]
+    objects: set[tuple[str, str]]  # (kind, name)
+    engines: set[str]  # file systems that classes and profiles describe
+
+
 def check(loaded: Loaded) -> set[tuple[str, str]]:
     """Add what is wrong with mounts to `loaded.problems`; the Secrets that mounts name, by (namespace, name)."""
-    datasets = {(d.namespace, d.name): d for d in loaded.datasets}
-    used: set[tuple[str, str]] = set()
+    described = [o.node for o in loaded.objects if o.kind == "CacheRuntimeClass"]
+    described += [spec for o in loaded.objects if o.kind == "ThinRuntimeProfile" and (spec := o.node.at("spec"))]
+    known = _Known(
+        datasets={(d.namespace, d.name): d for d in loaded.datasets},
+        objects={(o.kind, o.name) for o in loaded.objects},
+        engines={node.string("fileSystemType") for node in described},
+    )
     for doc in loaded.datasets:
-        checker = _Checker(loaded, doc, datasets)
-        checker.check()
-        used |= {(doc.namespace, ref.secret) for mount in doc.mounts for ref in mount.encrypted.values()}
-    return used
+        _Checker(loaded, doc, known).check()
+    return {(d.namespace, ref.secret) for d in loaded.datasets for mount in d.mounts for ref in mount.encrypted.values()}
 
 
 def secret_values(loaded: Loaded, doc: DatasetDoc, mount: MountDoc) -> tuple[dict[str, str | None], set[str]]:
@@ -48,8 +61,8 @@ def secret_values(loaded: Loaded, doc: DatasetDoc, mount: MountDoc) -> tuple[dic
 class _Checker:
     """One Dataset."""
 
-    def __init__(self, loaded: Loaded, doc: DatasetDoc, datasets: dict[tuple[str, str], DatasetDoc]) -> None:
-        self.loaded, self.doc, self.datasets = loaded, doc, datasets
+    def __init__(self, loaded: Loaded, doc: DatasetDoc, known: _Known) -> None:
+        self.loaded, self.doc, self.known = loaded, doc, known
         self.kind = doc.runtime.kind if doc.runtime else ""
 
     def check(self) -> None:
@@ -60,12 +73,14 @@ class _Checker:
         self.reference()
 
     def scheme(self, mount: MountDoc) -> None:
-        if not mount.scheme and self.kind in schemes.NO_SCHEME_KINDS:
-            message = f"has no scheme: only the engine of the {self.kind} knows it, no store here serves it yet"
-            self.point("warning", mount, message, "write one such as s3://bucket/prefix/ to serve it here")
-        elif not mount.scheme:
-            self.point("error", mount, "has no scheme", "write one such as s3://bucket/prefix/ or local:///directory")
-        elif mount.scheme not in schemes.KNOWN:
+        if not mount.scheme:
+            self.no_scheme(mount)
+        elif mount.scheme not in schemes.KNOWN and mount.scheme not in self.known.engines:
+            engine = self.doc.runtime.engine if self.doc.runtime else ("", "")
+            if engine[1] and engine not in self.known.objects:
+                message = f"has a scheme that only the engine of the {self.kind} can know ({mount.scheme})"
+                self.point("warning", mount, message, "add its class or profile to the files; `forebay up` refuses it")
+                return
             near = did_you_mean(mount.scheme, schemes.SERVED) or did_you_mean(mount.scheme, schemes.KNOWN)
             remedy = near or "write one such as s3://, https:// or local:///"
             self.point("error", mount, "has a scheme that neither Fluid, its engines nor fsspec knows", remedy)
@@ -81,6 +96,14 @@ class _Checker:
                 remedy = "move them to a Secret and name it under encryptOptions"
                 self.point("warning", mount, "holds credentials in plain text", remedy)
             self.options(mount)
+
+    def no_scheme(self, mount: MountDoc) -> None:
+        """`host:/export` is what engines behind Thin, EFC and Cache runtimes take; anything else is a slip."""
+        remedy = "write one such as s3://bucket/prefix/ or local:///directory"
+        if self.kind in schemes.NO_SCHEME_KINDS or (not self.kind and schemes.HOST_PATH.fullmatch(mount.mount_point)):
+            self.point("warning", mount, "has no scheme: only its engine knows it, no store here serves it yet", remedy)
+        else:
+            self.point("error", mount, "has no scheme", remedy)
 
     def options(self, mount: MountDoc) -> None:
         values, _ = secret_values(self.loaded, self.doc, mount)
@@ -151,10 +174,10 @@ class _Checker:
         if self.kind not in ("", "ThinRuntime"):
             message = f"is a reference, but the dataset has a {self.kind} of its own"
             self.point("error", mount, message, "remove the runtime: the source's own serves it")
-        source = self.datasets.get((parts[0], parts[1]))
+        source = self.known.datasets.get((parts[0], parts[1]))
         if source is None:
             self.point("warning", mount, "names a Dataset that is not in these files", APPLY)
-        elif source is self.datasets.get((self.doc.namespace, self.doc.name)):
+        elif source is self.known.datasets.get((self.doc.namespace, self.doc.name)):
             self.point("error", mount, "is a reference to itself", "name the dataset that holds the data")
         elif any(m.scheme == "dataset" for m in source.mounts):
             self.point("error", mount, "is a reference to a reference", "name the dataset that holds the data")

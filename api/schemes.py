@@ -41,6 +41,9 @@ KNOWN = FSSPEC | FLUID
 NO_SCHEME_KINDS = ("ThinRuntime", "EFCRuntime", "CacheRuntime")
 """Kinds whose engine takes a mount point without a scheme, such as `10.0.0.1:/export`."""
 
+HOST_PATH = re.compile(r"[^/\s]+:[^\s]+")
+"""`10.0.0.1:/export`, `host:volume`: mount points of NFS and its like."""
+
 _SPLIT = re.compile(r"([A-Za-z0-9][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
 
 

@@ -276,8 +276,8 @@ def _line(event: yaml.Event) -> int:
 
 
 def _without_names(problem: str) -> str:
-    """A parser's message without what it quotes from the file (an alias, an anchor, a tag, a character)."""
-    return re.sub(r"\s*['\"].*['\"]", "", problem).strip()
+    """A parser's message without what it quotes from the file (an alias, an anchor, a tag); its own punctuation stays."""
+    return re.sub(r"\s*(['\"])(?!\W{1,2}\1).*\1", "", problem).strip()
 
 
 def _bad_line(text: str) -> int:

@@ -12,6 +12,13 @@ RUNTIME_ERRORS: dict[str, tuple[str, int, str, str, str]] = {
         "is no field",
         '"tieredstore"',
     ),
+    "scheme under a runtime": (
+        dataset("mounts:\n  - mountPoint: demofs:///x") + runtime("AlluxioRuntime"),
+        6,
+        "mountPoint",
+        "neither Fluid, its engines nor fsspec",
+        "ofs",
+    ),
     "quantity 10Gb": (tier("mediumtype: SSD, path: /c, quota: 10Gb"), 14, "spec.tieredstore.levels[0].quota", '"10Gb"', "10Gi"),
     "quantity of zero": (
         tier("mediumtype: SSD, path: /c, quota: 0"),

@@ -21,6 +21,22 @@ WARNINGS: dict[str, tuple[str, int, str, str]] = {
         "mountPoint",
         "has no scheme",
     ),
+    "host and path": (dataset("mounts:\n  - {mountPoint: '10.0.0.1:/export', name: x}"), 6, "mountPoint", "has no scheme"),
+    "scheme of a class": (
+        dataset("mounts:\n  - mountPoint: demofs:///x")
+        + runtime("CacheRuntime", "runtimeClassName: c")
+        + "---\napiVersion: data.fluid.io/v1alpha1\nkind: CacheRuntimeClass\nmetadata: {name: c}\nfileSystemType: demofs\n"
+        "topology: {client: {template: {spec: {containers: [{name: x}]}}}}\n",
+        6,
+        "mountPoint",
+        "no store here serves yet",
+    ),
+    "scheme of a profile elsewhere": (
+        dataset("mounts:\n  - mountPoint: demofs:///x") + runtime("ThinRuntime", "profileName: p"),
+        6,
+        "mountPoint",
+        "only the engine of the ThinRuntime can know",
+    ),
     "writing": (dataset("accessModes: [ReadWriteMany]\n" + GOOD), 5, "spec.accessModes[0]", "mounted read-only"),
     "runtime field": (
         dataset(GOOD) + runtime("AlluxioRuntime", "properties: {a: b}"),

@@ -87,7 +87,8 @@ CASES = {
     "bucket": dataset(f"{S3}, options: {{bucket: 'http://AK:{WORD}@host/other'}}"),
     "environment of a runtime": dataset(S3)
     + f"---\napiVersion: data.fluid.io/v1alpha1\nkind: AlluxioRuntime\nmetadata: {{name: d}}\n"
-    f"spec: {{fuse: {{env: {{AWS_SECRET_ACCESS_KEY: {NUMBER}, X: ['{WORD}']}}}}, properties: {{aws.secretKey: '{WORD}'}}, secret: {NUMBER}}}\n",
+    f"spec: {{fuse: {{env: {{AWS_SECRET_ACCESS_KEY: {NUMBER}, X: ['{WORD}']}}}}, properties: {{aws.secretKey: '{WORD}'}}, "
+    f"secret: {NUMBER}}}\n",
     "other documents": f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: '{WORD}'}}\ndata: {{k: '{WORD}'}}\n".replace(
         f"'{WORD}'}}\ndata", "c}\ndata"
     ),
