@@ -20,8 +20,7 @@ def read_names(fd: int, cookie: int, limit: int) -> tuple[list[bytes], int]:
 
     A name that exists throughout is given exactly once, whatever else comes and goes (POSIX readdir).
     """
-    if cookie:
-        os.lseek(fd, cookie, os.SEEK_SET)
+    os.lseek(fd, cookie, os.SEEK_SET)
     names: list[bytes] = []
     buffer = ctypes.create_string_buffer(_BUFFER)
     while True:
