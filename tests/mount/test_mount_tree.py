@@ -12,12 +12,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mountlab import Lab, lab
+from mountlab import CAN_EXEC, Lab, lab
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
 
@@ -45,7 +46,7 @@ def grow(model: Path) -> None:
             f.write(name * 3)
     many = model / "many"
     many.mkdir()
-    for i in range(1500):
+    for i in range(700):
         (many / f"entry number {i}").write_bytes(b"%d" % i)
     os.utime(model / "one byte", ns=(0, 1_234_567_890_123_456_789))
 
@@ -215,7 +216,7 @@ def test_a_listing_survives_seeking_and_partial_reads(mounted: Lab) -> None:
         while got := page():
             names += got
         assert sorted(n for _, n in names) == sorted([b".", b"..", *map(os.fsencode, os.listdir(mounted.model / "many"))])
-        middle = 700
+        middle = 350
         os.lseek(fd, names[middle][0], os.SEEK_SET)
         assert page()[0] == names[middle + 1]
         os.lseek(fd, 0, os.SEEK_SET)
@@ -298,10 +299,11 @@ def test_a_program_of_the_system_walks_it(mounted: Lab) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     listed = subprocess.run(["ls", "-lR", str(mounted.mount_point)], capture_output=True, timeout=60, check=True)
-    assert listed.stdout.count(b"entry number") == 1500
+    assert listed.stdout.count(b"entry number") == 700
     assert listed.stderr == b""
 
 
+@pytest.mark.skipif(not CAN_EXEC, reason="this user may not execute the interpreter")
 def test_readers_under_timer_signals_see_no_eintr(mounted: Lab) -> None:
     """A profiler's timer must not turn a slow read into an error."""
     code = (
@@ -336,22 +338,22 @@ def test_memory_stays_small(mounted: Lab) -> None:
 @pytest.mark.skipif(not ROOT, reason="this is the ordinary user's run")
 @pytest.mark.skipif(shutil.which("fusermount3") is None, reason="fusermount3 is not installed (package fuse3)")
 @pytest.mark.timeout(240)
-def test_all_of_it_as_an_ordinary_user(tmp_path: Path) -> None:
-    argv = [
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
-    env = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
-    run = [*argv, "--basetemp", f"/var/tmp/forebay-pytest-{os.getpid()}", __file__]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=220, check=False, cwd=Path(__file__).parents[2])
-    shutil.rmtree(f"/var/tmp/forebay-pytest-{os.getpid()}", ignore_errors=True)
+def test_all_of_it_as_an_ordinary_user() -> None:
+    """uid 65534 in a mount namespace of its own, where everybody may open /dev/fuse as on a machine with udev."""
+    base = Path(tempfile.mkdtemp(prefix="forebay-user-", dir="/var/tmp"))
+    base.chmod(0o755)
+    script = (
+        'set -e; mknod "$1/fuse" c 10 229; chmod 666 "$1/fuse"; mount --bind "$1/fuse" /dev/fuse\n'
+        'exec setpriv --reuid=65534 --regid=65534 --clear-groups "$2" -P -m pytest -q -p no:cacheprovider '
+        '--basetemp "$1/t/p" "$3"'
+    )
+    (base / "t").mkdir()
+    os.chown(base / "t", 65534, 65534)
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(base), sys.executable, __file__],
+        env={**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True, timeout=220,
+        check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    shutil.rmtree(base, ignore_errors=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert "passed" in done.stdout
+    assert " passed" in done.stdout

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -59,6 +61,44 @@ class FakeDoor:
         return True
 
 
+Process = subprocess.Popen[bytes] | multiprocessing.Process
+CAN_EXEC = os.access(os.path.realpath(sys.executable), os.X_OK)
+"""False for an ordinary user whose interpreter lies under /root: then a fork has to do."""
+
+
+def spawn(module: str, argv: list[str], log: Path, fds: tuple[int, ...] = (), env: dict[str, str] | None = None) -> Process:
+    """Run a module as a program with its stderr appended to `log`."""
+    if CAN_EXEC:
+        with open(log, "ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *argv], pass_fds=fds, env={**os.environ, **(env or {})}, stderr=out,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def run() -> None:
+        os.setsid()
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        os.environ.update(env or {})
+        sys.argv = [module, *argv]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+    process.start()
+    return process
+
+
+def ended(process: Process, seconds: float) -> bool:
+    if isinstance(process, subprocess.Popen):
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+    process.join(seconds)
+    return process.exitcode is not None
+
+
 class Lab:
     """A dataset in a directory of its own, its index filled from a model tree, complete cache files included."""
 
@@ -77,8 +117,8 @@ class Lab:
         (self.run / "spec.json").write_bytes(encode_spec(self.spec))
         self.mount_point = base / "mnt"
         self.device = self.state = -1
-        self.daemon: subprocess.Popen[bytes] | None = None
-        self.worker: subprocess.Popen[bytes] | None = None
+        self.daemon: Process | None = None
+        self.worker: Process | None = None
         self.options: list[str] = []
         self.env: dict[str, str] = {}
 
@@ -112,12 +152,7 @@ class Lab:
     # --- processes -------------------------------------------------------------------------------------------------
 
     def start_worker(self) -> None:
-        with open(self.run / "worker.log", "ab") as out:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", "forebay.cache.worker", "--run-dir", str(self.run)],
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-            )
+        self.worker = spawn("forebay.cache.worker", ["--run-dir", str(self.run)], self.run / "worker.log")
 
     def start(self) -> None:
         self.mount_point.mkdir(exist_ok=True)
@@ -127,18 +162,15 @@ class Lab:
 
     def start_daemon(self) -> None:
         argv = [
-            sys.executable, "-P", "-m", "forebay.fuse.daemon", "--run-dir", str(self.run), "--mount", str(self.mount_point),
-            "--index", "0", "--device-fd", str(self.device), "--state-fd", str(self.state), *self.options,
+            "--run-dir", str(self.run), "--mount", str(self.mount_point), "--index", "0",
+            "--device-fd", str(self.device), "--state-fd", str(self.state), *self.options,
         ]  # fmt: skip
-        with open(self.run / "mount-0.log", "ab") as out:
-            self.daemon = subprocess.Popen(
-                argv, pass_fds=(self.device, self.state), env={**os.environ, **self.env}, stderr=out, stdin=subprocess.DEVNULL
-            )
+        self.daemon = spawn("forebay.fuse.daemon", argv, self.run / "mount-0.log", (self.device, self.state), self.env)
 
     def kill_daemon(self) -> None:
         assert self.daemon is not None
         self.daemon.kill()
-        self.daemon.wait(10)
+        assert ended(self.daemon, 10)
 
     def granted(self, deadline: float = 20.0) -> dict[str, object]:
         """What the present daemon published."""
@@ -171,11 +203,9 @@ class Lab:
                 continue
             if process is self.worker:
                 process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
+            if not ended(process, 10):
                 process.kill()
-                process.wait(10)
+                ended(process, 10)
         shutil.rmtree(self.base, ignore_errors=True)
 
 

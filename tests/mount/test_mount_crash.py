@@ -1,0 +1,175 @@
+"""kill -9 of the daemon under readers, again and again: a pause, never an error and never a wrong byte."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import multiprocessing
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mountlab import Lab, lab
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="needs root and /dev/fuse"),
+    pytest.mark.timeout(180),
+]
+
+SMALL = 60
+LARGE = 24 << 20
+
+
+def content(name: str, size: int) -> bytes:
+    return random.Random(name).randbytes(size)
+
+
+def grow(model: Path) -> None:
+    for i in range(SMALL):
+        (model / f"s{i}").write_bytes(content(f"s{i}", 20_000 + i))
+    (model / "large").write_bytes(content("large", LARGE))
+    (model / "folder").mkdir()
+    for i in range(300):
+        (model / "folder" / f"n{i}").touch()
+
+
+class Reader:
+    """A process that repeats `step` until told to stop and reports what went wrong and its longest pause."""
+
+    def __init__(self, step: Callable[[random.Random], None], seed: int) -> None:
+        context = multiprocessing.get_context("fork")
+        self.stop = context.Event()
+        self.ours, theirs = context.Pipe()
+
+        def run() -> None:
+            pick, steps, longest, wrong = random.Random(seed), 0, 0.0, []
+            while not self.stop.is_set() and len(wrong) < 5:
+                began = time.monotonic()
+                try:
+                    step(pick)
+                except BaseException:  # noqa: BLE001 - reported to the test
+                    wrong.append(traceback.format_exc())
+                longest, steps = max(longest, time.monotonic() - began), steps + 1
+            theirs.send((steps, longest, wrong))
+
+        self.process = context.Process(target=run, daemon=True)
+        self.process.start()
+
+    def result(self) -> tuple[int, float, list[str]]:
+        self.stop.set()
+        assert self.ours.poll(60), "a reader hangs"
+        out = self.ours.recv()
+        self.process.join(10)
+        return out
+
+
+def steps(made: Lab) -> list[Callable[[random.Random], None]]:
+    m = made.mount_point
+    large = content("large", LARGE)
+    small = {f"s{i}": content(f"s{i}", 20_000 + i) for i in range(SMALL)}
+    held: list[int] = []  # opened by the reader's process, so that the mount is free when it ends
+    buffer = mmap.mmap(-1, 1 << 20)
+
+    def open_file(pick: random.Random) -> None:
+        """An open file, read at random places; its pages are dropped, so that requests are in flight at any time."""
+        offset = pick.randrange(LARGE - (1 << 20))
+        if not held:
+            held.append(os.open(m / "large", os.O_RDONLY))
+        os.posix_fadvise(held[0], 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(held[0], 1 << 20, offset) == large[offset : offset + (1 << 20)]
+
+    def new_opens(pick: random.Random) -> None:
+        name = f"s{pick.randrange(SMALL)}"
+        assert (m / name).read_bytes() == small[name]
+
+    def both(pick: random.Random) -> None:
+        """Opens of the inode that others hold open in the same mode."""
+        fd = os.open(m / "large", os.O_RDONLY)
+        offset = pick.randrange(LARGE - (1 << 20)) & ~4095
+        n = os.preadv(fd, [buffer], offset)
+        assert buffer[:n] == large[offset : offset + n]
+        os.close(fd)
+
+    def names(pick: random.Random) -> None:
+        found = os.listdir(m / "folder")
+        assert len(found) == 300, len(found)
+        assert os.stat(m / "folder" / f"n{pick.randrange(300)}").st_size == 0
+        with pytest.raises(FileNotFoundError):
+            os.stat(m / f"absent{pick.randrange(10**9)}")
+
+    return [open_file, new_opens, both, names]
+
+
+@pytest.fixture(params=["passthrough", "without", "worker", "worker-without"])
+def mounted(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with lab(mode="ttl" if "worker" in request.param else "immutable", ttl=1.0) as made:
+        grow(made.model)
+        made.options = ["--no-passthrough"] if "without" in request.param else []
+        if "worker" in request.param:
+            made.start_worker()
+        else:
+            made.fill()
+        made.start()
+        assert made.granted()["resend"] is True, "this kernel has no RESEND: a killed daemon costs the requests it held"
+        yield made
+
+
+def test_fifty_kills_under_readers(mounted: Lab) -> None:
+    pick = random.Random(7)
+    readers = [Reader(step, i) for i, step in enumerate(steps(mounted))]
+    for _ in range(50):
+        time.sleep(pick.random() * 0.12)
+        mounted.kill_daemon()
+        mounted.start_daemon()
+        if pick.random() < 0.5:
+            mounted.granted()  # else it is killed again wherever its start has come to
+    mounted.granted()
+    time.sleep(0.3)
+    results = [reader.result() for reader in readers]
+    assert [wrong for _, _, wrong in results] == [[], [], [], []], mounted.log()[-3000:]
+    assert all(steps > 3 for steps, _, _ in results)
+    lines = mounted.log_lines()
+    assert [line for line in lines if line["message"] in {"defect", "malformed request", "thread died"}] == []
+    assert lines[-1].get("restarts") or any(line.get("restarts") for line in lines)
+
+
+def test_the_pause_of_one_kill(mounted: Lab) -> None:
+    readers = [Reader(step, i) for i, step in enumerate(steps(mounted))]
+    time.sleep(0.5)
+    mounted.kill_daemon()
+    killed = time.monotonic()
+    mounted.start_daemon()
+    mounted.granted()
+    resumed = time.monotonic() - killed
+    time.sleep(0.5)
+    longest = max(longest for _, longest, _ in (r.result() for r in readers))
+    print(f"serving again after {resumed:.2f} s, longest pause of a reader {longest:.2f} s")
+    assert longest < 2.0 + resumed
+
+
+def test_open_files_are_read_while_no_daemon_lives(mounted: Lab) -> None:
+    """Passthrough needs no daemon at all; a cached file waits for the next one."""
+    large, passthrough = content("large", LARGE), bool(mounted.granted()["passthrough"])
+    (mounted.mount_point / "large").read_bytes()  # complete from here on
+    fd = os.open(mounted.mount_point / "large", os.O_RDONLY)
+    mounted.kill_daemon()
+    if passthrough:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(fd, 1 << 20, 3 << 20) == large[3 << 20 : 4 << 20]
+    mounted.start_daemon()
+    assert os.pread(fd, 1 << 20, 5 << 20) == large[5 << 20 : 6 << 20]
+    os.close(fd)
+
+
+def test_closed_for_good_the_mount_says_so(mounted: Lab) -> None:
+    """Both holders let go of the device: an error, not a hang."""
+    mounted.kill_daemon()
+    os.close(mounted.device)
+    mounted.device = -1
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+        os.stat(mounted.mount_point / "s1")
