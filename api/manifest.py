@@ -60,10 +60,11 @@ class Loaded(msgspec.Struct):
     def warnings(self) -> list[Problem]:
         return [p for p in self.problems if p.severity == "warning"]
 
-    def broken(self, dataset: DatasetDoc) -> bool:
-        """Whether the dataset, or a runtime of its name, has an error of its own."""
-        labels = {label(kind, dataset.namespace, dataset.name) for kind in ("Dataset", *fluid.RUNTIMES)}
-        return any(p.object in labels for p in self.errors)
+    def sound(self) -> list[DatasetDoc]:
+        """Datasets without an error of their own or of a runtime of their name."""
+        bad = {p.object for p in self.errors}
+        kinds = ("Dataset", *fluid.RUNTIMES)
+        return [d for d in self.datasets if bad.isdisjoint(label(kind, d.namespace, d.name) for kind in kinds)]
 
 
 def load(paths: Sequence[str]) -> Loaded:
@@ -99,6 +100,7 @@ def load_documents(documents: list[Node], problems: list[Problem]) -> Loaded:
             runtimes.setdefault(key, read_runtime(found.node, found.kind, *key, walk))
     loaded.datasets = [msgspec.structs.replace(d, runtime=runtimes.get(key)) for key, d in datasets.items()]
     references.check(loaded)
+    problems[:] = dict.fromkeys(problems)  # a shared option is seen once for each mount
     problems.sort(key=lambda p: (order.get(p.file, len(order)), p.line))
     return loaded
 

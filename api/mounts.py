@@ -85,8 +85,7 @@ class _Checker:
             remedy = near or "write one such as s3://, https:// or local:///"
             self.point("error", mount, "has a scheme that neither Fluid, its engines nor fsspec knows", remedy)
         elif mount.scheme not in schemes.SERVED:
-            message, remedy = f"has a scheme that no store here serves yet ({mount.scheme})", "`forebay up` refuses it"
-            self.point("warning", mount, message, f"{remedy}; keep it for an engine that knows it")
+            self.point("warning", mount, *schemes.unserved(mount.scheme))
         else:
             try:
                 read_source(mount)

@@ -28,9 +28,7 @@ def resolve(
     """
     specs: list[DatasetSpec] = []
     problems: list[Problem] = []
-    for dataset in loaded.datasets:
-        if loaded.broken(dataset):
-            continue
+    for dataset in loaded.sound():
         resolver = _Resolver(loaded, dataset, environ, home)
         spec = resolver.spec(cache_dir, default_cache)
         problems += resolver.problems
@@ -77,7 +75,7 @@ class _Resolver:
         point = f"{doc.field}.mountPoint"
         store = schemes.SERVED.get(doc.scheme)
         if store is None:
-            self.add("error", doc.line, point, describe_url(doc.mount_point), *unserved(doc.scheme))
+            self.add("error", doc.line, point, describe_url(doc.mount_point), *schemes.unserved(doc.scheme))
             return None
         values, _ = secret_values(self.loaded, self.dataset, doc)
         taken, _ = translate(store, doc.options, values)  # what is wrong with options was reported by `load`
@@ -107,9 +105,3 @@ class _Resolver:
         self, severity: Severity, line: int, field: str, value: str, message: str, remedy: str
     ) -> None:
         self.problems.append(Problem(severity, self.dataset.file, line, self.dataset.label, field, value, message, remedy))
-
-
-def unserved(scheme: str) -> tuple[str, str]:
-    """Message and remedy for a known scheme that no store here serves yet."""
-    served = ", ".join(f"{s}://" for s in schemes.SERVED)
-    return f"has a scheme that no store here serves yet ({scheme or 'none'})", f"use one of {served}"

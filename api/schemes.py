@@ -51,3 +51,9 @@ def split(mount_point: str) -> tuple[str, str]:
     """`s3://bucket/x` -> ("s3", "bucket/x"); ("", text) where there is no scheme. Schemes are case-insensitive."""
     match = _SPLIT.fullmatch(mount_point)
     return (match[1].lower(), match[2]) if match else ("", mount_point)
+
+
+def unserved(scheme: str) -> tuple[str, str]:
+    """Message and remedy for a known scheme that no store here serves yet."""
+    served = ", ".join(f"{s}://" for s in SERVED)
+    return f"has a scheme that no store here serves yet ({scheme or 'none'})", f"`forebay up` takes {served}"
