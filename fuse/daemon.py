@@ -42,8 +42,8 @@ from forebay.fuse.session import Session, backing_close, backing_open
 TICK = 1.0
 WAIT_FOR_INDEX = 60.0
 """Seconds for a worker's first start (it creates the index)."""
-INODES_PER_TOUCH = 5000
-"""Nine bytes each: a message stays below the door's 64 KiB."""
+INODES_PER_TOUCH = 2000
+"""Of each of three lists, nine bytes each: a message stays below the door's 64 KiB."""
 NOTICES = 100_000
 """Bound of queued invalidations; beyond it one INC_EPOCH says the same for everything."""
 SUPERVISOR_RETRY = 5.0
@@ -286,7 +286,7 @@ class Daemon:
         ops = self.session.ops
         for event in self.door.subscribe():
             if event is None:
-                ops.evictions_missed()
+                ops.worker_restarted()
                 self.notice(p.inc_epoch_notice())
             elif isinstance(event, wire.Evicted):
                 ops.evicted(event.inos)
@@ -318,16 +318,12 @@ class Daemon:
     def touch(self) -> None:
         assert self.session is not None
         ops = self.session.ops
-        used, opened, closed = ops.touched()
+        now = ops.touched()
         n = INODES_PER_TOUCH
-        for batch in (
-            *((used[i : i + n], [], []) for i in range(0, len(used), n)),
-            *(([], opened[i : i + n], []) for i in range(0, len(opened), n)),
-            *(([], [], closed[i : i + n]) for i in range(0, len(closed), n)),
-        ):
-            if not self.door.touch(*batch, timeout=0.5):
-                with ops.lock:
-                    ops.changed.update(opened, closed)
+        for i in range(0, max(len(now.used), len(now.opened), len(now.closed)), n):
+            part = (now.used[i : i + n], now.opened[i : i + n], now.closed[i : i + n])
+            if not self.door.touch(*part, timeout=0.5):
+                ops.untouched(now.opened[i:], now.closed[i:])
                 return
 
     # --- the main thread -----------------------------------------------------------------------------------------
@@ -362,6 +358,7 @@ class Daemon:
         assert self.session is not None
         while not self.ended.wait(TICK):
             self.touch()
+            self.session.ops.sweep()
             self.session.check_signals()
 
     def supervisor_died(self) -> bool:

@@ -41,9 +41,14 @@ def processes_of(run: str) -> list[Process]:
     return sorted(found, key=lambda p: order.index(p.role))
 
 
-def mounts_of(dataset: str) -> list[mounting.MountEntry]:
-    """Our mounts of `namespace/name`, the newest first."""
-    return [e for e in reversed(list(mounting.entries())) if e.fstype.startswith("fuse") and e.source == f"forebay:{dataset}"]
+def mounts_of(run: str, dataset: str) -> list[mounting.MountEntry]:
+    """Mounts that the supervisor of a run directory made, the newest first.
+
+    Known by path from its state file, and by source: the same dataset may be up from another run directory, and somebody
+    else may have mounted something at the path since.
+    """
+    paths = rundir.mount_points(run)
+    return [e for e in reversed(list(mounting.entries())) if e.path in paths and e.source == f"forebay:{dataset}"]
 
 
 def end(found: list[Process], grace: float = TERM_GRACE) -> list[str]:
@@ -89,7 +94,7 @@ def clear(run: str, dataset: str) -> list[str]:
         problems = end(found)
         if problems:
             break
-    for row in mounts_of(dataset):
+    for row in mounts_of(run, dataset):
         try:
             mounting.umount(row.path, lazy=True)
         except OSError as e:

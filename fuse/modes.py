@@ -113,12 +113,6 @@ class Modes:
         self.doomed.add(ino)
         return 0
 
-    def evict_all(self) -> list[int]:
-        """Evictions may have been missed: close every idle id, and the live ones at their last release."""
-        closed = [self._close(ino) for ino in list(self.idle)]
-        self.doomed.update(ino for ino, at in self.table.slots.items() if self.table.words[at] & PASS)
-        return closed
-
     def _close(self, ino: int) -> int:
         del self.idle[ino]
         word = self.table.words[self.table.slots[ino]]

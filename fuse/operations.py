@@ -114,10 +114,12 @@ class Operations:
         self.files: dict[int, OpenFile] = {}  # inodes with cached opens
         self.boot = boot_id()
         self.used: set[int] = set()  # inodes opened since the last `touched`
-        self.changed: set[int] = set()  # inodes opened or released since
+        self.changed: set[int] = set()  # inodes released since
+        self.announced: set[int] = set()  # inodes the worker knows to be open
         self._begin = index.env.begin
         self._validating = any(m.freshness.mode == "validate" for m in spec.mounts)
         self._freshness = [m.freshness for m in spec.mounts]
+        self._sweeping: list[int] = []
         self._ttls: dict[tuple[int, int, int], int] = {}  # of this second
         self._ttl_second = 0
         self._resolving: OrderedDict[int, tuple[int, int]] = OrderedDict()  # directory -> last inode asked for, window
@@ -355,10 +357,25 @@ class Operations:
         with self.lock:
             self._close_ids([i for ino in inos if (i := self.modes.evict(ino))])
 
-    def evictions_missed(self) -> None:
+    def worker_restarted(self) -> None:
+        """It does not know what is open. Evictions that were missed are found by `sweep`."""
         with self.lock:
-            self._close_ids(self.modes.evict_all())
+            self.announced.clear()
             self.changed.update(self.modes.table.slots)
+
+    def sweep(self, most: int = 1000) -> None:
+        """Let go of backing files whose objects left the cache unseen: look at some of the inodes each time, all in turn."""
+        with self.lock:
+            if not self._sweeping:
+                self._sweeping = list(self.modes.table.slots)
+            some, self._sweeping = self._sweeping[:most], self._sweeping[most:]
+        with self._begin() as txn:
+            gone = [i for i in some if not self._is_whole(self._row(txn, i), txn)]
+        self.evicted(gone)
+
+    def _is_whole(self, raw: bytes | None, txn: Any) -> bool:
+        found = None if raw is None else txn.get(unpack_fixed(raw)[7], None, self.index.objects)
+        return found is not None and unpack_object(found)[0] == COMPLETE
 
     def _close_ids(self, ids: list[int]) -> None:
         if self.backing is not None:
@@ -401,14 +418,24 @@ class Operations:
             return None
         return fd, size
 
-    def touched(self) -> tuple[list[int], list[int], list[int]]:
-        """Used, opened and closed inodes since the last call, for `Touch`."""
+    def touched(self) -> wire.Touch:
+        """What was used since the last call, and which inodes became open or closed: each once, however many opens."""
         with self.lock:
             used, changed = self.used, self.changed
             self.used, self.changed = set(), set()
-            opened = [i for i in used | changed if self.modes.opens(i)]
-            closed = [i for i in used | changed if not self.modes.opens(i)]
-        return list(used), opened, closed
+            opens, announced = self.modes.opens, self.announced
+            opened = [i for i in used | changed if i not in announced and opens(i)]
+            closed = [i for i in changed if i in announced and not opens(i)]
+            announced.update(opened)
+            announced.difference_update(closed)
+        return wire.Touch(list(used), opened, closed)
+
+    def untouched(self, opened: list[int], closed: list[int]) -> None:
+        """Nobody took these: they go with the next `touched`."""
+        with self.lock:
+            self.announced.difference_update(opened)
+            self.announced.update(closed)
+            self.changed.update(opened, closed)
 
     # --- bytes ---------------------------------------------------------------------------------------------------
 

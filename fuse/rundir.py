@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+from typing import Any
 
 from forebay.api import places
 
@@ -65,9 +66,22 @@ def lock(run: str, *, create: bool) -> int | None:
 
 def created_for_mounts(run: str) -> list[str]:
     """Directories that the supervisor of a run directory made for its mounts, innermost first; empty when unknown."""
+    return [folder for mount in _mounts(run) for folder in reversed(mount["created"])]
+
+
+def mount_points(run: str) -> set[str]:
+    """Where the supervisor of a run directory mounted, as the kernel writes it (parents resolved)."""
+    found = set()
+    for mount in _mounts(run):
+        head, tail = os.path.split(mount["path"])
+        found.add(os.path.join(os.path.realpath(head), tail))
+    return found
+
+
+def _mounts(run: str) -> list[dict[str, Any]]:
     try:
         with open(f"{run}/{places.STATE}", "rb") as f:
-            mounts = json.load(f)["mounts"]
+            rows: list[dict[str, Any]] = json.load(f)["mounts"]
     except (OSError, ValueError, KeyError):
         return []
-    return [folder for mount in mounts for folder in reversed(mount["created"])]
+    return rows

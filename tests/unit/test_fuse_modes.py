@@ -139,11 +139,6 @@ class Against(RuleBasedStateMachine):
             self.close(self.modes.evict(ino))
 
     @rule()
-    def events_lost(self) -> None:
-        for backing_id in self.modes.evict_all():
-            self.close(backing_id)
-
-    @rule()
     def crash(self) -> None:
         self.record.close()
         self.boot()
