@@ -42,7 +42,8 @@ With --mount DIR one dataset appears at DIR, several at DIR/<name> each.
 The command returns once every mount answers. `forebay down` takes everything back and keeps the cache."""
 )
 @file_option
-@click.option("--mount", "at", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where to mount.")
+# no click.Path: it stats, and would hang with a dead mount
+@click.option("--mount", "at", type=Path, metavar="DIR", help="Where to mount.")
 @cache_option
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C or `forebay down`, then unmount.")
 @click.option("--no-passthrough", is_flag=True, help="Let every read pass through the daemon, as on kernels before 6.9.")
