@@ -102,7 +102,7 @@ def ended(process: Process, seconds: float) -> bool:
 class Lab:
     """A dataset in a directory of its own, its index filled from a model tree, complete cache files included."""
 
-    def __init__(self, base: Path, *, mode: str = "ttl", ttl: float = 3600.0) -> None:
+    def __init__(self, base: Path, *, mode: str = "ttl", ttl: float = 3600.0, quota: int = 0) -> None:
         self.base = base
         self.model = base / "model"
         self.tier = base / "tier"
@@ -112,7 +112,7 @@ class Lab:
         self.run.mkdir(mode=0o700, exist_ok=True)
         self.spec = DatasetSpec(
             "default", "lab", [Mount(f"local://{self.model}", "file", "/", "m", freshness=Freshness(mode, ttl))],
-            [Tier("SSD", str(self.tier))], str(base / "index"),
+            [Tier("SSD", str(self.tier), quota)], str(base / "index"), floor_ratio=0.0,
         )  # fmt: skip
         (self.run / "spec.json").write_bytes(encode_spec(self.spec))
         self.mount_point = base / "mnt"
@@ -190,14 +190,14 @@ class Lab:
     def log_lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
-    def stop(self) -> None:
-        """Unmount, end every process, remove the directory. Works from any state."""
+    def halt(self) -> None:
+        """Unmount and end every process. Works from any state."""
         with contextlib.suppress(OSError):
             mounting.umount(str(self.mount_point), lazy=True)
         for fd in (self.device, self.state):
             if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+                os.close(fd)
+        self.device = self.state = -1
         for process in (self.daemon, self.worker):
             if process is None:
                 continue
@@ -206,6 +206,9 @@ class Lab:
             if not ended(process, 10):
                 process.kill()
                 ended(process, 10)
+
+    def stop(self) -> None:
+        self.halt()
         shutil.rmtree(self.base, ignore_errors=True)
 
 
