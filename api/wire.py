@@ -123,7 +123,9 @@ class Refresh(Request):
 
 
 class Stats(Request):
-    """Answered with `Report`."""
+    """Answered with `Report`. With `metrics` its only value is "metrics": the same numbers as Prometheus text."""
+
+    metrics: bool = False
 
 
 # --- replies --------------------------------------------------------------------------------------------------------

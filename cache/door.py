@@ -77,7 +77,8 @@ class Door:
         self.limit = limit
         self.requests: dict[str, int] = {}
         self._pids: dict[int, int] = {}
-        self._count = 0
+        self.connections = 0
+        self.refused = 0
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until cancelled. A socket left by a killed worker is replaced: the cache's lock says there is no other."""
@@ -114,7 +115,7 @@ class Door:
     async def _connection(self, conn: trio.socket.SocketType) -> None:
         pid, uid, _ = _UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         caller = Caller(pid, uid)
-        self._count += 1
+        self.connections += 1
         self._pids[pid] = self._pids.get(pid, 0) + 1
         try:
             with conn:
@@ -122,7 +123,7 @@ class Door:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the caller went away in the middle: nothing to tell it
         finally:
-            self._count -= 1
+            self.connections -= 1
             self._pids[pid] -= 1
             if not self._pids[pid]:
                 del self._pids[pid]
@@ -130,11 +131,13 @@ class Door:
 
     async def _talk(self, conn: trio.socket.SocketType, caller: Caller) -> None:
         if caller.uid not in (0, os.geteuid()):
+            self.refused += 1
             log("door", "refused", pid=caller.pid, uid=caller.uid)
             await self._send(conn, wire.Failed(errno.EACCES, f"this door serves user {os.geteuid()} and root"))
             return
-        if self._count > self.limit:
-            log("door", "full", pid=caller.pid, connections=self._count)
+        if self.connections > self.limit:
+            self.refused += 1
+            log("door", "full", pid=caller.pid, connections=self.connections)
             await self._send(conn, wire.Failed(errno.EAGAIN, f"the door has {self.limit} connections already: try again"))
             return
         with trio.move_on_after(HELLO_DEADLINE) as scope:

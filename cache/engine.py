@@ -18,7 +18,7 @@ import trio
 from forebay.cache import files
 from forebay.cache import messages as m
 from forebay.cache.door import Fault
-from forebay.cache.extents import block_range
+from forebay.cache.extents import Extent, block_range
 from forebay.cache.fetch import Lanes, Meter, Source, Sums, Task
 from forebay.cache.index import COMPLETE, FILE, UNRESOLVED, Index, Row, unpack_row
 from forebay.cache.log import log
@@ -31,6 +31,7 @@ from forebay.cache.stores.base import NotFound, StoreError
 from forebay.cache.tiers import TierDir
 
 TICK = 0.25
+DOUBTS_KEPT = 1024
 THINGS_KEPT = 2048
 """Objects whose rows are remembered between the requests for them: look-ahead finds them, a moment later they are opened."""
 
@@ -101,6 +102,7 @@ class Engine:
         self._held = _Held(machine, self.opened)
         self._futures: dict[int, _Future] = {}
         self._slots: dict[int, int] = {}
+        self._doubts: dict[bytes, dict[int, Extent]] = {}  # checksums of another boot's blocks, until they were compared
         self._next = 0
         self._things: dict[int, Thing] = {}
         self._sources: dict[int, Source] = {}
@@ -178,7 +180,15 @@ class Engine:
         self._next += 1
         waiter = self._next
         future = self._futures[waiter] = _Future(lo, hi)
-        known = None if thing.oid in self.machine else self.records.known(thing)
+        known = None
+        if thing.oid not in self.machine:
+            found = self.records.known(thing)
+            if found is not None:
+                known = found[0]
+                if found[1]:
+                    if len(self._doubts) >= DOUBTS_KEPT:
+                        self._doubts.clear()  # those are fetched from the store instead
+                    self._doubts[thing.oid] = found[1]
         now = time.monotonic()
         self.tell(m.Want(waiter, thing, lo, hi, goal, now, now + timeout, known))
         try:
@@ -198,6 +208,15 @@ class Engine:
     def note_open(self, thing: Thing) -> None:
         """A small file was opened: feeds look-ahead."""
         self._perform(self.machine.opened(thing.parent, thing.ino))
+
+    def drop(self, oid: bytes) -> None:
+        """Take an object out of the cache now: index, commit, mounts, file."""
+        self._doubts.pop(oid, None)
+        for _, o in self.records.drop([oid]):
+            self.on_evicted([o.ino])
+            freed = files.unlink(self.tiers[o.tier].path, oid)
+            if oid not in self.machine:
+                self.tell(m.Counted(o.tier, -freed))
 
     # --- the machine
 
@@ -260,6 +279,7 @@ class Engine:
         elif isinstance(i, m.Complete):
             if i.thing.size == 0:
                 os.close(files.create(self.tiers[i.tier].path, i.thing.oid, 0))
+            self._doubts.pop(i.thing.oid, None)
             self.records.complete(i.thing, i.tier)
             self._dirty.set()
         elif isinstance(i, m.MakeRoom):
@@ -269,10 +289,8 @@ class Engine:
             if fd is not None:
                 os.close(fd)
         elif isinstance(i, m.Discard):
-            self.records.drop([i.thing.oid])
-            if i.tier != NO_TIER:
-                self.spawn(trio.to_thread.run_sync, files.unlink, self.tiers[i.tier].path, i.thing.oid)
             log("cache", "discarded", ino=i.thing.ino, tier=self.tiers[i.tier].path)
+            self.drop(i.thing.oid)
         elif isinstance(i, m.Validate):
             self.spawn(self._validate, i.ino)
         elif isinstance(i, m.ScanAhead):
@@ -295,7 +313,7 @@ class Engine:
             except OSError as e:
                 self.sink(m.Broken(f.fetch, m.Why.LOCAL, str(e), time.monotonic(), 0.0))
                 continue
-            hop.append(Task(f, slot, source))
+            hop.append(Task(f, slot, source, self._doubts.get(f.thing.oid) if f.tier != NO_TIER else None))
         if hop:
             self._lanes.run(hop)
 
@@ -400,7 +418,7 @@ class Engine:
         now = time.monotonic()
         for t in self.tiers:
             try:
-                self.tell(m.Sampled(t.number, t.space(), -1, now))
+                self.tell(m.Sampled(t.number, t.space(), now))
             except OSError as e:
                 log("cache", "statvfs_failed", tier=t.path, error=str(e))
 

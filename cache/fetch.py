@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from forebay.cache import files
 from forebay.cache import messages as m
-from forebay.cache.index import BLOCK
+from forebay.cache.extents import SUM, Extent
+from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT
 from forebay.cache.messages import NO_TIER, Fetch, Why
 from forebay.cache.policy import allocation
 from forebay.cache.stores.base import Body, Changed, Denied, NotFound, Store, StoreError, Unavailable
@@ -51,6 +52,7 @@ class Task(NamedTuple):
     fetch: Fetch
     slot: int
     source: Source
+    doubts: dict[int, Extent] | None = None  # checksums of what another boot left in the cache file
 
 
 class Meter:
@@ -106,7 +108,7 @@ class Lanes:
         """Queue what one lane does in one go."""
         self._queue.put(hop)
 
-    def close(self, timeout: float = 1.0) -> None:
+    def close(self, timeout: float = 0.3) -> None:
         """Ask the lanes to end after what they do now; daemon threads do not hold up an exit."""
         for _ in self._threads:
             self._queue.put(None)
@@ -129,17 +131,54 @@ class Lanes:
                     self._sink(m.Finished(task.fetch.fetch, allocated, time.monotonic()))
 
     def _fetch(self, task: Task) -> int:
-        f, slot, source = task
+        """Carry out one fetch; bytes the cache file occupies afterwards, -1 for a slot."""
+        f = task.fetch
+        if task.doubts is None:
+            return self._read(task, f.first, f.count, whole=f.create)
+        for first, count in self._recheck(task, task.doubts):
+            self._read(task, first, count, whole=False)
+        fd = files.create(self._tiers[f.tier], f.thing.oid, f.thing.size, make=False)
+        try:
+            return files.allocated(fd)
+        finally:
+            os.close(fd)
+
+    def _recheck(self, task: Task, doubts: dict[int, Extent]) -> list[tuple[int, int]]:
+        """Compare what another boot left with its checksums; runs (first, count) of blocks that have to be read anew."""
+        f = task.fetch
+        size = f.thing.size
+        bad: list[int] = []
+        buffer = self._buffers.take()
+        try:
+            fd = files.create(self._tiers[f.tier], f.thing.oid, size, make=f.create)
+            try:
+                with memoryview(buffer) as view:
+                    for block in range(f.first, f.first + f.count):
+                        extent = doubts.get(block // BLOCKS_PER_SEGMENT)
+                        within = block % BLOCKS_PER_SEGMENT
+                        known = extent.sum(within) if extent is not None and extent.has(within) else None
+                        if known is None or not files.check(fd, size, block, known, view):
+                            bad.append(block)
+                            continue
+                        self._sink(Sums(m.Arrived(f.fetch, block, 1), f.thing, f.tier, known))
+            finally:
+                os.close(fd)
+        finally:
+            self._buffers.give(buffer)
+        return runs_of(bad)
+
+    def _read(self, task: Task, first: int, count: int, *, whole: bool) -> int:
+        f, slot, source, _ = task
         thing = f.thing
-        offset = f.first * BLOCK
-        length = min((f.first + f.count) * BLOCK, thing.size) - offset
+        offset = first * BLOCK
+        length = min((first + count) * BLOCK, thing.size) - offset
         self._meters[thing.mount].add(requests=1)
         try:
             body = source.store.read(source.key, source.version, offset, length)
         except OSError as e:
             raise Unavailable(f"reading {source.key!r}: {e}") from e
         try:
-            whole = f.create and length == thing.size and length < RESERVE_FROM
+            whole = whole and length == thing.size and length < RESERVE_FROM
             if f.tier == NO_TIER:
                 fd = slot
             elif whole:  # one write gives it its size: two system calls of six saved
@@ -149,7 +188,7 @@ class Lanes:
             try:
                 if length >= RESERVE_FROM:
                     files.reserve(fd, offset, length)
-                self._receive(f, body, fd)
+                self._receive(f, body, fd, first, count)
                 if f.tier == NO_TIER:
                     return -1
                 return allocation(thing.size) if whole else files.allocated(fd)
@@ -159,19 +198,19 @@ class Lanes:
         finally:
             body.close()
 
-    def _receive(self, f: Fetch, body: Body, fd: int) -> None:
+    def _receive(self, f: Fetch, body: Body, fd: int, first: int, count: int) -> None:
         meter = self._meters[f.thing.mount]
 
-        def arrived(first: int, sums: bytes) -> None:
-            n = len(sums) // 8
-            meter.add(nbytes=min(n * BLOCK, f.thing.size - first * BLOCK))
-            self._sink(Sums(m.Arrived(f.fetch, first, n), f.thing, f.tier, sums))
+        def arrived(at: int, sums: bytes) -> None:
+            n = len(sums) // SUM
+            meter.add(nbytes=min(n * BLOCK, f.thing.size - at * BLOCK))
+            self._sink(Sums(m.Arrived(f.fetch, at, n), f.thing, f.tier, sums))
 
         lock = self._locks[f.thing.oid[0] % len(self._locks)]
         buffer = self._buffers.take()
         try:
             with memoryview(buffer) as view:
-                files.receive(body, fd, f.thing.size, f.first, f.count, buffer=view, lock=lock, arrived=arrived)
+                files.receive(body, fd, f.thing.size, first, count, buffer=view, lock=lock, arrived=arrived)
         finally:
             self._buffers.give(buffer)
 
@@ -196,3 +235,14 @@ class Lanes:
         if why not in (Why.FULL, Why.LOCAL, Why.LOST):
             self._meters[f.thing.mount].fail(message)
         return m.Broken(f.fetch, why, message, now, now - began)
+
+
+def runs_of(blocks: list[int]) -> list[tuple[int, int]]:
+    """Ascending block numbers as runs (first, count)."""
+    out: list[tuple[int, int]] = []
+    for b in blocks:
+        if out and out[-1][0] + out[-1][1] == b:
+            out[-1] = (out[-1][0], out[-1][1] + 1)
+        else:
+            out.append((b, 1))
+    return out

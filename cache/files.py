@@ -149,24 +149,22 @@ def write_all(fd: int, data: memoryview, offset: int) -> None:
         data, offset = data[n:], offset + n
 
 
-def verify(fd: int, size: int, sums: Callable[[int], bytes | None], buffer: memoryview) -> list[int]:
-    """Blocks of a file whose bytes do not have the checksum `sums(block)` tells (None: not present, not looked at)."""
-    bad = []
-    for block in range((size + BLOCK - 1) // BLOCK):
-        want = sums(block)
-        if want is None:
-            continue
-        offset, length = block_range(size, block)
-        if read_into(fd, buffer[:length], offset) != length or checksum(buffer[:length]) != want:
-            bad.append(block)
-    return bad
+RWF_DONTCACHE = 0x80
+"""preadv2 flag (6.14, ext4 and xfs): what was not in the page cache is not left there."""
 
 
-def read_into(fd: int, view: memoryview, offset: int) -> int:
+def check(fd: int, size: int, block: int, known: bytes, buffer: memoryview, *, flags: int = 0) -> bool:
+    """Whether a block of a file has the checksum `known`."""
+    offset, length = block_range(size, block)
+    view = buffer[:length]
+    return read_into(fd, view, offset, flags=flags) == length and checksum(view) == known
+
+
+def read_into(fd: int, view: memoryview, offset: int, *, flags: int = 0) -> int:
     """Fill `view` from a file; fewer bytes only at its end."""
     done = 0
     while done < len(view):
-        n = os.preadv(fd, [view[done:]], offset + done)
+        n = os.preadv(fd, [view[done:]], offset + done, flags)
         if n == 0:
             break
         done += n

@@ -37,5 +37,11 @@ def log(part: str, what: str, **fields: object) -> None:
         pass  # a log that cannot be written must not stop a cache
 
 
+def lines_left_out() -> int:
+    """Lines that were not written because their kind came too often, since the last one of it."""
+    with _lock:
+        return int(sum(bucket[2] for bucket in _buckets.values()))
+
+
 def _plain(value: object) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

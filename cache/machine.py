@@ -72,7 +72,7 @@ class Machine:
         self._now = 0.0
         self._handlers: dict[type, Callable[..., None]] = {
             m.Want: self._want, m.Cancel: self._cancel, m.Arrived: self._arrived, m.Finished: self._finished,
-            m.Broken: self._broken, m.Freed: self._freed, m.Sampled: self._sampled, m.Lost: self._lost,
+            m.Broken: self._broken, m.Freed: self._freed, m.Sampled: self._sampled, m.Counted: self._counted, m.Lost: self._lost,
             m.Ahead: self._ahead, m.Tick: self._tick,
         }  # fmt: skip
 
@@ -260,9 +260,11 @@ class Machine:
         t.space = e.space
         t.since = 0
         t.exhausted = False
-        if e.used >= 0:
-            t.used = e.used
         self._relieve(e.tier)
+
+    def _counted(self, e: m.Counted) -> None:
+        t = self.tiers[e.tier]
+        t.used = max(t.used + e.delta, 0)
 
     def _lost(self, e: m.Lost) -> None:
         a = self._active.get(e.oid)
@@ -342,7 +344,8 @@ class Machine:
         a = Active(thing, bytearray(n))
         if known is not None and len(known.blocks) == n:
             a.blocks[:] = known.blocks
-            a.tier, a.placed, a.charged = known.tier, True, known.allocated
+            a.tier, a.placed, a.spare = known.tier, True, known.spare
+            a.charged = known.allocated + known.spare
             a.here = a.blocks.count(HERE)
         self._active[thing.oid] = a
         return a
@@ -364,7 +367,8 @@ class Machine:
             return False
         a = f.active
         if a.tier != NO_TIER:
-            need = allocation(min(f.last * BLOCK, a.thing.size) - f.first * BLOCK)
+            size = allocation(min(f.last * BLOCK, a.thing.size) - f.first * BLOCK)
+            need = max(size - a.spare, 0)
             t = self.tiers[a.tier]
             answer = t.ask(need, self._now)
             if answer is Answer.REFUSE and not a.here and not any(g.lane >= 0 for g in a.fetches.values()):
@@ -376,6 +380,7 @@ class Machine:
                 t.used += need
                 t.since += need
                 a.charged += need
+                a.spare -= size - need
                 f.tier, f.charged, f.slot = a.tier, need, -1
                 self._relieve(a.tier)
                 return True

@@ -42,11 +42,15 @@ class Thing(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What an earlier life left of an object: one byte a block, 2 where it is in the cache file of `tier`."""
+    """What an earlier life left of an object: one byte a block, 2 where it is in the cache file of `tier`.
+
+    `allocated`: bytes its file occupies for those blocks; `spare`: bytes it occupies beyond them, for blocks to be checked.
+    """
 
     tier: int
     blocks: bytes
     allocated: int
+    spare: int = 0
 
 
 # --- events: what the shell tells --------------------------------------------------------------------------------------
@@ -110,12 +114,18 @@ class Freed(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Space of a tier's file system, and what its files occupy if that was counted (-1 otherwise)."""
+    """Space of a tier's file system."""
 
     tier: int
     space: Space
-    used: int
     now: float
+
+
+class Counted(NamedTuple):
+    """Files were counted after a start: they occupy `delta` bytes more than their rows made believe."""
+
+    tier: int
+    delta: int
 
 
 class Lost(NamedTuple):
@@ -139,7 +149,7 @@ class Tick(NamedTuple):
     now: float
 
 
-Event = Want | Cancel | Arrived | Finished | Broken | Freed | Sampled | Lost | Ahead | Tick
+Event = Want | Cancel | Arrived | Finished | Broken | Freed | Sampled | Counted | Lost | Ahead | Tick
 
 
 # --- instructions: what the shell does --------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ class Active:
     placed: bool = False
     here: int = 0  # blocks in the cache file
     charged: int = 0  # bytes of `TierState.used` that are this object's
+    spare: int = 0  # of those, bytes its file has for blocks that are not here yet
     fetches: dict[int, Fetching] = field(default_factory=dict)
     waiters: dict[int, Waiter] = field(default_factory=dict)
     slots: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> blocks [first, last)

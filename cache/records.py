@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from forebay.cache import messages as m
 from forebay.cache.extents import Extent, blocks_in_segment, blocks_of, segments_of, split
-from forebay.cache.index import BLOCK, COMPLETE, PARTIAL, PINNED, Index, Object, pack_object, unpack_object
+from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, PARTIAL, PINNED, Index, Object, pack_object, unpack_object
+from forebay.cache.ledger import Change
 from forebay.cache.motion import HERE
 from forebay.cache.policy import Candidate, allocation
 
@@ -44,6 +46,7 @@ class Records:
         self.index = index
         self.boot = boot
         self.dirty: set[bytes] = set()  # oids changed since the ledger last looked
+        self.count: Counter[int] = Counter()  # objects of each tier
         self._pending: dict[bytes, _Pending] = {}
         self._touched: dict[bytes, int] = {}
         self._bytes = 0
@@ -117,6 +120,7 @@ class Records:
                 extents.append((oid + _U32.pack(segment), extent.pack()))
             objects.append((oid, pack_object(self._row(p, None, now))))
             recency.append((used + oid, bytes((p.tier,))))
+            self.count[p.tier] += 1
         for db, items in ((self.index.extents, extents), (self.index.objects, objects), (self.index.recency, recency)):
             if items:
                 with txn.cursor(db=db) as cursor:
@@ -126,7 +130,10 @@ class Records:
         old = self.index.object(txn, oid)
         if old is not None and (old.tier != p.tier or old.size != p.thing.size):
             self.index.drop_object(txn, oid)
+            self.count[old.tier] -= 1
             old = None
+        if old is None:
+            self.count[p.tier] += 1
         for segment, extent in self._segments(txn, p, fresh=old is None):
             txn.put(oid + _U32.pack(segment), extent.pack(), db=self.index.extents)
         self.index.put_object(txn, oid, self._row(p, old, now))
@@ -178,23 +185,40 @@ class Records:
             self._absent.clear()
         self._absent.add(oid)
 
-    def known(self, thing: m.Thing) -> m.Known | None:
-        """What the cache file of an incomplete object holds, as far as it can be trusted: blocks written in this boot."""
+    def known(self, thing: m.Thing) -> tuple[m.Known, dict[int, Extent]] | None:
+        """What the index says of an incomplete object, and the extents of another boot that have to be checked first.
+
+        Blocks written in this boot are there. Of an object of another boot nothing is known until its bytes were compared
+        with their checksums: its rows are emptied, and filled again as that is done.
+        """
         if thing.oid in self._pending:
             self.commit()
         if thing.oid in self._absent:
             return None
         with self.index.env.begin() as txn:
             o = self.index.object(txn, thing.oid)
-            if o is None or o.size != thing.size or o.boot != self.boot:
+            if o is None or o.size != thing.size:
                 return None
-            blocks = bytearray(blocks_of(thing.size))
-            for segment, extent in self._extents(txn, thing.oid, thing.size):
-                base = segment * 256
-                for i in range(extent.n):
-                    if extent.has(i):
-                        blocks[base + i] = HERE
-        return m.Known(o.tier, bytes(blocks), min(allocation(blocks.count(HERE) * BLOCK), allocation(thing.size)))
+            extents = dict(self._extents(txn, thing.oid, thing.size))
+        there = sum(e.count() for e in extents.values())
+        held = min(allocation(there * BLOCK), allocation(thing.size))
+        blocks = bytearray(blocks_of(thing.size))
+        if o.boot != self.boot:
+            self._empty(thing.oid, o)
+            return m.Known(o.tier, bytes(blocks), 0, held), extents
+        for segment, extent in extents.items():
+            base = segment * BLOCKS_PER_SEGMENT
+            for i in range(extent.n):
+                if extent.has(i):
+                    blocks[base + i] = HERE
+        return m.Known(o.tier, bytes(blocks), held), {}
+
+    def _empty(self, oid: bytes, o: Object) -> None:
+        """Leave of an object only that it has a file in its tier."""
+        with self.index.env.begin(write=True) as txn:
+            self.index.drop_object(txn, oid)
+            self.index.put_object(txn, oid, o._replace(state=PARTIAL, present=0, boot=self.boot))
+        self._recent.pop(oid, None)
 
     def sums(self, oid: bytes, size: int) -> dict[int, Extent]:
         """The extents of an object by segment, for verification."""
@@ -206,6 +230,25 @@ class Records:
             raw = txn.get(oid + _U32.pack(segment), db=self.index.extents)
             if raw is not None:
                 yield segment, Extent(blocks_in_segment(size, segment), raw)
+
+    def changes(self, oids: Iterable[bytes]) -> list[Change]:
+        """Committed rows of objects, for the ledger."""
+        out = []
+        with self.index.env.begin() as txn:
+            for oid in oids:
+                raw = txn.get(oid, db=self.index.objects)
+                if raw is None:
+                    out.append(Change(oid, 0, None, []))
+                    continue
+                o = unpack_object(raw)
+                extents = []
+                for segment in range(segments_of(o.size)):
+                    key = oid + _U32.pack(segment)
+                    value = txn.get(key, db=self.index.extents)
+                    if value is not None:
+                        extents.append((key, bytes(value)))
+                out.append(Change(oid, o.tier, bytes(raw), extents))
+        return out
 
     # --- changes at once
 
@@ -219,16 +262,10 @@ class Records:
                 o = self.index.object(txn, oid)
                 if o is not None:
                     self.index.drop_object(txn, oid)
+                    self.count[o.tier] -= 1
                     self.dirty.add(oid)
                     out.append((oid, o))
         return out
-
-    def verified(self, oid: bytes) -> None:
-        """A complete object's bytes were checked in this boot."""
-        with self.index.env.begin(write=True) as txn:
-            o = self.index.object(txn, oid)
-            if o is not None:
-                self.index.put_object(txn, oid, o._replace(boot=self.boot))
 
     def damaged(self, oid: bytes, blocks: Iterable[int]) -> None:
         """Blocks were found bad: they count as absent from now on, and the object as incomplete."""
@@ -239,7 +276,7 @@ class Records:
                 return
             lost = 0
             for block in blocks:
-                segment, within = divmod(block, 256)
+                segment, within = divmod(block, BLOCKS_PER_SEGMENT)
                 key = oid + _U32.pack(segment)
                 raw = txn.get(key, db=self.index.extents)
                 if raw is not None:
@@ -260,7 +297,3 @@ class Records:
             o = self.index.object(txn, oid)
             if o is not None:
                 yield Candidate(oid, allocation(o.present), bool(o.flags & PINNED))
-
-    def all(self, txn: Any) -> Iterator[tuple[bytes, Object]]:
-        for key, value in txn.cursor(db=self.index.objects):
-            yield bytes(key), unpack_object(value)

@@ -17,6 +17,7 @@ from forebay.cache.engine import Engine
 from forebay.cache.index import COMPLETE, DIR, FILE, Index, Row, unpack_row
 from forebay.cache.machine import SMALL
 from forebay.cache.messages import NO_TIER, Goal, Thing
+from forebay.cache.metrics import exposition
 from forebay.cache.namespace import Namespace
 from forebay.cache.warm import Warmer
 
@@ -45,6 +46,7 @@ class DatasetService(Service):
         self.hits = 0
         self.misses = 0
         self.touches = 0
+        self.served: Counter[str] = Counter()  # bytes handed out, by where they lay when they were asked for
         self._opened: dict[int, dict[int, tuple[bytes, int]]] = {}  # pid -> ino -> (oid, times)
         self._subscribers: set[trio.MemorySendChannel[wire.Reply]] = set()
 
@@ -74,7 +76,7 @@ class DatasetService(Service):
                 await self.namespace.refresh(path)
                 return wire.Done()
             case wire.Stats():
-                return wire.Report(self.report())
+                return self._report(metrics=request.metrics)
             case _:
                 raise Fault(errno.EPROTO, f"{type(request).__name__} is not expected here")
 
@@ -104,10 +106,12 @@ class DatasetService(Service):
         fd = self._open_complete(thing)
         if fd is not None:
             self.hits += 1
+            self._count(thing, self._complete(thing), thing.size)
             return wire.Opened(thing.size, True), fd
         self.misses += 1
         if thing.size <= SMALL:
             got = await self.engine.want(thing, 0, thing.size, Goal.DEMAND, OPEN_DEADLINE)
+            self.served["store"] += thing.size
             if got.fd is None:
                 return wire.Opened(thing.size, True), self._reopen(thing, got.tier)
             if thing.size <= WHOLE_BUFFER:
@@ -133,6 +137,7 @@ class DatasetService(Service):
         if e.offset >= hi:
             return wire.Ensured(upto=thing.size)
         tier, upto = self._complete(thing), thing.size
+        self._count(thing, tier, hi - e.offset)
         if tier is None:
             got = await self.engine.want(thing, e.offset, hi, Goal.DEMAND, OPEN_DEADLINE)
             if got.fd is not None:
@@ -156,6 +161,15 @@ class DatasetService(Service):
         if thing is None:
             raise Fault(errno.EIO, f"inode {ino}: its store tells neither size nor version")
         return thing
+
+    def _count(self, thing: Thing, tier: int | None, nbytes: int) -> None:
+        if tier is None:
+            place = self.engine.machine.present(thing.oid)
+            tier = place[0] if place is not None and place[1] else None
+        if tier is None or tier == NO_TIER:
+            self.served["store"] += nbytes
+        else:
+            self.served["memory" if self.engine.tiers[tier].medium == "MEM" else "disk"] += nbytes
 
     def _complete(self, thing: Thing) -> int | None:
         """The tier of a complete object verified in this boot, None when it is not."""
@@ -181,6 +195,17 @@ class DatasetService(Service):
             return files.open_read(self.engine.tiers[tier].path, thing.oid)
         except FileNotFoundError:
             raise Fault(errno.EIO, "the cache file vanished: open again, and it is made anew") from None
+
+    def _report(self, *, metrics: bool) -> wire.Report:
+        values = self.report()
+        report = wire.Report({"metrics": exposition(values)} if metrics else values)
+        if len(wire.encode(report)) <= wire.MAX_PACKET:
+            return report
+        if metrics:
+            raise Fault(errno.EMSGSIZE, "the metrics do not fit one packet: start the worker with --metrics and ask it by HTTP")
+        for key in ("mounts", "requests"):  # hundreds of mounts: totals stay
+            values[key] = f"{len(values[key])} left out"  # type: ignore[arg-type]
+        return wire.Report(values)
 
     # --- recency
 

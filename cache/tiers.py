@@ -116,8 +116,8 @@ class TierDir:
         self.lock.close()
 
 
-def state_of(tier: Tier, spec: DatasetSpec) -> TierState:
-    return TierState(tier.quota, tier.high, tier.low, spec.floor_ratio, spec.floor_bytes)
+def state_of(tier: Tier, spec: DatasetSpec, used: int) -> TierState:
+    return TierState(tier.quota, tier.high, tier.low, spec.floor_ratio, spec.floor_bytes, used)
 
 
 def check_version(directory: Path) -> None:

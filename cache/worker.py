@@ -13,31 +13,37 @@ import ctypes
 import gc
 import os
 import random
-import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
-import lmdb
 import trio
 
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, decode_spec
 from forebay.cache.door import Door
+from forebay.cache.durable import Durability, Reconciler, by_tier, mark_clean, open_index
 from forebay.cache.engine import Engine
 from forebay.cache.fetch import Meter
-from forebay.cache.index import Index, IndexError_, boot_id
+from forebay.cache.index import IndexError_, boot_id
 from forebay.cache.log import log
 from forebay.cache.machine import Machine
+from forebay.cache.metrics import exposition, loopback
+from forebay.cache.metrics import serve as serve_metrics
 from forebay.cache.namespace import Namespace
 from forebay.cache.records import Records
+from forebay.cache.report import report
+from forebay.cache.scrub import INTERVAL, Scrubber
 from forebay.cache.service import DatasetService
 from forebay.cache.stores import open_store
 from forebay.cache.tiers import CacheDirError, Lock, TierDir, state_of
 
 CONFIGURATION = 2
 """Exit status for what a restart does not heal."""
+END_DEADLINE = 1.0
+"""Seconds for the last sync: a worker is gone within 2 s of SIGTERM."""
 _M_ARENA_MAX, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -8, -1, -3
 
 
@@ -55,18 +61,23 @@ def lean() -> None:
 class Worker:
     """Everything a dataset's worker holds. Raises `CacheDirError` or `ValueError` for what a restart does not heal."""
 
-    def __init__(self, spec: DatasetSpec, run_dir: str) -> None:
+    def __init__(
+        self, spec: DatasetSpec, run_dir: str, *, metrics: tuple[str, int] | None = None, scrub: float = INTERVAL
+    ) -> None:
         self.spec = spec
-        self.run_dir = run_dir
         self.started = time.time()
-        self.boot = boot_id()
+        self.metrics = metrics
+        boot = boot_id()
         self.lock = Lock(spec.index_dir)
         self.tiers = [TierDir(i, t) for i, t in enumerate(spec.tiers)]
-        self.index = self._open_index()
+        self.index, self.ledger = open_index(spec.index_dir, boot)
         self.stores = [open_store(mount) for mount in spec.mounts]
-        self.records = Records(self.index, self.boot)
+        self.records = Records(self.index, boot)
         self.meters = [Meter() for _ in spec.mounts]
-        self.machine = Machine([state_of(t, spec) for t in spec.tiers], rng=random.Random())
+        used, count = by_tier(self.index, len(self.tiers))
+        self.records.count.update(dict(enumerate(count)))
+        states = [state_of(t, spec, n) for t, n in zip(spec.tiers, used, strict=True)]
+        self.machine = Machine(states, rng=random.Random())
         self.namespace = Namespace(spec, self.index, self.stores, on_changed=self._changed)
         self.engine = Engine(
             machine=self.machine,
@@ -77,28 +88,13 @@ class Worker:
             meters=self.meters,
             on_evicted=self._evicted,
         )
-        self.service = DatasetService(spec, index=self.index, namespace=self.namespace, engine=self.engine, report=self._report)
+        self.durability = Durability(self.records, self.ledger, self.tiers)
+        self.reconciler = Reconciler(self.engine, self.tiers)
+        self.scrubber = Scrubber(self.engine, self.tiers, scrub)
+        self.service = DatasetService(
+            spec, index=self.index, namespace=self.namespace, engine=self.engine, report=lambda: report(self)
+        )
         self.door = Door(os.path.join(run_dir, places.WORKER_SOCK), self.service)
-
-    def _open_index(self) -> Index:
-        live = os.path.join(self.spec.index_dir, "live")
-        try:
-            index = Index(live)
-            with index.env.begin(write=True) as txn:
-                index.check_schema(txn)
-                raw = txn.get(b"boot", db=index.meta)
-                same = raw is not None and int.from_bytes(raw, "big") == self.boot
-                clean = txn.get(b"clean", db=index.meta) == b"1"
-                txn.delete(b"clean", db=index.meta)
-                txn.put(b"boot", self.boot.to_bytes(4, "big"), db=index.meta)
-            if raw is not None and not same and not clean:
-                index.close()
-                shutil.rmtree(live)
-                return self._open_index()
-            index.env.reader_check()
-            return index
-        except lmdb.Error as e:
-            raise CacheDirError(f"the index {live} cannot be opened ({e}): remove it, or give another --cache-dir") from e
 
     def _changed(self, event: wire.Changed) -> None:
         self.service.publish(event)
@@ -107,9 +103,6 @@ class Worker:
         for i in range(0, len(inos), 4096):
             self.service.publish(wire.Evicted(inos[i : i + 4096]))
 
-    def _report(self) -> dict[str, object]:
-        return {"dataset": self.spec.id, "pid": os.getpid(), "uptime": time.time() - self.started, **self.machine.load()}
-
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -117,38 +110,53 @@ class Worker:
                 await nursery.start(self.namespace.run)
                 await nursery.start(self.engine.run)
                 await nursery.start(self.door.serve)
-                nursery.start_soon(self.namespace.run_walk)
+                if self.metrics is not None:
+                    port = await nursery.start(serve_metrics, self.metrics, lambda: exposition(report(self)))
+                    log("worker", "metrics", port=port)
+                for task in (self.namespace.run_walk, self.durability.run, self.reconciler.run, self.scrubber.run):
+                    nursery.start_soon(task)
                 log("worker", "ready", dataset=self.spec.id, pid=os.getpid(), took=round(time.time() - self.started, 3))
                 async for number in signals:
                     log("worker", "ending", signal=signal.Signals(number).name)
                     nursery.cancel_scope.cancel()
                     break
 
-    def close(self) -> None:
-        """The clean end: everything committed and synced, and marked so."""
+    def close(self) -> bool:
+        """The clean end: everything committed, synced, and marked so. False when the disk was too slow for `END_DEADLINE`.
+
+        Then the index is not marked, which costs nothing in this boot; in the next one the ledger is asked.
+        """
         self.records.commit()
-        self.index.env.sync(True)
-        with self.index.env.begin(write=True) as txn:
-            txn.put(b"clean", b"1", db=self.index.meta)
-        self.index.env.sync(True)
+        marking = threading.Thread(target=mark_clean, args=(self.index,), daemon=True)
+        marking.start()
+        marking.join(END_DEADLINE)
+        if marking.is_alive():
+            log("worker", "not_marked_clean", reason="the disk did not sync in time")
+            return False
         self.index.close()
+        self.ledger.close()
         for store in self.stores:
             store.close()
         for tier in self.tiers:
             tier.close()
         self.lock.close()
+        return True
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="forebay-worker", description="Serve one dataset's cache.")
     parser.add_argument("--run-dir", required=True, help="run directory of the dataset, with spec.json")
     parser.add_argument("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics there (loopback only)")
+    parser.add_argument(
+        "--scrub-interval", type=float, default=INTERVAL, metavar="SECONDS", help="one pass over every checksum (default: 7 days)"
+    )
     args = parser.parse_args(argv)
     lean()
     os.umask(0o077)
     try:
         spec = decode_spec(Path(args.run_dir, places.SPEC).read_bytes())
-        worker = Worker(spec, args.run_dir)
+        metrics = loopback(args.metrics) if args.metrics else None
+        worker = Worker(spec, args.run_dir, metrics=metrics, scrub=max(args.scrub_interval, 0.1))
     except (CacheDirError, ValueError, IndexError_) as e:
         print(e, file=sys.stderr)  # noqa: T201 - the one sentence a supervisor passes on
         return CONFIGURATION
@@ -158,7 +166,8 @@ def main(argv: list[str] | None = None) -> int:
     gc.collect()
     gc.freeze()
     trio.run(worker.run)
-    worker.close()
+    if not worker.close():
+        os._exit(0)  # a thread sits in fsync: waiting for it would keep `down` waiting
     return 0
 
 
