@@ -138,3 +138,5 @@ def locked(namespace: str, name: str, wait: Callable[[], None] = lambda: None) -
         os.close(fd)
         with contextlib.suppress(OSError):
             os.rmdir(run.parent)
+            if not os.environ.get("FOREBAY_RUN_DIR"):  # one that was given is not ours to remove
+                os.rmdir(run.parent.parent)

@@ -67,7 +67,7 @@ def stat(*, target: str, output: str) -> None:
     rows = [
         ("path", text_of(path)), ("kind", node.kind), ("size", f"{node.size} ({size(node.size)})"),
         ("cached", f"{node.cached} ({_share(node)})"), ("modified", _time(node)), ("inode", str(node.ino)),
-        ("store", node.store), ("key", text_of(node.key)), ("version", text_of(node.version)),
+        ("store", node.store), ("key", text_of(node.key)), ("version", _version(node.version)),
     ]  # fmt: skip
     if node.kind == "dir":
         rows = [row for row in rows if row[0] in ("path", "kind", "inode", "store", "key")]
@@ -176,8 +176,14 @@ def _as_json(node: wire.Node) -> dict[str, Any]:
     return {
         **json_name(node.name), "kind": node.kind, "size": node.size, "mtime_ns": node.mtime_ns, "cached": node.cached,
         "ino": node.ino, "store": node.store, "key": node.key.decode("utf-8", "backslashreplace"),
-        "version": node.version.decode("utf-8", "backslashreplace"),
+        "version": _version(node.version),
     }  # fmt: skip
+
+
+def _version(version: bytes) -> str:
+    """A tag as the store wrote it; a directory's files have packed numbers, which show as hexadecimal digits."""
+    text = version.decode("ascii", "replace")
+    return text if text.isprintable() and "\ufffd" not in text else version.hex()
 
 
 def _shown(node: wire.Node) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -47,9 +48,15 @@ def report_of(target: Running) -> dict[str, Any]:
     """Everything known about one dataset. Secrets are in none of it."""
     spec, state = target.spec, target.state()
     stats, silence = _stats(target) if state["phase"] != "dead" else ({}, "")
-    notes = [floor.sentence() for floor in preflight.floors(spec) if floor.stopped]
     points = [_point(target, row) for row in state["mounts"]]
+    tiers = _tiers(target, stats)
+    mounts = [_mount(m, seen) for m, seen in zip(spec.mounts, stats.get("mounts") or [{}] * len(spec.mounts), strict=False)]
+    notes = [t["admission"] for t in tiers if t["admission"] != "open"]
     notes += [f"{p['path']}: {p['reason']}" for p in points if p.get("reason")]
+    notes += [f"{m['path']}: {m['error']}" for m in mounts if m["error"]]
+    tree = stats.get("tree") or {}
+    if tree.get("walk_error"):
+        notes.append(f"the walk of the tree: {tree['walk_error']}")
     error = state.get("error")
     if state["phase"] == "dead":
         error = f"its processes were killed: `forebay up -f FILE` starts it again, `forebay down {spec.name}` clears up"
@@ -64,24 +71,64 @@ def report_of(target: Running) -> dict[str, Any]:
         "notes": notes,
         "started": state.get("started"),
         "ready": state.get("ready"),
-        "mounts": [_mount(m) for m in spec.mounts],
+        "mounts": mounts,
         "mountpoints": points,
         "processes": state["processes"],
-        "tiers": [{"medium": t.medium, "path": t.path, "quota": t.quota, "high": t.high, "low": t.low} for t in spec.tiers],
+        "tiers": tiers,
         "index": spec.index_dir,
-        "floor": [{"tier": f.tier.path, "free": f.free, "floor": f.floor, "stopped": f.stopped} for f in preflight.floors(spec)],
+        "cached_bytes": sum(t["used"] or 0 for t in tiers) if stats else None,
+        "walk": tree,
+        "integrity": stats.get("integrity", ""),
         "worker": stats,
         "reports": state.get("reports", []),
         "run": str(target.run),
     }
 
 
-def _mount(mount: Mount) -> dict[str, Any]:
+def _tiers(target: Running, stats: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each tier as the worker sees it; without a worker what the file system says."""
+    seen = {t["path"]: t for t in stats.get("tiers") or []}
+    rows = []
+    for floor in preflight.floors(target.spec):
+        tier, told = floor.tier, seen.get(floor.tier.path, {})
+        admission = told.get("admission") or "open"
+        rows.append(
+            {
+                "medium": tier.medium,
+                "path": tier.path,
+                "quota": tier.quota,
+                "high": tier.high,
+                "low": tier.low,
+                "used": told.get("bytes_used"),
+                "objects": told.get("objects"),
+                "free": floor.free,
+                "floor": floor.floor,
+                "admission": floor.sentence() if floor.stopped else admission,
+            }
+        )
+    return rows
+
+
+def _mount(mount: Mount, seen: dict[str, Any]) -> dict[str, Any]:
+    """A store of the tree; `error` is its last failure that nothing has succeeded after."""
+    metadata = seen.get("metadata") or {}
+    failing = metadata.get("error") and (
+        metadata.get("ok_age") is None or (metadata.get("error_age") is not None and metadata["error_age"] < metadata["ok_age"])
+    )
     freshness = f"ttl={mount.freshness.ttl:g}s" if mount.freshness.mode == "ttl" else mount.freshness.mode
     return {
-        "name": mount.name, "path": mount.path, "source": mount.source, "store": mount.store,
-        "freshness": freshness, "read_only": mount.read_only,
-    }  # fmt: skip
+        "name": mount.name,
+        "path": mount.path,
+        "source": mount.source,
+        "store": mount.store,
+        "freshness": freshness,
+        "read_only": mount.read_only,
+        "fetched": seen.get("bytes_fetched"),
+        "requests": seen.get("requests"),
+        "errors": (seen.get("errors") or 0) + (metadata.get("failed") or 0) if seen else None,
+        "last_error": seen.get("last_error") or metadata.get("error") or "",
+        "error": metadata["error"] if failing else "",
+    }
 
 
 def _point(target: Running, row: dict[str, Any]) -> dict[str, Any]:
@@ -120,34 +167,52 @@ def _show(report: dict[str, Any]) -> None:
         ("mount point", "state", "passthrough", "survives a crash", "restarts"),
         [(p["path"], p["state"], _yes(p["passthrough"]), _yes(p["resend"]), str(p["restarts"])) for p in report["mountpoints"]],
     )
-    table(("in the tree", "store", "freshness"), [(m["path"], m["source"], m["freshness"]) for m in report["mounts"]])
+    table(
+        ("in the tree", "store", "freshness", "fetched", "errors"),
+        [(m["path"], m["source"], m["freshness"], _size(m["fetched"]), _count(m["errors"])) for m in report["mounts"]],
+        right=("fetched", "errors"),
+    )
+    table(
+        ("tier", "directory", "used", "quota", "free on disk", "new files"),
+        [
+            (t["medium"], t["path"], _size(t["used"]), size(t["quota"]) if t["quota"] else "to the floor", size(t["free"]),
+             "cached" if t["admission"] == "open" else "not cached")
+            for t in report["tiers"]
+        ],
+        right=("used", "quota", "free on disk"),
+    )  # fmt: skip
     table(
         ("process", "pid", "state", "restarts", "trouble"),
         [(p["role"], str(p["pid"]), p["state"], str(p["restarts"]), p["trouble"]) for p in report["processes"]],
-        right=("pid",),
+        right=("pid", "restarts"),
     )
-    table(
-        ("tier", "directory", "quota", "free on disk"),
-        [
-            (t["medium"], t["path"], size(t["quota"]) if t["quota"] else "to the floor", size(f["free"]))
-            for t, f in zip(report["tiers"], report["floor"], strict=True)
-        ],
-    )
-    values = report["worker"]
-    if values:
-        table(
-            ("worker", "value"), [(key, _value(key, value)) for key, value in values.items() if value not in ("", None, [], {})]
-        )
+    for line in _sentences(report):
+        click.echo(f"  {line}")
 
 
-def _value(key: str, value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool) and "bytes" in key:
-        return size(value)
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_value(f'{key}.{k}', v)}" for k, v in value.items())
-    if isinstance(value, list):
-        return "\n".join(_value(key, v) for v in value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _sentences(report: dict[str, Any]) -> Iterator[str]:
+    """What the worker has to say, in words."""
+    walk, stats = report["walk"], report["worker"]
+    if walk:
+        done = "whole tree known" if walk.get("walk_done") else "still walking the tree"
+        yield f"tree: {walk.get('files', 0)} files, {size(walk.get('bytes', 0))} in {walk.get('dirs', 0)} directories, {done}"
+    if stats:
+        served = sum((stats.get("bytes_served") or {}).values())
+        hits, misses = stats.get("hits", 0), stats.get("misses", 0)
+        yield f"worker: {hits} opens found their file cached, {misses} did not; {size(served)} handed out"
+    if report["integrity"]:
+        yield f"integrity: {report['integrity']}"
+    if report["reports"] and report["reports"][-1]["level"] != "info":
+        yield f"last: {report['reports'][-1]['text']}"
+    yield f"logs: {report['run']}/*.log"
+
+
+def _size(count: int | None) -> str:
+    return "?" if count is None else size(count)
+
+
+def _count(count: int | None) -> str:
+    return "?" if count is None else str(count)
 
 
 def _yes(value: object) -> str:
