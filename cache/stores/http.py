@@ -21,9 +21,10 @@ from forebay.cache.stores.httpfacts import error_for, stored_coding
 from forebay.cache.stores.links import Links, encode_path, names_of
 from forebay.cache.stores.names import Label, http_date_ns, show, usable, usable_key
 from forebay.cache.stores.ranges import Empty, Held, Window, coding_of, open_range, refused_coding, total_of
+from forebay.cache.stores.response import Response, content_length
 from forebay.cache.stores.retry import Retrier
 from forebay.cache.stores.streams import Streams
-from forebay.cache.stores.transport import Response, Timeouts, Transport, content_length
+from forebay.cache.stores.transport import Timeouts, Transport
 from forebay.cache.stores.urls import Url, parse_url, redact
 from forebay.cache.stores.versions import conditions, is_strong, proves, version_of
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from forebay.cache.stores.base import BadReply, Body, Changed
-from forebay.cache.stores.transport import Response
+from forebay.cache.stores.response import Response
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z", re.ASCII)
 _UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})\Z", re.ASCII)

@@ -14,13 +14,14 @@ from forebay.cache.stores.base import BadReply, Body, Changed, Denied, Entry, No
 from forebay.cache.stores.config import transport_for
 from forebay.cache.stores.names import Label, http_date_ns, usable_key
 from forebay.cache.stores.ranges import Empty, coding_of, open_range, total_of
+from forebay.cache.stores.response import Response, content_length
 from forebay.cache.stores.retry import Retrier
 from forebay.cache.stores.s3config import Settings, region_endpoint, settings_of
 from forebay.cache.stores.s3errors import error_for
 from forebay.cache.stores.s3pages import decode_token, merge
 from forebay.cache.stores.s3xml import Fault, Unparsable, parse_fault, parse_listing
 from forebay.cache.stores.sigv4 import Signer, encode_query
-from forebay.cache.stores.transport import Response, Timeouts, Transport, content_length
+from forebay.cache.stores.transport import Timeouts, Transport
 from forebay.cache.stores.urls import Url, parse_url
 from forebay.cache.stores.versions import conditions, is_strong, proves, version_of
 

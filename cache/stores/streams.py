@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from forebay.cache.stores.transport import Response
+from forebay.cache.stores.response import Response
 
 MAX_PARKED = 8
 
