@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import email.utils
-import json
 import os
 import platform
 import resource
+import select
 import shutil
 import ssl
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +23,15 @@ from forebay.cli import preflight
 from forebay.cli.datasets import running
 from forebay.cli.load import cache_option, default_cache, read
 from forebay.cli.output import emit_json, say, size
-from forebay.fuse import mounting
+from forebay.fuse import mounting, protocol
 
 Level = Literal["ok", "info", "warning", "error"]
 
 NOFILE = 65536
 """Open files one wants: every cached file that is open costs the daemon one descriptor."""
 TMPFS_LEAST = 1 << 30
+PROBE_LIMIT = 5.0
+"""Seconds for the kernel's first request to a mount made to look at it."""
 SKEW = 300.0
 """Seconds of clock skew from which S3 refuses signatures is 900; a third of that is worth a word."""
 
@@ -125,26 +128,23 @@ def kernel() -> Iterator[Finding]:
         if os.path.exists("/dev/fuse"):
             remedy = "chmod 666 /dev/fuse, as root: distributions ship it so"
         yield Finding("error", "/dev/fuse", e.strerror or str(e), remedy)
-    granted = _granted()
-    if granted is not None:
-        passthrough, resend, reason = granted
-        where = "a mount that is up"
+    offered = _offered()
+    if offered is None:
+        passthrough, resend, where = version >= (6, 9) and root, version >= (6, 9), "judged by the kernel's version"
     else:
-        passthrough, resend, where = version >= (6, 9) and root, version >= (6, 9), "the kernel's version"
-        reason = None if root else "an ordinary user's mount has none: the kernel asks for CAP_SYS_ADMIN"
-        if version < (6, 9):
-            reason = "Linux 6.9 with CONFIG_FUSE_PASSTHROUGH has it"
+        passthrough, resend, where = offered[0] and root, offered[1], "offered by the kernel"
+    reason = "the kernel asks for CAP_SYS_ADMIN" if not root else "Linux 6.9 with CONFIG_FUSE_PASSTHROUGH has it"
     if passthrough:
-        yield Finding("ok", "passthrough", f"complete files are read at the disk's own speed, past every daemon (by {where})")
+        yield Finding("ok", "passthrough", f"complete files are read at the disk's own speed, past every daemon ({where})")
     else:
         yield Finding(
             "warning",
             "passthrough",
-            f"not here: {reason or 'the kernel did not grant it'}; reads go through the daemon and the page cache",
+            f"not here: {reason}; reads go through the daemon and the page cache",
             "run as root on Linux 6.9 or newer for the disk's own speed; everything else works the same",
         )
     if resend:
-        yield Finding("ok", "crash of the daemon", f"requests in flight are sent again: readers see a pause (RESEND, by {where})")
+        yield Finding("ok", "crash of the daemon", f"requests in flight are sent again: readers see a pause (RESEND, {where})")
     else:
         yield Finding(
             "warning",
@@ -154,16 +154,27 @@ def kernel() -> Iterator[Finding]:
         )
 
 
-def _granted() -> tuple[bool, bool, str | None] | None:
-    """What the kernel granted a mount that is up: (passthrough, resend, reason)."""
-    for target in running():
-        for path in sorted(target.run.glob("mount-*.json")):
-            try:
-                said = json.loads(path.read_bytes())
-                return bool(said["passthrough"]), bool(said["resend"]), said.get("reason")
-            except (OSError, ValueError, KeyError):
-                continue  # being replaced, or of another version
-    return None
+def _offered() -> tuple[bool, bool] | None:
+    """(passthrough, resend) as the kernel offers them to a mount made for the purpose; None when none can be made."""
+    place = tempfile.mkdtemp(prefix="forebay-doctor-")
+    try:
+        fd = mounting.mount(place, "forebay:doctor")
+    except OSError:
+        os.rmdir(place)
+        return None  # what forbids it is another finding
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if not poll.poll(PROBE_LIMIT * 1000):
+            return None
+        _, agreed = protocol.answer_init(os.read(fd, protocol.REQUEST_BUFFER))
+        return None if agreed is None else (agreed.passthrough, agreed.resend)
+    except (OSError, protocol.Unusable):
+        return None
+    finally:
+        os.close(fd)  # the last descriptor: the connection ends, nobody can hang in it
+        mounting.umount(place, lazy=True)
+        os.rmdir(place)
 
 
 def helpers() -> Iterator[Finding]:

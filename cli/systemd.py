@@ -11,6 +11,9 @@ from pathlib import Path
 
 from forebay.api.spec import DatasetSpec
 
+AMBIENT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE")
+"""Variables that a manifest without a Secret takes credentials from, and that systemd does not have."""
+
 
 def unit(
     files: tuple[Path, ...], specs: list[DatasetSpec], at: Path | None, cache_dir: Path | None, *, no_passthrough: bool
@@ -33,6 +36,12 @@ def unit(
         else f"~/.config/systemd/user/forebay-{specs[0].name}.service"
     )
     control = "systemctl" if root else "systemctl --user"
+    extra = ""
+    if given := os.environ.get("FOREBAY_RUN_DIR"):
+        extra += f"Environment={_quote(f'FOREBAY_RUN_DIR={given}')}\n"
+    if any(os.environ.get(name) for name in AMBIENT):
+        extra += f"# credentials of your shell are not in this unit: put {', '.join(AMBIENT)} into a file of mode 0600\n"
+        extra += "# EnvironmentFile=/etc/forebay/credentials\n"
     linger = "" if root else "# loginctl enable-linger   (so that it starts at boot, not at login)\n"
     return f"""\
 # Save as {place}, then:
@@ -46,7 +55,7 @@ After=network-online.target local-fs.target remote-fs.target
 Type=notify
 NotifyAccess=main
 ExecStart={" ".join(_quote(word) for word in argv)}
-# the supervisor and the mount daemon hold each other's descriptors: only the command is told to stop, it unmounts first
+{extra}# the supervisor and the mount daemon hold each other's descriptors: only the command is told to stop, it unmounts first
 KillMode=mixed
 TimeoutStartSec=360
 TimeoutStopSec=90

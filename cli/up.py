@@ -69,6 +69,7 @@ def up(
 
         click.echo(unit(files, specs, at, cache_dir, no_passthrough=no_passthrough), nl=False)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: what was started is taken back
     check_all(specs, points, offline_ok=offline_ok)
     started: list[Running] = []
     try:
