@@ -83,6 +83,15 @@ class Ensure(Request):
     file: int = 0
 
 
+class Suspect(Request):
+    """A mount read [offset, offset+length) of a complete object and its checksum did not match: compare, and count as absent
+    what is wrong, so that the next `Ensure` fetches it anew. Answered with `Done`."""
+
+    ino: int
+    offset: int
+    length: int
+
+
 class Touch(Request):
     """What a mount read lately and what it holds open now; feeds recency and protects open files. No answer."""
 
@@ -229,7 +238,9 @@ class Report(Reply):
     values: dict[str, object]
 
 
-AnyRequest = Hello | Lookup | ListDir | Resolve | Open | Ensure | Touch | Subscribe | Stat | Children | Warm | Refresh | Stats
+AnyRequest = (
+    Hello | Lookup | ListDir | Resolve | Open | Ensure | Suspect | Touch | Subscribe | Stat | Children | Warm | Refresh | Stats
+)
 AnyReply = Welcome | Failed | Found | Listed | Done | Opened | Ensured | Evicted | Changed | Node | Page | Progress | Report
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)

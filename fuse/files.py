@@ -1,7 +1,10 @@
-"""Descriptors of inodes that are open without passthrough, and reading from them.
+"""Descriptors of inodes that are open without passthrough, and verified reading from them.
 
 A descriptor that is replaced while reads use it is closed by the last of them: a number must not come to mean another
 file under a reader.
+
+Bytes that this process serves are compared with the checksums the index keeps for each 256 KiB block: each block the
+first time it is served while its inode is open (10 us of xxh3; what the page cache holds afterwards does not rot).
 """
 
 from __future__ import annotations
@@ -9,22 +12,36 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 
-from forebay.cache.index import NO_OID
+import xxhash
+
+from forebay.cache.index import BLOCK
+
+Sums = Callable[[int], int | None]
+"""Block of an object -> its xxh3-64, None where the index has none (yet)."""
+
+
+class Damaged(Exception):
+    """A block does not have its checksum. `block` says which."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__(f"block {block} does not have its checksum")
+        self.block = block
 
 
 class OpenFile:
     """An object's bytes behind one descriptor. `complete`: every byte is there; else ask the door before each read."""
 
-    __slots__ = ("_closing", "_lock", "_users", "cached", "complete", "fd", "ino", "oid", "size")
+    __slots__ = ("_closing", "_lock", "_users", "cached", "complete", "fd", "ino", "size", "verified")
 
-    def __init__(self, ino: int, fd: int, size: int, *, complete: bool, cached: bool = True, oid: bytes = NO_OID) -> None:
+    def __init__(self, ino: int, fd: int, size: int, *, complete: bool, cached: bool = True) -> None:
         self.ino = ino
         self.fd = fd
         self.size = size
         self.complete = complete
         self.cached = cached
-        self.oid = oid
+        self.verified = 0  # bit per block
         self._lock = threading.Lock()
         self._users = 0
         self._closing = False
@@ -47,6 +64,28 @@ class OpenFile:
     def fill(self, offset: int, size: int, buffer: memoryview, wait: bool) -> memoryview:
         """`size` bytes at `offset`. With `wait` False only what the page cache has: `BlockingIOError` otherwise."""
         return _fill(self.fd, buffer[:size], offset, wait)
+
+    def fill_verified(self, offset: int, size: int, buffer: memoryview, wait: bool, sums: Sums) -> memoryview:
+        """As `fill`, after every block it takes bytes from was compared once. `buffer` has room for two blocks more than `size`.
+
+        `Damaged` when one is wrong. A block without a checksum in the index passes: the worker has only just verified it.
+        """
+        first, last = offset // BLOCK, (offset + size - 1) // BLOCK
+        want = ((1 << (last - first + 1)) - 1) << first
+        missing = want & ~self.verified
+        if not missing:
+            return _fill(self.fd, buffer[:size], offset, wait)
+        start = first * BLOCK
+        view = _fill(self.fd, buffer[: min((last + 1) * BLOCK, self.size) - start], start, wait)
+        for block in range(first, last + 1):
+            if missing >> block & 1:
+                known = sums(block)
+                at = (block - first) * BLOCK
+                if known is not None and xxhash.xxh3_64_intdigest(view[at : at + BLOCK]) != known:
+                    raise Damaged(block)
+        with self._lock:
+            self.verified |= want
+        return view[offset - start : offset - start + size]
 
     def close(self) -> None:
         """Close now, or after the last read that uses the descriptor. Once only."""

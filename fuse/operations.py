@@ -21,10 +21,13 @@ from typing import Any, NamedTuple, Protocol
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec
 from forebay.cache import freshness as fr
+from forebay.cache.extents import SUM, blocks_in_segment
 from forebay.cache.index import (
     _OBJECT,
     _ROW,
     _U64,
+    BLOCK,
+    BLOCKS_PER_SEGMENT,
     COMPLETE,
     COMPLETE_LIST,
     DIR,
@@ -42,7 +45,7 @@ from forebay.cache.index import (
     unpack_row,
 )
 from forebay.fuse import pages
-from forebay.fuse.files import OpenFile
+from forebay.fuse.files import Damaged, OpenFile, Sums
 from forebay.fuse.modes import Modes
 from forebay.fuse.protocol import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH, MAX_READ
 
@@ -441,11 +444,58 @@ class Operations:
 
     def read(self, ino: int, offset: int, size: int, buffer: memoryview, wait: bool) -> memoryview:
         """Bytes of an open inode, in `buffer` (at least MAX_READ + 2 blocks). Shorter only at the object's end."""
-        file, size = self.locate(ino, offset, size, wait)
-        try:
+        for _ in range(2):
+            file, size = self.locate(ino, offset, size, wait)
+            try:
+                return self.fill(file, offset, size, buffer, wait)
+            except Damaged as e:
+                if not wait:
+                    raise WouldBlock from None
+                self.damaged(file, e)
+            finally:
+                file.let_go()
+        raise OSError(errno.EIO, f"inode {ino} is damaged in the cache again after it was fetched anew")
+
+    def fill(self, file: OpenFile, offset: int, size: int, buffer: memoryview, wait: bool) -> memoryview:
+        """Bytes of what `locate` found. `Damaged`: tell by `damaged`, and locate again."""
+        if size == 0 or not file.complete or not file.cached:
             return file.fill(offset, size, buffer, wait)
-        finally:
-            file.let_go()
+        return file.fill_verified(offset, size, buffer, wait, self._sums(file.ino, file.size))
+
+    def damaged(self, file: OpenFile, e: Damaged) -> None:
+        """Let the worker compare the block with its checksum and drop it; reads then ask for it anew.
+
+        `OSError(EIO)` when the worker cannot: no wrong byte is served.
+        """
+        try:
+            self._ask(wire.Suspect(ino=file.ino, offset=e.block * BLOCK, length=BLOCK), wire.Done)
+        except OSError as why:
+            raise OSError(
+                errno.EIO, f"inode {file.ino}: block {e.block} is damaged in the cache, and stays ({why.strerror})"
+            ) from why
+        with self.lock:
+            if self.files.get(file.ino) is file:
+                file.complete, file.verified = False, 0
+
+    def _sums(self, ino: int, size: int) -> Sums:
+        """Checksums of an inode's blocks, one index row a 64 MiB segment."""
+        rows: dict[int, bytes] = {}
+
+        def of(block: int) -> int | None:
+            segment, within = divmod(block, BLOCKS_PER_SEGMENT)
+            n = blocks_in_segment(size, segment)
+            head = (n + 7) // 8
+            if segment not in rows:
+                with self._begin() as txn:
+                    raw = self._row(txn, ino)
+                    key = b"-" if raw is None else unpack_fixed(raw)[7] + segment.to_bytes(4, "big")
+                    rows[segment] = txn.get(key, b"", self.index.extents)
+            row = rows[segment]
+            if len(row) != head + n * SUM or not row[within >> 3] >> (within & 7) & 1:
+                return None
+            return int.from_bytes(row[head + within * SUM : head + within * SUM + SUM], "little")
+
+        return of
 
     def locate(self, ino: int, offset: int, size: int, wait: bool) -> tuple[OpenFile, int]:
         """Where these bytes can be read now, and how many there are; waits until they have come.

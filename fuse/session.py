@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from forebay.cache.index import DIR
 from forebay.fuse import protocol as p
+from forebay.fuse.files import Damaged
 from forebay.fuse.operations import Operations, WouldBlock, unpack_fixed
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
 
@@ -341,20 +342,29 @@ class Session:
         if not wait:
             data = self.ops.read(nodeid, offset, size, self._own_buffer, False)
             return p.OUT.pack(p.OUT_SIZE + len(data), 0, unique), data
-        file, size = self.ops.locate(nodeid, offset, size, True)
-        buffer = self._buffers.get()
+        ops = self.ops
+        for _ in range(2):
+            file, size = ops.locate(nodeid, offset, size, True)
+            buffer = self._buffers.get()  # only now: the wait may have been long
+            try:
+                data = ops.fill(file, offset, size, buffer, True)
+                if self._claim(unique):
+                    self._write_data(unique, data)
+                return None
+            except Damaged as e:
+                damage = e
+            finally:
+                self._buffers.put(buffer)
+                file.let_go()
+            ops.damaged(file, damage)
+        raise OSError(errno.EIO, f"inode {nodeid} is damaged in the cache again after it was fetched anew")
+
+    def _write_data(self, unique: int, data: memoryview) -> None:
         try:
-            data = file.fill(offset, size, buffer, True)
-            if self._claim(unique):
-                try:
-                    os.writev(self.fd, (p.OUT.pack(p.OUT_SIZE + len(data), 0, unique), data))
-                except OSError as e:
-                    if e.errno != errno.ENOENT:
-                        raise
-        finally:
-            self._buffers.put(buffer)
-            file.let_go()
-        return None
+            os.writev(self.fd, (p.OUT.pack(p.OUT_SIZE + len(data), 0, unique), data))
+        except OSError as e:
+            if e.errno != errno.ENOENT:
+                raise
 
     def _release(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
         os.write(self.fd, _DONE(16, 0, unique))
