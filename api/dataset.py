@@ -224,7 +224,7 @@ def _place(node: Node, field: str, single: bool, walk: Walk) -> str | None:
                 remedy = "write an absolute path without it"
                 walk.add("error", path_node, f"{field}.path", show(path), 'is not absolute and holds a ".." part', remedy)
                 return None
-            message = f"is not absolute, so Fluid's rule ignores it and the mount appears at {text}"
+            message = f"is not absolute, so Fluid's rule ignores it and the mount appears at {show(text)}"
             walk.add("warning", path_node, f"{field}.path", show(path), message, f"write {show('/' + path)}")
         if not name and not single:
             message = "is missing, and so is an absolute path"

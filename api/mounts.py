@@ -12,7 +12,7 @@ from forebay.api.documents import DatasetDoc, MountDoc
 from forebay.api.names import is_namespace, is_object_name
 from forebay.api.options import translate
 from forebay.api.problem import Problem, Severity, describe_url, did_you_mean, show
-from forebay.api.stores import SourceError, read_source
+from forebay.api.sources import SourceError, read_source
 
 if TYPE_CHECKING:
     from forebay.api.manifest import Loaded
@@ -127,14 +127,14 @@ class _Checker:
                 )
                 continue
             if name in secret_values(self.loaded, self.doc, mount)[1]:
-                message = f"holds bytes that are no text in Secret {secret.name}"
+                message = f"holds bytes that are no text in Secret {show(secret.name)}"
                 self.add("error", ref.line, f"{field}.key", show(ref.key), message, "store the value as text")
                 continue
             keys = secret.keys()
             if ref.key not in keys:
                 severity: Severity = "warning" if ref.optional else "error"
                 remedy = did_you_mean(ref.key, keys, f"write one of its keys: {', '.join(keys) or 'it has none'}")
-                self.add(severity, ref.line, f"{field}.key", show(ref.key), f"is no key of Secret {secret.name}", remedy)
+                self.add(severity, ref.line, f"{field}.key", show(ref.key), f"is no key of Secret {show(secret.name)}", remedy)
 
     def collisions(self, mount: MountDoc) -> None:
         """Several mounts on one path are a union on our own engine; a ThinRuntime refuses equal names and paths."""

@@ -45,11 +45,9 @@ class Problem(msgspec.Struct, frozen=True):
         where = f"{self.file}:{self.line}" if self.line else self.file
         subject = " ".join(part for part in (self.field, self.value, self.message) if part)
         who = f"{self.object}: " if self.object else ""
-        return (
-            f"{where}: {self.severity}: {who}{subject}; {self.remedy}"
-            if self.remedy
-            else f"{where}: {self.severity}: {who}{subject}"
-        )
+        rest = f"; {self.remedy}" if self.remedy else ""
+        text = f"{where}: {self.severity}: {who}{subject}{rest}"
+        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)  # a file's name may hold any
 
 
 def secretish(name: str) -> bool:

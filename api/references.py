@@ -46,7 +46,7 @@ class _Checker:
         elif found.kind in fluid.RUNTIMES:
             if (found.namespace, found.name) not in self.datasets:
                 remedy = "a runtime serves the Dataset of equal name and namespace; add it, or rename one of the two"
-                self._say(found, "metadata.name", f"names no Dataset of these files ({found.namespace}/{found.name})", remedy)
+                self._say(found, "metadata.name", "names no Dataset of these files", remedy, value=show(found.name))
             self._named(found, "spec.profileName", "ThinRuntimeProfile", "")
             self._named(found, "spec.runtimeClassName", "CacheRuntimeClass", "")
             self._volumes(found)

@@ -96,8 +96,10 @@ def _cache_class(node: Node, walk: Walk) -> None:
 def _own_namespace(dataset: Node | None, field: str, namespace: str, walk: Walk) -> None:
     other = dataset.at("namespace") if dataset is not None else None
     if other is not None and isinstance(other.value, str) and other.value not in ("", namespace):
-        message = f"is not the operation's own namespace ({namespace})"
-        walk.add("error", other, f"{field}.namespace", show(other.value), message, f"write {namespace}, or move the operation")
+        message = f"is not the operation's own namespace ({show(namespace)})"
+        walk.add(
+            "error", other, f"{field}.namespace", show(other.value), message, f"write {show(namespace)}, or move the operation"
+        )
 
 
 def _operation(spec: Node, namespace: str, walk: Walk) -> None:
@@ -119,14 +121,14 @@ def _operation(spec: Node, namespace: str, walk: Walk) -> None:
             schedule,
             "spec.schedule",
             show(schedule.value),
-            f"has no effect with policy {policy}",
+            f"has no effect with policy {show(policy)}",
             "write policy: Cron",
         )
     if policy == "OnEvent":
         walk.add("warning", spec.at("policy") or spec, "spec.policy", '"OnEvent"', "does nothing in Fluid", "write Once or Cron")
     ttl = spec.at("ttlSecondsAfterFinished")
     if ttl is not None and policy != "Once":
-        walk.add("warning", ttl, "spec.ttlSecondsAfterFinished", "", f"has no effect with policy {policy}", "remove it")
+        walk.add("warning", ttl, "spec.ttlSecondsAfterFinished", "", f"has no effect with policy {show(policy)}", "remove it")
     before = spec.at("runAfter")
     if before is not None and before.string("namespace") not in ("", namespace):
         walk.add(

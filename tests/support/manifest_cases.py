@@ -207,7 +207,7 @@ DATASET_ERRORS: dict[str, tuple[str, int, str, str, str]] = {
         + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {token: abc}\n",
         6,
         "secretKeyRef.key",
-        '"tokn" is no key of Secret s',
+        '"tokn" is no key of Secret "s"',
         'did you mean "token"?',
     ),
     "encryptOptions under options": (

@@ -246,7 +246,7 @@ RUNTIME_ERRORS: dict[str, tuple[str, int, str, str, str]] = {
         6,
         "spec.dataset.namespace",
         '"other"',
-        "write default",
+        'write "default"',
     ),
     "cron without schedule": (
         runtime("DataLoad", "dataset: {name: x}\npolicy: Cron"),

@@ -92,7 +92,7 @@ WARNINGS: dict[str, tuple[str, int, str, str]] = {
         dataset("mounts:\n  - {mountPoint: 's3://bucket', name: n, path: sub}"),
         6,
         "mounts[0].path",
-        "appears at /n",
+        'appears at "/n"',
     ),
     "union under another engine": (
         dataset("mounts:\n  - {mountPoint: 's3://bucket', name: n}\n  - {mountPoint: 's3://other', name: n}")

@@ -14,6 +14,7 @@ from forebay.api import schemes
 from forebay.api.credentials import Aws, CredentialError, aws
 from forebay.api.documents import MountDoc
 from forebay.api.options import Taken
+from forebay.api.problem import show
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
@@ -195,5 +196,5 @@ def _juicefs_endpoint(url: str, bucket: str) -> str:
     if not first and netloc.startswith(bucket + "."):
         netloc = netloc[len(bucket) + 1 :]
     elif first and first != bucket:
-        raise SourceError(f"is not in the bucket that the option bucket names ({first})", "name the same bucket in both")
+        raise SourceError(f"is not in the bucket that the option bucket names ({show(first)})", "name the same bucket in both")
     return f"{parts.scheme}://{netloc}"
