@@ -62,7 +62,7 @@ class Server:
         with socket_address(path) as address:
             self._sock.bind(address)
         os.chmod(path, 0o600)
-        self._sock.listen(16)
+        self._sock.listen(MAX_PEERS)
         selector.register(self._sock, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
@@ -126,14 +126,27 @@ class Silence(Exception):
     """No supervisor answers: none listens, it died in between, or the time ran out (`str()` says which)."""
 
 
+def _connect(sock: socket.socket, path: str, deadline: float) -> None:
+    """Connect; a full backlog, which Unix sockets answer with EAGAIN, is waited for."""
+    with socket_address(path) as address:
+        while True:
+            try:
+                sock.connect(address)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(0.02)
+            else:
+                return
+
+
 def ask(path: str, message: dict[str, Any], timeout: float, fds: list[int] | None = None) -> dict[str, Any]:
     """Send one request to the supervisor and return its one answer; `Silence` when none comes within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(timeout)
         try:
-            with socket_address(path) as address:
-                sock.connect(address)
+            _connect(sock, path, deadline)
             if fds:
                 socket.send_fds(sock, [json.dumps(message).encode()], fds)
             else:

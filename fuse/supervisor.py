@@ -70,6 +70,7 @@ VERSION = 1
 
 def _start(run: str, paths: list[str], options: list[str]) -> int:
     """Mount and supervise until stopped."""
+    os.closerange(3, 1 << 20)  # whatever the caller left open
     if rundir.lock(run, create=True) is None:
         print(f"{run} has a supervisor already: `forebay status`", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
@@ -85,8 +86,12 @@ def _adopt(run: str, message: dict[str, Any]) -> int:
         print(f"hand-over version {message.get('version')} is not this build's {VERSION}: not adopted", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
     fds = [message.pop(name) for name in ("device_fd", "state_fd", "link_fd")]
-    for fd in fds:
+    at = 3
+    for fd in sorted(fds):
         os.set_inheritable(fd, False)  # they were passed to us, not to what we start
+        os.closerange(at, fd)
+        at = fd + 1
+    os.closerange(at, 1 << 20)
     deadline = time.monotonic() + HANDOVER_LIMIT
     while time.monotonic() < deadline:
         try:
