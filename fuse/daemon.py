@@ -190,7 +190,7 @@ class Daemon:
         agreed = session.agreed
         state = {
             "version": 1, "pid": os.getpid(), "mountpoint": self.args.mount, "index": self.args.index,
-            "passthrough": agreed.passthrough and session.ops.backing is not None, "reason": self.reason or None,
+            "passthrough": agreed.passthrough and session.ops.opens.passthrough, "reason": self.reason or None,
             "resend": agreed.resend, "minor": agreed.minor, "max_read": agreed.max_read, "readahead_kb": self.read_ahead,
             "restarts": self.restarts,
         }  # fmt: skip
@@ -226,10 +226,10 @@ class Daemon:
         uid = os.geteuid() if self.spec.uid is None else self.spec.uid
         gid = os.getegid() if self.spec.gid is None else self.spec.gid
         ops = Operations(self.spec, index, self.door, Modes(self.record), uid=uid, gid=gid, backing=backing)
-        ops.no_passthrough = self.refused  # type: ignore[method-assign]
+        ops.opens.no_passthrough = self.refused  # type: ignore[method-assign]
         self.session = session = Session(fd, ops, agreed, log)
         if resumed:
-            ops.changed.update(self.record.slots)
+            ops.opens.worker_restarted()  # nor does it know what its predecessor held open
             if agreed.resend:
                 session.notify(p.resend_notice())
             log("resumed", restarts=self.restarts, inodes=len(self.record.slots), resend=agreed.resend)
@@ -283,15 +283,15 @@ class Daemon:
     def follow(self) -> None:
         """Events of the worker. They only queue work: the kernel may make a notification wait."""
         assert self.session is not None
-        ops = self.session.ops
+        names, opens = self.session.names, self.session.opens
         for event in self.door.subscribe():
             if event is None:
-                ops.worker_restarted()
+                opens.worker_restarted()
                 self.notice(p.inc_epoch_notice())
             elif isinstance(event, wire.Evicted):
-                ops.evicted(event.inos)
+                opens.evicted(event.inos)
             else:
-                ops.forget_listing(event.parent)
+                names.forget_listing(event.parent)
                 self.notice(p.inval_entry_notice(event.parent, event.name))
 
     def notice(self, packet: bytes) -> None:
@@ -317,13 +317,13 @@ class Daemon:
 
     def touch(self) -> None:
         assert self.session is not None
-        ops = self.session.ops
-        now = ops.touched()
+        opens = self.session.opens
+        now = opens.touched()
         n = INODES_PER_TOUCH
         for i in range(0, max(len(now.used), len(now.opened), len(now.closed)), n):
             part = (now.used[i : i + n], now.opened[i : i + n], now.closed[i : i + n])
             if not self.door.touch(*part, timeout=0.5):
-                ops.untouched(now.opened[i:], now.closed[i:])
+                opens.untouched(now.opened[i:], now.closed[i:])
                 return
 
     # --- the main thread -----------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ class Daemon:
         assert self.session is not None
         while not self.ended.wait(TICK):
             self.touch()
-            self.session.ops.sweep()
+            self.session.opens.sweep()
             self.session.check_signals()
 
     def supervisor_died(self) -> bool:

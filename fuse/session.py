@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 from forebay.cache.index import DIR
 from forebay.fuse import protocol as p
 from forebay.fuse.files import Damaged
-from forebay.fuse.operations import Operations, WouldBlock, unpack_fixed
+from forebay.fuse.operations import Operations
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
+from forebay.fuse.view import WouldBlock, unpack_fixed
 
 POOL = 32
 """Requests that wait for the worker or a disk at the same time; more queue up (at most 128 in the background)."""
@@ -67,7 +68,8 @@ class Session:
     def __init__(self, fd: int, ops: Operations, agreed: p.Negotiated, log: Log) -> None:
         self.fd = fd
         self.ops = ops
-        self.owner = (ops.uid, ops.gid)
+        self.owner = ops.owner
+        self.names, self.opens = ops.names, ops.opens
         self.agreed = agreed
         self.log = log
         self.stopping = False
@@ -270,9 +272,9 @@ class Session:
     # --- handlers: names and attributes --------------------------------------------------------------------------
 
     def _lookup(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
-        found = self.ops.lookup(nodeid, raw[40:-1], wait)
+        found = self.names.lookup(nodeid, raw[40:-1], wait)
         if found is None:
-            ttl = self.ops.absent_ttl(nodeid)
+            ttl = self.names.absent_ttl(nodeid)
             if not ttl:
                 return p.error_reply(unique, errno.ENOENT)
             return p.ENTRY_REPLY.pack(144, 0, unique, 0, 0, ttl, *_ZEROS19)
@@ -288,7 +290,7 @@ class Session:
         return _ENTRY(144, 0, unique, ino, ttl, ttl, ino, size, blocks, s, s, s, ns, ns, ns, mode, nlink, uid, gid, BLKSIZE)
 
     def _getattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
-        row, ttl = self.ops.getattr(nodeid, wait)
+        row, ttl = self.names.getattr(nodeid, wait)
         kind, _, _, _, size, mtime, ino, _, _, _ = unpack_fixed(row)
         s, ns = divmod(mtime, SECOND)
         s &= _MASK64
@@ -313,7 +315,7 @@ class Session:
 
     def _open(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
         flags = _U32(raw, 40)[0]
-        ops = self.ops
+        ops = self.opens
         counted = unique & _WITHOUT_RESENT
         with ops.lock:
             answer = ops.enter(nodeid, flags, counted)
@@ -335,14 +337,14 @@ class Session:
             except OSError as e:
                 if e.errno != errno.ENOENT:
                     raise
-        self.ops.take_back(nodeid)
+        self.opens.take_back(nodeid)
 
     def _read(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> tuple[bytes, memoryview] | None:
         _fh, offset, size, *_ = p.READ_IN.unpack_from(raw, p.IN_SIZE)
         if not wait:
-            data = self.ops.read(nodeid, offset, size, self._own_buffer, False)
+            data = self.opens.read(nodeid, offset, size, self._own_buffer, False)
             return p.OUT.pack(p.OUT_SIZE + len(data), 0, unique), data
-        ops = self.ops
+        ops = self.opens
         for _ in range(2):
             file, size = ops.locate(nodeid, offset, size, True)
             buffer = self._buffers.get()  # only now: the wait may have been long
@@ -368,12 +370,12 @@ class Session:
 
     def _release(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
         os.write(self.fd, _DONE(16, 0, unique))
-        self.ops.release(nodeid)  # after the reply: a count never falls below the kernel's
+        self.opens.release(nodeid)  # after the reply: a count never falls below the kernel's
 
     # --- handlers: directories -----------------------------------------------------------------------------------
 
     def _opendir(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
-        return p.OPEN_REPLY.pack(32, 0, unique, nodeid, self.ops.opendir(nodeid), 0)
+        return p.OPEN_REPLY.pack(32, 0, unique, nodeid, self.names.opendir(nodeid), 0)
 
     def _releasedir(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
         return p.OUT.pack(p.OUT_SIZE, 0, unique)
@@ -394,7 +396,7 @@ class Session:
             if page is _WANTED or (ino, at, width) != (nodeid, cookie, room) or time.perf_counter() - when > AHEAD_VALID:
                 page = None
         if page is None:
-            page = self.ops.readdir(nodeid, cookie, room, plus, wait)
+            page = self.names.readdir(nodeid, cookie, room, plus, wait)
         if plus and not wait and page.more:
             self._ahead = (nodeid, page.cookie, room, 0.0, _WANTED)
         return p.OUT.pack(p.OUT_SIZE + len(page.data), 0, unique) + page.data
@@ -406,7 +408,7 @@ class Session:
         ino, cookie, room, _, _ = self._ahead
         self._ahead = None
         try:
-            page = self.ops.readdir(ino, cookie, room, True, False)
+            page = self.names.readdir(ino, cookie, room, True, False)
         except (WouldBlock, OSError):
             return
         self._ahead = (ino, cookie, room, time.perf_counter(), page)
