@@ -138,10 +138,7 @@ class Names:
         """Open flags. The kernel may keep a listing it cached only while it is of the same epoch and still believed."""
         with self._begin() as txn:
             d = self.view.index.dir(txn, ino)
-            fresh = (
-                d is not None
-                and fr.listing_fresh(d, fr.sources_freshness(self.view.spec.mounts, d), self.view.clock()) is not None
-            )
+            fresh = d is not None and self._fresh(d)
         with self._lock:
             if d is None or not fresh:
                 self._listings.pop(ino, None)
@@ -177,7 +174,10 @@ class Names:
     def _listed(self, d: Dir, after: int) -> bool:
         if d.state != COMPLETE_LIST:
             return False
-        return after > 0 or fr.listing_fresh(d, fr.sources_freshness(self.view.spec.mounts, d), self.view.clock()) is not None
+        return after > 0 or self._fresh(d)
+
+    def _fresh(self, d: Dir) -> bool:
+        return fr.listing_fresh(d, fr.sources_freshness(self.view.spec.mounts, d), self.view.clock()) is not None
 
     def _page(self, txn: Any, ino: int, d: Dir | None, at: pages.Place) -> pages.Page:
         now, listed = self.view.clock(), fr.listed_of(d)
