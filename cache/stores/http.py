@@ -176,17 +176,19 @@ class HttpStore:
             self._no_directory(response, key, label)
             coding = coding_of(response)
             if "content-length" in response.headers and (not coding or stored_coding(key, coding)):
-                return self._entry(key, response, content_length(response.headers, label))
+                size = content_length(response.headers, label)
+                if size:  # a zero may only mean that this answer has no body
+                    return self._entry(key, response, size)
         elif response.status not in {403, 405, 501}:
             self._ok(response, label)
         return self._stat_by_range(key, label, deadline)
 
     def _stat_by_range(self, key: bytes, label: object, deadline: float) -> Entry:
-        """HEAD was refused, or silent about the size."""
+        """HEAD was refused, or silent about the size, or said zero."""
         response = self._get("GET", self._url(key), "Range: bytes=0-0\r\n", label, deadline)
         try:
             total = total_of(response)
-            if response.status == 416 and total == 0:
+            if response.status == 416 and not total:  # there is no first byte
                 return self._entry(key, response, 0)
             self._ok(response, label)
             self._no_directory(response, key, label)

@@ -28,7 +28,7 @@ from forebay import __version__
 from forebay.cache.stores.base import CONNECT_TIMEOUT, STALL_TIMEOUT, BadReply, StoreError, Unavailable
 from forebay.cache.stores.connection import Closed, Connection, Stalled
 from forebay.cache.stores.response import Response
-from forebay.cache.stores.urls import Origin, Url, join_location
+from forebay.cache.stores.urls import Origin, Url, join_location, redact
 
 if TYPE_CHECKING:
     import ssl
@@ -99,7 +99,9 @@ class Transport:
                 return response
             response.discard()
             if hops == 0:
-                raise BadReply(f"{label}: more than {follow} redirects, the last to {location[:200]!r}; correct the address")
+                raise BadReply(
+                    f"{label}: more than {follow} redirects, the last to {redact(location)[:200]!r}; correct the address"
+                )
             hops -= 1
             try:
                 target = join_location(url, location)
@@ -259,6 +261,8 @@ class Transport:
             addresses = _lookup(origin, until, label)
             known = (time.monotonic() + DNS_TTL, addresses)
             with self._lock:
+                if len(self._names) >= 256:  # mirrors that redirects led to
+                    self._names.clear()
                 self._names[key] = known
         found: list[tuple[int, Any]] = list(known[1])
         random.shuffle(found)

@@ -207,6 +207,7 @@ HEADS: list[Answer] = [
     refuse(501),
     refuse(403),
     lambda request, wire: wire.raw(b"HTTP/1.1 200 OK\r\n\r\n"),
+    lambda request, wire: wire.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
     lambda request, wire: wire.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
     lambda request, wire: wire.raw(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 70\r\n\r\n"),
 ]
@@ -228,11 +229,16 @@ def test_head_refused_or_silent(head: Answer, ranges: str) -> None:
         assert drain(store.read(b"k", b'"e"', 10, 20)) == SOURCE[10:30]
 
 
-def test_head_refused_for_an_empty_file() -> None:
+@pytest.mark.parametrize("head", [None, refuse(405)])
+@pytest.mark.parametrize("ranged", [None, refuse(416), "plain"])
+def test_an_empty_file(head: Answer | None, ranged: Answer | str | None) -> None:
     site = Site()
-    site.data, site.head = b"", refuse(405)
+    site.data = b""
+    site.head = head or site.head
+    site.ranged = site.plain if ranged == "plain" else ranged or site.ranged  # type: ignore[assignment]
     with serving(site) as (store, _):
         assert store.stat(b"k").size == 0
+        assert drain(store.read(b"k", store.stat(b"k").version, 0, 0)) == b""
 
 
 def test_a_size_nobody_tells() -> None:
