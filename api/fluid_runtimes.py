@@ -369,7 +369,7 @@ CACHE = runtime(
     ),
 )
 CACHE_STATUS = obj(
-    words("valueFile setupDuration selector mountTime phase", STR),
+    words("valueFile setupDuration selector mountTime", STR),
     words(
         "master worker client",
         obj(

@@ -12,7 +12,7 @@ from forebay.api.documents import DatasetDoc, MountDoc
 from forebay.api.names import is_namespace, is_object_name
 from forebay.api.options import translate
 from forebay.api.problem import Problem, Severity, describe_url, did_you_mean, show
-from forebay.api.sources import SourceError, read_source
+from forebay.api.stores import SourceError, read_source
 
 if TYPE_CHECKING:
     from forebay.api.manifest import Loaded

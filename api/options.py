@@ -173,9 +173,6 @@ HTTP = (
 
 FILE: tuple[Option, ...] = ()
 
-COMMON = (Option("freshness", "text", "how long a name may point to an object before the store is asked again", ()),)
-"""Read by the mount, whatever the store; only under `forebay.io/`."""
-
 STORES: dict[str, tuple[Option, ...]] = {"s3": S3, "http": HTTP, "file": FILE}
 
 _TRUE = ("true", "yes", "on", "1")
@@ -214,23 +211,19 @@ class OptionProblem(msgspec.Struct, frozen=True):
     shown: bool = False
 
 
-def known_names(store: str) -> list[str]:
-    """Every name the store's options go by."""
-    return list(_TABLES[store])
-
-
 def translate(
     store: str, options: dict[str, str], encrypted: dict[str, str | None]
 ) -> tuple[dict[str, Taken], list[OptionProblem]]:
     """Options of one mount under canonical names. `encrypted`: name -> value, None where the Secret is not at hand.
 
-    Where several names mean one option, `forebay.io/` wins, then the canonical name, then the one written first.
+    Where several names mean one option, an encrypted one wins, then `forebay.io/`, then the canonical name, then the one
+    written first; one whose Secret is not at hand gives way to any other.
     """
     table = _TABLES[store]
     taken: dict[str, Taken] = {}
     problems: list[OptionProblem] = []
-    written = [(k, v, False) for k, v in options.items()] + [(k, v, True) for k, v in encrypted.items()]
-    written.sort(key=lambda item: _rank(item[0], table))  # stable: manifest order within a rank
+    written = [(k, v, True) for k, v in encrypted.items()] + [(k, v, False) for k, v in options.items()]
+    written.sort(key=lambda item: (item[1] is None, not item[2], _rank(item[0], table)))  # stable: manifest order within a rank
     for key, value, secret in written:
         if key == FRESHNESS:
             if secret:

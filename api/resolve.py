@@ -13,8 +13,8 @@ from forebay.api.manifest import Loaded
 from forebay.api.mounts import secret_values
 from forebay.api.options import translate
 from forebay.api.problem import Problem, Severity, describe_url
-from forebay.api.sources import SourceError, finish, read_source
 from forebay.api.spec import FLOOR_BYTES, FLOOR_RATIO, DatasetSpec, Freshness, Mount
+from forebay.api.stores import SourceError, finish, read_source
 from forebay.api.tiers import place
 
 

@@ -89,6 +89,14 @@ def test_freshness_is_no_store_option_and_no_secret() -> None:
     assert problem.severity == "error"
 
 
+def test_an_encrypted_option_wins() -> None:
+    taken, problems = translate("s3", {"secret_key": "plain"}, {"aws.secretKey": "hidden"})
+    assert (taken["secret_key"].value, taken["secret_key"].written) == ("hidden", "aws.secretKey")
+    assert [p.message for p in problems] == ["means the same as aws.secretKey, which is used"]
+    taken, _ = translate("s3", {"secret_key": "plain"}, {"aws.secretKey": None})
+    assert taken["secret_key"].value == "plain"
+
+
 def test_a_secret_that_is_not_at_hand_is_taken_without_a_value() -> None:
     taken, problems = translate("s3", {}, {"aws.accessKeyId": None})
     assert taken["access_key"].value is None

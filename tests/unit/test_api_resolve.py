@@ -198,6 +198,17 @@ def test_http_credentials() -> None:
     assert (bearer.options, bearer.secrets) == ({}, {"token": "TK"})
 
 
+def test_encrypted_settings_that_are_no_secrets() -> None:
+    """The stores read `verify` and `ca_file` from the options only."""
+    refs = encrypt(verify="flag", token="token")
+    loaded = load_text(
+        dataset(f"- {{mountPoint: 'https://h/', {refs}}}")
+        + SECRET.replace("name: s", "name: s, namespace: ns").replace("id: AK", "flag: 'no'")
+    )
+    (spec,), _ = resolved(loaded)
+    assert (spec.mounts[0].options, spec.mounts[0].secrets) == ({"verify": "false"}, {"token": "TK"})
+
+
 def test_where_keys_come_from(tmp_path: Path) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text(

@@ -109,14 +109,16 @@ def finish(source: Source, taken: Mapping[str, Taken], environ: Mapping[str, str
     missing = [t.written for t in taken.values() if t.value is None]
     if missing:
         raise CredentialError(f"the Secret that holds {', '.join(missing)} is not in the files", "add the Secret to the files")
-    options = {t.name: t.value for t in taken.values() if not t.secret and t.value is not None}
-    secrets = {t.name: t.value for t in taken.values() if t.secret and t.value is not None}
+    given = [(t.name, t.value, t.secret and t.name in _HTTP_SECRETS) for t in taken.values() if t.value is not None]
+    options = {name: value for name, value, secret in given if not secret}
+    secrets = {name: value for name, value, secret in given if secret}
     if source.user and "username" not in options | secrets:
         options["username"] = source.user
         secrets.setdefault("password", source.password)
     return Finished(source.url, options, secrets, [])
 
 
+_HTTP_SECRETS = ("username", "password", "token")
 _KEYS = ("access_key", "secret_key", "session_token")
 
 
