@@ -7,6 +7,8 @@ from datetime import datetime
 from functools import lru_cache
 
 NAME_MAX = 255
+_UNUSABLE = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)|\0|[^/]{256}")
+"""What `usable` refuses, anywhere in a key: one search instead of a call per part."""
 _EPOCH = datetime(1970, 1, 1).toordinal()
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.(\d+))?(?:Z|\+00:00)?\Z", re.ASCII)
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, (\d{1,2} [A-Z][a-z]{2} \d{4}) ([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60) GMT\Z", re.ASCII)
@@ -20,7 +22,8 @@ def usable(name: bytes) -> bool:
 
 def usable_key(key: bytes) -> bool:
     """Whether every component of `key` is usable. A caller only has such keys from a listing; a request may bring others."""
-    return all(usable(part) for part in key.removesuffix(b"/").split(b"/"))
+    clean = key[:-1] if key.endswith(b"/") else key
+    return bool(clean) and _UNUSABLE.search(clean) is None
 
 
 def show(key: bytes) -> str:
@@ -51,6 +54,7 @@ def iso_ns(text: str) -> int:
     return _moment(_iso_day(date), hour, minute, second) + int((fraction or "").ljust(9, "0")[:9])
 
 
+@lru_cache(maxsize=1024)
 def http_date_ns(text: str) -> int:
     """`Wed, 21 Oct 2015 07:28:00 GMT` in nanoseconds since the epoch, 0 when it is no such time."""
     match = _HTTP_DATE.match(text)

@@ -44,6 +44,17 @@ def test_usable_key(key: bytes, good: bool) -> None:
     assert usable_key(key) is good
 
 
+parts = st.one_of(
+    st.sampled_from([b"", b".", b"..", b"...", b"a", b".a", b"a.", b"\0", b"x" * 255, b"x" * 256]), st.binary(max_size=3)
+)
+
+
+@given(st.lists(parts, min_size=1, max_size=4).map(b"/".join), st.booleans())
+def test_a_key_is_usable_when_all_its_parts_are(key: bytes, directory: bool) -> None:
+    written = key + b"/" if directory else key
+    assert usable_key(written) is all(usable(part) for part in written.removesuffix(b"/").split(b"/"))
+
+
 @given(st.binary())
 def test_a_label_is_one_printable_line(key: bytes) -> None:
     assert str(Label("s3://b", key)).isprintable()
