@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 import xxhash
 
 from forebay.api.spec import Mount
-from forebay.cache.stores.base import BadReply, Body, Changed, Entry, NotFound, Page, Unavailable
+from forebay.cache.stores.base import BadReply, Body, Changed, Entry, NotFound, Page, StoreError, Unavailable
 from forebay.cache.stores.config import plain, transport_for
 from forebay.cache.stores.httpfacts import error_for, stored_coding
 from forebay.cache.stores.links import Links, encode_path, names_of
@@ -54,6 +55,7 @@ class HttpStore:
         self._file: bytes | None = None  # the one file's name, where the source is no tree
         self._known = self._path.endswith("/")  # whether it is settled which of the two it is
         self._settling = threading.Lock()
+        self._unsettled: tuple[float, StoreError] | None = None  # the last failure to settle it, and when
         self._tags = [False, False]  # whether a weak, a strong version was seen
         self._streams = Streams(max_age=transport.timeouts.stall)
         self._pages: dict[int, Links] = {}
@@ -287,9 +289,16 @@ class HttpStore:
     def _single(self) -> bytes | None:
         """The one file's name when the source is a file. A source that ends in "/" is a tree; any other is asked, once."""
         if not self._known:
+            asked = time.monotonic()
             with self._settling:
                 if not self._known:
-                    self._file = self._retrier.run(self._settle)
+                    if self._unsettled is not None and self._unsettled[0] >= asked:
+                        raise self._unsettled[1]  # told while this thread waited: not each of them asks for 10 s in turn
+                    try:
+                        self._file = self._retrier.run(self._settle)
+                    except StoreError as e:
+                        self._unsettled = (time.monotonic(), e)
+                        raise
                     self._known = True
         return self._file
 

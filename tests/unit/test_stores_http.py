@@ -520,6 +520,27 @@ def test_a_tree_without_its_slash() -> None:
         assert [r.path for r in server.requests].count("/tree") == 1
 
 
+def test_threads_that_wait_for_one_answer_share_its_failure() -> None:
+    with serving(lambda request, wire: wire.stall(), "/tree", Timeouts(connect=1, stall=0.5, answer=0.5)) as (store, server):
+        caught: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                store.stat(b"k")
+            except StoreError as e:
+                caught.append(e)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert time.monotonic() - started < 2
+        assert [type(e) for e in caught] == [Unavailable] * 8
+        assert len(server.requests) < 4
+
+
 def test_a_web_page_is_a_file_too() -> None:
     def handler(request: Request, wire: Wire) -> None:
         if request.path == "/tree.html":
