@@ -43,6 +43,12 @@ class Mount(msgspec.Struct, frozen=True):
     read_only: bool = True
     freshness: Freshness = Freshness()
 
+    @property
+    def identity(self) -> str:
+        """Which store this is, for naming cached objects: buckets of one name at two endpoints hold different bytes."""
+        endpoint = self.options.get("endpoint")
+        return f"{self.source} at {endpoint}" if endpoint else self.source
+
     def __repr__(self) -> str:
         """Everything but the values of secrets: a spec may end up in a log or a traceback."""
         return (

@@ -73,3 +73,10 @@ def test_anonymous_means_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
     assert settings_of(mount_of("mountPoint: s3://bucket\noptions: {anonymous: 'true'}")).credentials is None
     assert settings_of(mount_of("mountPoint: s3://bucket")).credentials is None
+
+
+def test_buckets_of_one_name_at_two_endpoints_are_two_stores() -> None:
+    points = ("s3://bucket/x", "minio://h1:9000/bucket/x", "minio://h2:9000/bucket/x", "s3://bucket/y")
+    assert len({mount_of(f"mountPoint: {point}").identity for point in points}) == len(points)
+    same = [mount_of(f"mountPoint: s3://bucket\noptions: {{{k}: 'http://h:1'}}").identity for k in ("endpoint", "fs.s3.endpoint")]
+    assert same[0] == same[1]
