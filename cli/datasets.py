@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,31 +105,35 @@ def split(target: str) -> tuple[str, bytes]:
     return name, b"/" + b"/".join(parts)
 
 
-@contextlib.contextmanager
-def locked(namespace: str, name: str, wait: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Hold the dataset against another `up` or `down`; yields its run directory. Leaves no lock file behind."""
-    run = places.run_dir(namespace, name)
+def _try_lock(run: Path, path: Path) -> int | None:
+    """The lock's descriptor, or None when another command has it, or just removed it with its directory."""
     try:
         places.make_private(run.parent)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
     except OSError as e:
         raise CommandError(f"the run directory cannot be made: {e}; set FOREBAY_RUN_DIR to another") from e
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.stat(path), os.fstat(fd)):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(fd)
+    return None
+
+
+@contextlib.contextmanager
+def locked(namespace: str, name: str) -> Iterator[Path]:
+    """Hold the dataset against another `up` or `down`; yields its run directory. Leaves no lock file behind."""
+    run = places.run_dir(namespace, name)
     path = places.command_lock(run)
     deadline = time.monotonic() + LOCK_LIMIT
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(fd)):
-                break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(fd)
-                raise CommandError(f"another command holds {path} for {LOCK_LIMIT:.0f} s: see `forebay status {name}`") from None
-            wait()
-            time.sleep(0.1)
-        except FileNotFoundError:
-            pass  # its holder removed it between our open and our look: make it anew
-        os.close(fd)
+    while (fd := _try_lock(run, path)) is None:
+        if time.monotonic() > deadline:
+            raise CommandError(f"another command holds {path} for {LOCK_LIMIT:.0f} s: see `forebay status {name}`")
+        time.sleep(0.05)
     try:
         yield run
     finally:

@@ -91,6 +91,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as e:  # the system's sentence; a defect of ours keeps its traceback
+        click.echo(f"forebay: {e.strerror or e}{f': {e.filename}' if e.filename else ''}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -353,3 +354,27 @@ def test_doctor_fails_for_a_store_that_is_not_there(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["doctor", "-f", str(file), "--cache-dir", str(tmp_path / "c"), "-o", "json"])
     assert done.exit_code == 1
     assert f"{tmp_path}/nothing" in done.output
+
+
+def test_commands_take_turns_and_leave_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOREBAY_RUN_DIR", str(tmp_path / "run"))
+    inside = []
+    errors = []
+
+    def command(i: int) -> None:
+        try:
+            with datasets.locked("ns", "data"):
+                inside.append(i)
+                time.sleep(0.02)
+                assert inside == [i], "two at once"
+                inside.clear()
+        except BaseException as e:  # noqa: BLE001 - shown by the main thread
+            errors.append(e)
+
+    threads = [threading.Thread(target=command, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert list((tmp_path / "run").iterdir()) == []
