@@ -27,8 +27,9 @@ from forebay.cache.stores.transport import Timeouts
 
 _VERSION = struct.Struct("<QQQqq")
 _TOKEN = struct.Struct("<Qq")
-SETTLE = 0.02
-"""Seconds until a later write is sure to change the ctime: kernels before 6.13 stamp by a tick of up to 10 ms."""
+SETTLE = 0.1
+"""Seconds until the ctime names the bytes. Kernels before 6.13 stamp by a tick of up to 10 ms, and a write stamps before it
+copies: a writer that loses the processor in between (20 ms and more seen at a load of 9 on two cores) changes bytes later."""
 
 _OPENAT2 = 437  # the same on every architecture
 _RESOLVE_BENEATH, _RESOLVE_NO_MAGICLINKS = 0x08, 0x02

@@ -279,13 +279,13 @@ def test_a_version_never_names_two_states(store: FileStore, root: Path) -> None:
                 value = (value + 1) % 256
                 f.seek(0)
                 f.write(bytes([value]) * 64)
-                time.sleep(0.0005 if value % 16 else 0.03)
+                time.sleep(0.0005 if value % 16 else 0.15)
 
     writer = threading.Thread(target=write)
     writer.start()
     seen: dict[bytes, bytes] = {}
     try:
-        until = time.monotonic() + 2
+        until = time.monotonic() + 3
         while time.monotonic() < until:
             try:
                 entry, body = store.whole(b"hot")
