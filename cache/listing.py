@@ -238,7 +238,7 @@ class Lister:
                     asked = core.now()
                     page = await core.ask(source.mount, store.list, source.prefix, token, PAGE_LIMIT, listing=True)
                     token = page.token
-                    if token is not None and guard.endless(token, [e.name for e in page.entries]):
+                    if token is not None and guard.endless(token, [e.name + b"/" if e.is_dir else e.name for e in page.entries]):
                         raise BadReply(
                             f"{source.store}: listing of {source.prefix!r} goes in circles (page token {token[:80]!r}): "
                             "what is cached stays; check the store"

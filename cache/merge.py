@@ -164,7 +164,10 @@ class EndlessGuard:
         self._empty = 0
 
     def endless(self, token: bytes, names: Sequence[bytes]) -> bool:
-        """Feed one page that promises another. True when the listing makes no progress."""
+        """Feed one page that promises another. True when the listing makes no progress.
+
+        `names` in the page's order, directories with a slash: an object store lists `a` and `a/` as two names.
+        """
         page = (names[0], names[-1], len(names)) if names else None
         self._empty = 0 if names else self._empty + 1
         if token == self._token or (page is not None and page == self._page) or self._empty >= self.EMPTY_PAGES:
