@@ -294,7 +294,7 @@ def test_bad_answers_to_a_range(ranged: Answer, kind: type[StoreError]) -> None:
         with pytest.raises(kind) as caught:
             drain(store.read(b"k", b'"e"', 100, 100))
         assert str(caught.value).startswith(server.url + "/tree/k")
-    assert time.monotonic() - started < QUICK.answer + 2 * QUICK.stall + 0.5
+    assert time.monotonic() - started < QUICK.answer + 2 * QUICK.stall + 3
 
 
 def test_the_files_own_coding_is_its_bytes() -> None:
@@ -536,7 +536,7 @@ def test_threads_that_wait_for_one_answer_share_its_failure() -> None:
             thread.start()
         for thread in threads:
             thread.join(10)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 3.5
         assert [type(e) for e in caught] == [Unavailable] * 8
         assert len(server.requests) < 4
 

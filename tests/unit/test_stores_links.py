@@ -262,4 +262,4 @@ def test_no_page_takes_forever(piece: bytes, end: bytes) -> None:
         names_of(piece * (2_000_000 // len(piece)) + end, HOME, "/", 1_000_000)
     except ValueError as e:
         assert "broken" in str(e)  # noqa: PT017
-    assert time.thread_time() - started < 2
+    assert time.thread_time() - started < 8

@@ -272,7 +272,7 @@ def test_bad_answers_to_a_range(answer: Answer, kind: type[StoreError]) -> None:
             drain(store.read(b"k", ETAG.encode(), 100, 100))
         assert str(caught.value).startswith("s3://bucket/k")
         store.close()
-    assert time.monotonic() - started < QUICK.answer + 2 * QUICK.stall + 0.5
+    assert time.monotonic() - started < QUICK.answer + 2 * QUICK.stall + 3
 
 
 ANSWERS = [
@@ -522,7 +522,7 @@ def test_a_store_that_never_answers_is_given_up_in_time() -> None:
             started = time.monotonic()
             with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
                 call()
-            assert time.monotonic() - started < 1.3
+            assert time.monotonic() - started < 2.5
         store.close()
 
 

@@ -221,7 +221,7 @@ def test_a_thousand_keys_are_quick() -> None:
     """Target 15 ms of an idle core; the bound here leaves room for a busy machine."""
     document, _ = listing({b"prefix/object-%06d.bin" % n: n for n in range(1000)}, b"prefix/")
     best = min(_timed(document) for _ in range(5))
-    assert best < 0.080
+    assert best < 0.150
 
 
 def _timed(document: bytes) -> float:
