@@ -55,8 +55,10 @@ stringData:
   id: {key}
   secret: {secret}
 """
+FULL = 300_000_000
 SHARES = {"wheels": (0.30, 600), "python": (0.45, 1500), "docs": (0.25, 1200)}
-"""Part of --size and most files of each store: moto answers some hundred requests a second, a demo should last a minute."""
+"""Part of --size and, from FULL bytes on, most files of each store: moto answers some hundred requests a second, and a
+demo should last a minute."""
 
 
 class Pass(NamedTuple):
@@ -87,7 +89,8 @@ Exit code 1 when a byte differs from its origin."""
 def demo(*, volume: str, keep: bool, output: str) -> None:
     """Show all of it on this machine, with stores made for the occasion."""
     total = parse_size(volume)
-    base = "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+    # a disk rather than what is often a tmpfs: the point is a cache on a disk
+    base = "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else None
     work = Path(tempfile.mkdtemp(prefix="forebay-demo-", dir=base))
     if shutil.disk_usage(work).free < 3 * total + (256 << 20):
         work.rmdir()
@@ -100,6 +103,7 @@ def demo(*, volume: str, keep: bool, output: str) -> None:
         ours.quietly("down")
         servers.close()
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(ours.run, ignore_errors=True)
     if wrong:
         raise CommandError(f"{len(wrong)} files differ from their origin, the first: {wrong[0]}")
 
@@ -109,7 +113,9 @@ class Command:
 
     def __init__(self, work: Path) -> None:
         self._work = work
-        self._env = {**os.environ, "FOREBAY_RUN_DIR": str(work / "run")}
+        # not below `work`: a socket's address has 107 bytes, $TMPDIR may be long
+        self.run = tempfile.mkdtemp(prefix="forebay-demo-", dir="/tmp")
+        self._env = {**os.environ, "FOREBAY_RUN_DIR": self.run}
 
     def __call__(self, *args: str) -> str:
         """Run it, echo it, return its stdout."""
@@ -188,7 +194,7 @@ def _show(work: Path, servers: stores.Servers, ours: Command, total: int, *, kee
         took = time.monotonic() - begun
         say(f"every byte read through the mount ({size(verified)}) is the one its origin has; {took:.0f} s in all")
     if keep:
-        _stay(work, mount)
+        _stay(ours.run, mount)
     return wrong
 
 
@@ -199,6 +205,7 @@ def _fill(work: Path, servers: stores.Servers, total: int) -> list[Origin]:
         share, count = SHARES[name]
         roots[name] = work / "origin" / name
         roots[name].mkdir(parents=True)
+        count = int(count * min(1.0, max(0.05, total / FULL)))
         origins[name] = stores.collect(top, roots[name], int(share * total), count, skip)
     s3 = servers.start_s3()
     stores.upload(s3, roots["wheels"], origins["wheels"])
@@ -275,8 +282,8 @@ def _print(passes: list[Pass]) -> None:
     table(columns, rows, right=columns[1:])
 
 
-def _stay(work: Path, mount: Path) -> None:
-    say(f"\nkept: {mount}; with FOREBAY_RUN_DIR={work / 'run'} every command works. Ctrl-C takes it all away.")
+def _stay(run: str, mount: Path) -> None:
+    say(f"\nkept: {mount}; with FOREBAY_RUN_DIR={run} every command works. Ctrl-C takes it all away.")
     try:
         while True:
             time.sleep(3600)

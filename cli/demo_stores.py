@@ -61,7 +61,7 @@ class Origin(NamedTuple):
 
 
 def choose(top: Path, max_bytes: int, max_files: int, skip: tuple[str, ...] = ("__pycache__",)) -> list[tuple[str, int]]:
-    """Names and sizes below `top`: the largest files for half of the bytes, then the rest in the order of directories."""
+    """Names and sizes below `top`: the largest files for three quarters of the bytes, then by directory."""
     found: list[tuple[str, int]] = []
     for folder, folders, names in os.walk(top):
         folders[:] = sorted(d for d in folders if d not in skip)
@@ -72,7 +72,7 @@ def choose(top: Path, max_bytes: int, max_files: int, skip: tuple[str, ...] = ("
     taken: dict[str, int] = {}
     room = max_bytes
     for name, size in sorted(found, key=lambda f: -f[1])[: max_files // 10]:
-        if size <= room - max_bytes // 2:
+        if size <= room - max_bytes // 4:
             taken[name] = size
             room -= size
     for name, size in found:
