@@ -21,7 +21,8 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import data
 import procs
@@ -86,6 +87,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     p.add_argument("--json", action="store_true", help="print the results as JSON")
     p.add_argument("--render", type=Path, metavar="FILE", help="print the tables of an earlier run and stop")
     p.add_argument("--markdown", action="store_true", help="with --render: the table for docs/performance.md")
+    p.add_argument(
+        "--hold", metavar="THING:BUCKET[:far|:shaped]", help="mount one thing, say where, wait for Ctrl-C: for profiling"
+    )
     p.add_argument("--build", type=Path, default=HERE.parent / ".build", help="where the installer put things (.build)")
     p.add_argument("--where", type=Path, help="where data, caches and mounts go (default: BUILD/bench-data)")
     args = p.parse_args(argv)
@@ -158,8 +162,28 @@ def run(args: argparse.Namespace) -> Bench:
         bench = Bench(args.build, folder, token, made, store, reader, effort, set(args.figures), out, about)
         if args.json:
             bench.say = lambda text: print(text, file=sys.stderr, flush=True)  # type: ignore[method-assign]
-        measure(bench, args.things)
+        if args.hold:
+            hold(bench, *args.hold.split(":"))
+        else:
+            measure(bench, args.things)
     return bench
+
+
+def hold(bench: Bench, thing: str, bucket: str, link: str = "near") -> None:
+    """Mount and wait, so that a profiler can look at it. Ctrl-C or SIGTERM takes everything back."""
+    with ExitStack() as undo:
+        store = bench.store
+        if link == "far":
+            store = undo.enter_context(stores.further(store, far.DELAY_MS, f"{bench.token}-delay", bench.folder / "delay.log"))
+        elif link == "shaped":
+            gateway, log = bench.build / "bin/versitygw", bench.folder / "shaped.log"
+            store = undo.enter_context(stores.shaped(gateway, bench.data.root, f"{bench.token}-shaped", log))
+        peer = undo.enter_context(bench.ready(ALL[thing], bucket, store))
+        seconds = peer.mount()
+        paths = bench.data.small_paths()
+        ordered, _ = data.lists(bench.folder / "lists", paths, 3)
+        bench.say(f"{thing} up in {seconds:.2f} s at {peer.root}, processes {peer.pids()}, lists in {ordered.parent}")
+        signal.pause()
 
 
 def _unmount_below(folder: Path) -> None:
@@ -169,9 +193,17 @@ def _unmount_below(folder: Path) -> None:
         unmount(Path(point))
 
 
+def _once(number: int, _: FrameType | None) -> NoReturn:
+    """The first signal takes everything back; later ones must not interrupt that."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
 def main(argv: list[str]) -> int:
     args = parse(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _once)
+    signal.signal(signal.SIGINT, _once)
     if args.render:
         rows = json.loads(args.render.read_text())["results"]
         print(scoreboard.markdown(scoreboard.matrix(rows)) if args.markdown else scoreboard.board(rows))
@@ -180,7 +212,7 @@ def main(argv: list[str]) -> int:
         bench = run(args)
     except KeyboardInterrupt:
         print("interrupted; everything was taken back", file=sys.stderr)
-        return 130
+        return 130  # as a shell reports Ctrl-C
     if args.json:
         print(json.dumps({"machine": bench.machine, "results": bench.results}, indent=1))
     else:

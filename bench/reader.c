@@ -6,6 +6,7 @@
  *   reader walk DIR                       readdir and lstat of everything below
  *   reader first PATH DIR                 lstat of a known path, then the first page of a directory
  *   reader same A B LIST                  count files of LIST that differ between two trees (LIST "-": A and B are files)
+ *   reader drop FILE                      push a file's pages out of the page cache
  *   reader probe                          what this machine does now: copy B/s, system calls/s, cross-process wake-ups/s
  *
  * Each prints one line of JSON: seconds of wall clock, CPU seconds of the reader, and counts. Exit status 1 with a line on
@@ -225,6 +226,18 @@ static int same(const char *a, const char *b, const char *listing) {
     return 0;
 }
 
+static int drop(const char *path) {
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) die("open", path);
+    int error = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    if (error) {
+        errno = error;
+        die("drop", path);
+    }
+    printf("{}\n");
+    return 0;
+}
+
 static int probe(void) {
     size_t size = 64 << 20;
     char *a = buffer(size), *b = buffer(size);
@@ -267,6 +280,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "walk") && argc == 3) return walk(argv[2]);
     if (!strcmp(what, "first") && argc == 4) return first(argv[2], argv[3]);
     if (!strcmp(what, "same") && argc == 5) return same(argv[2], argv[3], argv[4]);
+    if (!strcmp(what, "drop") && argc == 3) return drop(argv[2]);
     if (!strcmp(what, "probe") && argc == 2) return probe();
     fprintf(stderr, "usage: see the head of reader.c\n");
     return 2;

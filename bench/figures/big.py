@@ -10,7 +10,7 @@ from pathlib import Path
 
 import procs
 from context import Bench
-from measure import Reader, Result, charged, drop, interleave
+from measure import Reader, Result, charged, drop, interleave, settle
 from peers.base import Peer
 
 MIB = 1 << 20
@@ -73,14 +73,14 @@ def cold(bench: Bench, peer: Peer, reader: Reader, through: Path, plain: Path, *
             peer.unmount()
             peer.forget()
         mounted.append(peer.mount())
-        os.sync()
+        settle(peer.place.folder)
         before = procs.sent_bytes(peer.store.pid)
         got = charged(peer.pids, lambda: reader("seq", through, MIB))
         sent.append((procs.sent_bytes(peer.store.pid) - before) / size)
         return got
 
     def raw(_: int) -> Result:
-        os.sync()
+        settle(peer.place.folder)
         got = timed(peer.store.curl(peer.bucket, bench.data.big, target), size)
         target.unlink()
         return got
@@ -101,7 +101,8 @@ def per_gib(row: Result) -> Result:
 def warm_sequential(bench: Bench, peer: Peer, reader: Reader, through: Path, plain: Path) -> None:
     """Both dropped from the page cache, read in by read-ahead, read twice more, then timed in turns."""
     os.sync()
-    drop([through, peer.place.cache, plain])
+    reader("drop", through)  # by the reader: an ordinary user's mount lets nobody else in
+    drop([peer.place.cache, plain])
     for _ in range(3):
         reader("seq", through, MIB)
         bench.reader("seq", plain, MIB)

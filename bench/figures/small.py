@@ -9,7 +9,7 @@ import procs
 from context import Bench
 from data import SMALL_SIZE, lists
 from figures.big import remembered
-from measure import Reader, Result, charged, interleave
+from measure import Reader, Result, charged, interleave, settle
 from peers.base import Peer
 
 FOREVER = 3600.0
@@ -36,6 +36,7 @@ def measure(bench: Bench, kind: type[Peer]) -> None:
         if bench.wants("cold-epoch"):
             with bench.guarded("cold-epoch", kind.name):
                 cold_epoch(bench, peer, reader, ordered, "cold-epoch")
+        settle(peer.place.folder)
         filled = reader("files", peer.root, ordered, SMALL_SIZE, 8, FOREVER)
         bench.record("fill-8", kind.name, {"rate": count(filled) / filled["s"], "s": filled["s"]}, per="wakeups")
         got = reader("same", peer.root, plain, ordered)
@@ -68,6 +69,7 @@ def cold_epoch(bench: Bench, peer: Peer, reader: Reader, ordered: Path, figure: 
         warmup = bench.folder / "warmup.txt"
         warmup.write_text("\n".join(bench.data.warmup_paths()))
         reader("files", peer.root, warmup, SMALL_SIZE, 1, 90)
+    settle(peer.place.folder)
     limit = bench.effort.epoch_seconds * 2
     got = charged(peer.pids, lambda: reader("files", peer.root, ordered, SMALL_SIZE, 1, limit))
     row = {"rate": count(got) / got["s"], "files": got["n"], "cpu_per_unit": got["cpu"] / got["n"]}

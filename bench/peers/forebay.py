@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,8 @@ class Forebay(Peer):
     def missing(cls, build: Path) -> str | None:
         return None if (build.parent / ".venv/bin/forebay").exists() else "make setup"
 
-    @property
-    def binary(self) -> str:
-        return str(self.place.build.parent / ".venv/bin/forebay")
+    def cli(self) -> list[str]:
+        return [str(self.place.build.parent / ".venv/bin/forebay")]
 
     def environment(self) -> dict[str, str]:
         return {
@@ -79,7 +79,7 @@ class Forebay(Peer):
 
     def _call(self, *args: str, timeout: float = 120) -> str:
         done = subprocess.run(
-            [*self.runner, self.binary, *args],
+            [*self.runner, *self.cli(), *args],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -148,8 +148,26 @@ class Ordinary(Forebay):
         for need in ("setpriv", "fusermount3"):
             if not tool(build, need):
                 return f"apt-get install {'fuse3' if need.startswith('fuse') else 'util-linux'}"
-        reach = subprocess.run([*cls.runner, "test", "-x", str(build.parent / ".venv/bin/forebay")], check=False)
-        return "user 65534 cannot reach this checkout" if reach.returncode else None
+        return None if cls.interpreter(build) else "no Python here that user 65534 may run"
+
+    @classmethod
+    def interpreter(cls, build: Path) -> Path | None:
+        """The environment's Python, or the distribution's of the same version where the first lies in somebody's home."""
+        inside = build.parent / ".venv/bin/python3"
+        for python in (inside, Path(f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}")):
+            # A shell in between: setpriv itself still reaches everything while it executes the first program.
+            done = subprocess.run([*cls.runner, "sh", "-c", 'exec "$0" -c ""', str(python)], capture_output=True, check=False)
+            if done.returncode == 0:
+                return python
+        return None
+
+    def cli(self) -> list[str]:
+        return [str(self.interpreter(self.place.build)), "-P", "-m", "forebay.cli.main"]
+
+    def environment(self) -> dict[str, str]:
+        home = self.place.build.parent
+        found = (home / "src", *(home / ".venv/lib").glob("python*/site-packages"))
+        return {**super().environment(), "PYTHONPATH": ":".join(map(str, found))}
 
     def prepare(self, plain: Path) -> None:
         for path in (self.place.folder, self.place.dir, self.place.cache):
