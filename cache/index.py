@@ -173,7 +173,7 @@ def unpack_object(raw: Any) -> Object:
 
 
 def object_id(store: str, key: bytes, version: bytes) -> bytes:
-    """16 B that name one version of one object. `store` is `Mount.source`, the identity of the tree the key is relative to."""
+    """16 B that name one version of one object. `store` is `Mount.identity`, the tree the key is relative to."""
     s = store.encode()
     return bytes(xxhash.xxh3_128_digest(_U32.pack(len(s)) + s + _U32.pack(len(key)) + key + _U32.pack(len(version)) + version))
 
@@ -235,6 +235,10 @@ class Index:
                 return unpack_row(raw)
         raw = txn.get(key, db=self.orphans)
         return None if raw is None else unpack_row(raw)
+
+    def orphan(self, txn: Any, ino: int) -> bool:
+        """Whether an inode lost its name."""
+        return txn.get(_U64.pack(ino), db=self.orphans) is not None
 
     def parent(self, txn: Any, ino: int) -> int:
         """Parent of an inode; the root is its own."""
@@ -304,6 +308,22 @@ class Index:
             txn.put(ino, pack_row(row), db=self.orphans)
         else:
             txn.delete(ino, db=self.inodes)
+
+    def forget_checked(self, txn: Any, parent: int, after: int, limit: int) -> int | None:
+        """Set `checked` of up to `limit` rows above `after` to 0 (never); where to go on, None at the end of the directory."""
+        up = _U64.pack(parent)
+        patched: list[tuple[bytes, bytes]] = []
+        at, n = after, 0
+        for ino, raw in self.scan_raw(txn, parent, after):
+            at, n = ino, n + 1
+            if raw[4:8] != b"\0\0\0\0" and not raw[1] & FIXED:
+                patched.append((up + _U64.pack(ino), raw[:4] + b"\0\0\0\0" + raw[8:]))
+            if n == limit:
+                break
+        if patched:
+            with txn.cursor(db=self.children) as cursor:
+                cursor.putmulti(patched)
+        return at if n == limit else None
 
     def put_dir(self, txn: Any, ino: int, d: Dir) -> None:
         txn.put(_U64.pack(ino), pack_dir(d), db=self.dirs)

@@ -64,6 +64,8 @@ class Lister:
                 if index.row(txn, ino) is None:
                     raise NotFound(f"inode {ino} is unknown here: look its path up again")
                 raise NotADirectory(f"inode {ino} is a file")
+            if d.sources and index.orphan(txn, ino):
+                d = d._replace(state=COMPLETE_LIST, listed=1, sources=())  # removed: it stays as it was, nobody is asked
             return d, next(index.scan_raw(txn, ino, after), None) is not None
 
     def fresh(self, d: Dir) -> bool:
@@ -261,6 +263,8 @@ class Lister:
             nursery.start_soon(guarded, send)
             async for page, asked in receive:
                 with core.write() as w:
+                    if w.dir(flight.ino) is None:
+                        raise NotFound(f"directory {flight.ino} was removed")
                     apply.page(w, source, page.entries, asked)
                 self.skipped += page.skipped
                 flight.pages += 1

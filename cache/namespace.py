@@ -29,7 +29,6 @@ from forebay.cache.index import (
     Dir,
     Index,
     Row,
-    unpack_row,
 )  # fmt: skip
 from forebay.cache.listing import STALE_GRACE, Lister
 from forebay.cache.merge import Answer, Shown, merge, valid_name, worth_listing
@@ -148,12 +147,14 @@ class Namespace:
         with self.index.env.begin() as txn:
             d = self.index.dir(txn, parent)
             row = self.index.find(txn, parent, name)
-            if d is None:
-                held = self.index.row(txn, parent)
+            held = self.index.row(txn, parent) if d is None else None
+            orphan = row is None and self.index.orphan(txn, parent)
         if d is None:
             if held is None:
                 raise NotFound(f"inode {parent} is unknown here: look its path up again")
             raise NotADirectory(f"inode {parent} is a file")
+        if orphan:
+            raise NotFound(f"directory {parent} was removed")
         if row is not None:
             if self._fresh(row, d):
                 return row
@@ -234,6 +235,8 @@ class Namespace:
             self._grace[old.ino] = trio.current_time() + STALE_GRACE
             return old
         with core.write() as w:
+            if w.dir(parent) is None:
+                return None  # removed and reaped meanwhile
             source = None if shown is None else core.source(shown.mount, path)
             row = w.confirm(parent, name, shown, source, asked=asked, now=core.now())
         if old is not None:
@@ -441,15 +444,7 @@ class Namespace:
             d = w.dir(parent)
             if d is not None and d.sources and d.listed and limit > 1:
                 w.put_dir(parent, d._replace(listed=0))
-            rows = []
-            for _, raw in self.index.scan_raw(w.txn, parent, after):
-                rows.append(unpack_row(raw))
-                if len(rows) == limit:
-                    break
-            for row in rows:
-                if not row.flags & FIXED:
-                    w.rewrite(parent, row, row._replace(checked=0))
-        return rows[-1].ino if len(rows) == limit else None
+            return self.index.forget_checked(w.txn, parent, after, limit)
 
     async def _relist(self, start: int) -> None:
         async for ino in known_dirs(self.core, start):

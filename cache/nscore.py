@@ -173,7 +173,7 @@ class Core:
     def source(self, mount: int, path: tuple[bytes, ...]) -> Source:
         """A mount's view of the directory at `path`."""
         below = path[self.depth[mount] :]
-        return Source(mount, self.spec.mounts[mount].source, b"/".join(below) + b"/" if below else b"")
+        return Source(mount, self.spec.mounts[mount].identity, b"/".join(below) + b"/" if below else b"")
 
     def locate(self, ino: int) -> Location:
         """Where an inode's bytes live, whether a name still points to it or not. `NotFound` for an unknown inode."""
