@@ -378,3 +378,10 @@ def test_commands_take_turns_and_leave_no_lock(tmp_path: Path, monkeypatch: pyte
         thread.join(30)
     assert errors == []
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_page_of_commands_is_what_help_says() -> None:
+    from forebay.cli import reference
+
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    assert page.read_text() == reference.text(), "run: python -P -m forebay.cli.reference > docs/cli.md"
