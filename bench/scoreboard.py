@@ -174,6 +174,8 @@ def _cell(row: Row | None) -> str:
         return "failed"
     if "rss" in row:
         return show(row["rss"], "bytes")
+    if row.get("rate") is None:
+        return "-"
     rate = show(row["rate"], "B/s" if row["figure"] in {"seq", "remount-seq", "cold"} else "/s")
     return f"{rate} ({row['ratio']:.3f})" if row.get("ratio") is not None else rate
 
