@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,7 +108,7 @@ def judge(rows: list[Row]) -> list[Line]:
     for profile in PROFILES:
         for figure in ("seq", "rand", "epoch"):
             value = find(rows, figure, profile, "ratio")
-            top = best(rows, figure, "ratio", KEEPERS, lambda a, b: a > b)
+            top = best(rows, figure, "ratio", KEEPERS, operator.gt)
             if value is not None and top is not None:
                 quotient = value / top["value"]
                 text = f"{profile}: {AGAINST[figure][1]}, of the best that keeps pages"
@@ -115,7 +116,7 @@ def judge(rows: list[Row]) -> list[Line]:
                     Line(text, quotient, 0.9, "x", quotient >= 0.9, f"{value:.3f} / {top['value']:.3f} ({top['thing']})")
                 )
     for figure, (key, text, way) in AGAINST.items():
-        better = (lambda a, b: a > b) if way == "high" else (lambda a, b: a < b)
+        better = operator.gt if way == "high" else operator.lt
         value, top = find(rows, figure, OURS, key), best(rows, figure, key, PEERS, better)
         if value is not None and top is not None:
             unit = {"ratio": "x", "rss": "bytes", "rate": "/s"}[key]

@@ -57,7 +57,7 @@ def wait_port(host: str, port: int, process: subprocess.Popen[bytes], seconds: f
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{process.args!r} does not listen on {host}:{port}") from None  # type: ignore[str-bytes-safe]
+                raise RuntimeError(f"{process.args!r} does not listen on {host}:{port}") from None
             time.sleep(0.05)
 
 
