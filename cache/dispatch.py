@@ -26,6 +26,7 @@ class Dispatcher:
         self._free = list(range(lanes - 1, -1, -1))
         self._narrow: tuple[deque[Fetching], ...] = tuple(deque() for _ in Goal)
         self._wide: tuple[deque[Fetching], ...] = tuple(deque() for _ in Goal)
+        self._queues = self._narrow + self._wide
 
     def health(self, mount: int) -> Health:
         h = self.healths.get(mount)
@@ -37,7 +38,7 @@ class Dispatcher:
         return sum(self._busy.values())
 
     def queued(self) -> int:
-        return sum(map(len, self._narrow)) + sum(map(len, self._wide))
+        return sum(map(len, self._queues))
 
     def _queue(self, f: Fetching) -> deque[Fetching]:
         return (self._wide if f.wide else self._narrow)[f.goal]
@@ -64,7 +65,9 @@ class Dispatcher:
 
     def runs(self, ready: Callable[[Fetching], bool]) -> list[tuple[int, list[Fetching]]]:
         """Hops to start now, demand first. `ready` finds room for a fetch, or takes it away and says False."""
-        out = []
+        out: list[tuple[int, list[Fetching]]] = []
+        if not any(self._queues):
+            return out
         while self._free:
             hop = self._next(ready)
             if not hop:
@@ -82,12 +85,14 @@ class Dispatcher:
         for goal in Goal:
             if goal is not Goal.DEMAND and len(self._free) <= KEPT and self._busy:
                 return []
-            hop = self._hop(self._narrow[goal], goal, ready)
-            if hop:
-                return hop
-            f = self._one_wide(self._wide[goal], ready)
-            if f is not None:
-                return [f]
+            if self._narrow[goal]:
+                hop = self._hop(self._narrow[goal], goal, ready)
+                if hop:
+                    return hop
+            if self._wide[goal]:
+                f = self._one_wide(self._wide[goal], ready)
+                if f is not None:
+                    return [f]
         return []
 
     def _hop(self, queue: deque[Fetching], goal: Goal, ready: Callable[[Fetching], bool]) -> list[Fetching]:

@@ -7,8 +7,9 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from enum import Enum
 
 import msgspec
 import trio
@@ -48,10 +49,23 @@ Answer = wire.Reply | tuple[wire.Reply, int | None] | None
 """A reply, a reply with a descriptor (which is closed after it was sent), or nothing."""
 
 
+class Later(Enum):
+    """The type of `LATER`."""
+
+    LATER = 0
+
+
+LATER = Later.LATER
+
+
 class Service:
-    """What a door opens to. Subclass or duck-type: `answer` for single replies, `stream` for several."""
+    """What a door opens to: `quick` or `answer` for single replies, `stream` for several."""
 
     dataset: str
+
+    def quick(self, caller: Caller, request: wire.AnyRequest) -> Answer | Later:
+        """The answer if it can be given without waiting for anything, else `LATER`."""
+        return LATER
 
     async def answer(self, caller: Caller, request: wire.AnyRequest) -> Answer:
         raise NotImplementedError
@@ -82,54 +96,60 @@ class Door:
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until cancelled. A socket left by a killed worker is replaced: the cache's lock says there is no other."""
-        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             # bound under another name and moved: nobody ever connects to a socket that does not listen yet
             fresh = f"{self.path}.{os.getpid()}"
             with suppress(FileNotFoundError):
                 os.unlink(fresh)
-            await sock.bind(fresh)
+            sock.bind(fresh)
             os.chmod(fresh, 0o600)
             sock.listen(128)
             os.rename(fresh, self.path)
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    conn, _ = await self._accept(sock)
-                    nursery.start_soon(self._connection, conn)
+                    nursery.start_soon(self._connection, await self._accept(sock))
         finally:
             sock.close()
             with suppress(OSError):
                 os.unlink(self.path)
 
-    async def _accept(self, sock: trio.socket.SocketType) -> tuple[trio.socket.SocketType, object]:
+    async def _accept(self, sock: socket.socket) -> socket.socket:
         while True:
+            await trio.lowlevel.wait_readable(sock)
             try:
-                return await sock.accept()
+                conn, _ = sock.accept()
+            except BlockingIOError:
+                continue
             except OSError as e:
                 if e.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED):
                     raise
                 log("door", "accept_failed", error=str(e))
                 await trio.sleep(0.1)
+                continue
+            conn.setblocking(False)
+            return conn
 
-    async def _connection(self, conn: trio.socket.SocketType) -> None:
+    async def _connection(self, conn: socket.socket) -> None:
         pid, uid, _ = _UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         caller = Caller(pid, uid)
         self.connections += 1
         self._pids[pid] = self._pids.get(pid, 0) + 1
         try:
-            with conn:
-                await self._talk(conn, caller)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the caller went away in the middle: nothing to tell it
+            await self._talk(conn, caller)
+        except (OSError, trio.TooSlowError):
+            pass  # the caller went away in the middle, or does not read: nothing to tell it
         finally:
+            trio.lowlevel.notify_closing(conn)
+            conn.close()
             self.connections -= 1
             self._pids[pid] -= 1
             if not self._pids[pid]:
                 del self._pids[pid]
                 self.service.gone(pid)
 
-    async def _talk(self, conn: trio.socket.SocketType, caller: Caller) -> None:
+    async def _talk(self, conn: socket.socket, caller: Caller) -> None:
         if caller.uid not in (0, os.geteuid()):
             self.refused += 1
             log("door", "refused", pid=caller.pid, uid=caller.uid)
@@ -162,8 +182,8 @@ class Door:
             else:
                 await self._many(conn, replies)
 
-    async def _receive(self, conn: trio.socket.SocketType) -> wire.AnyRequest | None:
-        packet = await conn.recv(wire.MAX_PACKET)
+    async def _receive(self, conn: socket.socket) -> wire.AnyRequest | None:
+        packet = await _recv(conn)
         if not packet:
             return None
         try:
@@ -172,37 +192,40 @@ class Door:
             await self._send(conn, wire.Failed(errno.EPROTO, f"not a request of protocol {wire.PROTOCOL}: {e}"))
             return None
 
-    async def _one(self, conn: trio.socket.SocketType, caller: Caller, request: wire.AnyRequest) -> None:
-        fd: int | None = None
+    async def _one(self, conn: socket.socket, caller: Caller, request: wire.AnyRequest) -> None:
+        answer: Answer = None
         try:
-            reply: wire.Reply | None
-            answer: Answer = None
-            with trio.move_on_after(REQUEST_DEADLINE) as scope:
-                try:
+            quick = self.service.quick(caller, request)
+            if quick is not LATER:
+                answer = quick
+            else:
+                with trio.move_on_after(REQUEST_DEADLINE) as scope:
                     answer = await self.service.answer(caller, request)
-                except Fault as e:
-                    answer = wire.Failed(e.errno, str(e))
-                except StoreError as e:
-                    answer = wire.Failed(errno_of(e), str(e))
-                except IndexError_ as e:
-                    answer = wire.Failed(errno.EIO, str(e))
-            if scope.cancelled_caught:
-                name = type(request).__name__
-                answer = wire.Failed(errno.EIO, f"{name} had no answer within {REQUEST_DEADLINE:.0f} s: see `forebay status`")
-            reply, fd = answer if isinstance(answer, tuple) else (answer, None)
+                if scope.cancelled_caught:
+                    name = type(request).__name__
+                    text = f"{name} had no answer within {REQUEST_DEADLINE:.0f} s: see `forebay status`"
+                    answer = wire.Failed(errno.EIO, text)
+        except Fault as e:
+            answer = wire.Failed(e.errno, str(e))
+        except StoreError as e:
+            answer = wire.Failed(errno_of(e), str(e))
+        except IndexError_ as e:
+            answer = wire.Failed(errno.EIO, str(e))
+        reply, fd = answer if isinstance(answer, tuple) else (answer, None)
+        try:
             if reply is not None:
                 await self._send(conn, reply, fd)
         finally:
             if fd is not None:
                 os.close(fd)
 
-    async def _many(self, conn: trio.socket.SocketType, replies: AsyncIterator[wire.Reply]) -> None:
+    async def _many(self, conn: socket.socket, replies: AsyncIterator[wire.Reply]) -> None:
         """Send a stream until it ends or the caller leaves."""
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
                 with suppress(OSError):
-                    await conn.recv(1)  # a caller of a stream only ever says that it leaves
+                    await _recv(conn)  # a caller of a stream only ever says that it leaves
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
@@ -216,13 +239,34 @@ class Door:
                     await self._send(conn, wire.Failed(errno_of(e), str(e)))
             nursery.cancel_scope.cancel()
 
-    async def _send(self, conn: trio.socket.SocketType, reply: wire.Reply, fd: int | None = None) -> None:
+    async def _send(self, conn: socket.socket, reply: wire.Reply, fd: int | None = None) -> None:
+        packet = wire.encode(reply)
+        rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        try:
+            conn.sendmsg([packet], rights)
+            return
+        except BlockingIOError:
+            pass
         with trio.fail_after(SEND_DEADLINE):
-            if fd is None:
-                await conn.send(wire.encode(reply))
-            else:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-                await conn.sendmsg([wire.encode(reply)], rights)
+            while True:
+                await trio.lowlevel.wait_writable(conn)
+                try:
+                    conn.sendmsg([packet], rights)
+                    return
+                except BlockingIOError:
+                    continue
 
 
-Handler = Callable[[Caller, wire.AnyRequest], Awaitable[Answer]]
+async def _recv(conn: socket.socket) -> bytes:
+    """The next packet. Not by trio's sockets: their scopes and checkpoints cost as much as answering a warm open does."""
+    waited = False
+    while True:
+        try:
+            packet = conn.recv(wire.MAX_PACKET)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(conn)
+            waited = True
+            continue
+        if not waited:
+            await trio.lowlevel.checkpoint()  # a caller that never lets us wait must not starve the others
+        return packet

@@ -20,7 +20,7 @@ from forebay.cache import messages as m
 from forebay.cache.door import Fault
 from forebay.cache.extents import Extent, block_range
 from forebay.cache.fetch import Lanes, Meter, Source, Sums, Task
-from forebay.cache.index import COMPLETE, FILE, UNRESOLVED, Index, Row, unpack_row
+from forebay.cache.index import FILE, UNRESOLVED, Index, Row, unpack_row
 from forebay.cache.log import log
 from forebay.cache.machine import LANES, SMALL, Machine
 from forebay.cache.messages import NO_TIER, Goal, Thing
@@ -242,7 +242,7 @@ class Engine:
                 if not self.machine.fetching(event.event.fetch):
                     continue
                 if event.tier != NO_TIER:
-                    self.records.arrived(event.thing, event.tier, event.event.first, event.sums)
+                    self.records.arrived(event.thing, event.tier, event.first, event.sums)
                 self.tell(event.event)
             else:
                 self.tell(event)
@@ -406,12 +406,21 @@ class Engine:
                 inos.append(row.ino)
                 if row.flags & UNRESOLVED:
                     unresolved.append(row.ino)
-                    continue
-                if row.size <= SMALL and row.oid not in self.machine:
-                    o = self.records.object(row.oid)
-                    if o is None or o.state != COMPLETE or o.boot != self.records.boot:
-                        things.append(self._remember(row, scan.parent))
+                elif row.size <= SMALL and row.oid not in self.machine and not self.records.complete_now(txn, row.oid):
+                    things.append(self._remember(row, scan.parent))
+        if unresolved:
+            things += await self._resolved(scan.parent, unresolved)
         self.tell(m.Ahead(scan.parent, inos, things, time.monotonic()))
+
+    async def _resolved(self, parent: int, inos: list[int]) -> list[Thing]:
+        """Things of rows whose listing told names only, after the store was asked for the rest."""
+        try:
+            await self.namespace.resolve(parent, inos)
+        except StoreError as e:
+            log("cache", "resolve_ahead_failed", parent=parent, error=str(e))
+            return []
+        found = [self.thing(ino) for ino in inos]
+        return [t for t in found if t is not None and t.size <= SMALL]
 
     def sample(self) -> None:
         """Take the space of every tier's file system."""

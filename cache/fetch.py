@@ -30,9 +30,10 @@ RESERVE_FROM = 1 << 20
 
 
 class Sums(NamedTuple):
-    """Beside `Arrived`: checksums of the blocks, for the index."""
+    """Beside `Arrived` or `Delivered`: checksums of the blocks from `first` on, for the index."""
 
-    event: m.Arrived
+    event: m.Arrived | m.Delivered
+    first: int
     thing: m.Thing
     tier: int
     sums: bytes
@@ -128,10 +129,11 @@ class Lanes:
                 except Exception as e:  # noqa: BLE001 - a lane outlives whatever a store or a disk does, and tells of it
                     self._sink(self._broken(task.fetch, e, began))
                 else:
-                    self._sink(m.Finished(task.fetch.fetch, allocated, time.monotonic()))
+                    if allocated is not None:
+                        self._sink(m.Finished(task.fetch.fetch, allocated, time.monotonic()))
 
-    def _fetch(self, task: Task) -> int:
-        """Carry out one fetch; bytes the cache file occupies afterwards, -1 for a slot."""
+    def _fetch(self, task: Task) -> int | None:
+        """Carry out one fetch; bytes the cache file occupies afterwards, -1 for a slot, None when `Delivered` was told."""
         f = task.fetch
         if task.doubts is None:
             return self._read(task, f.first, f.count, whole=f.create)
@@ -160,14 +162,14 @@ class Lanes:
                         if known is None or not files.check(fd, size, block, known, view):
                             bad.append(block)
                             continue
-                        self._sink(Sums(m.Arrived(f.fetch, block, 1), f.thing, f.tier, known))
+                        self._sink(Sums(m.Arrived(f.fetch, block, 1), block, f.thing, f.tier, known))
             finally:
                 os.close(fd)
         finally:
             self._buffers.give(buffer)
         return runs_of(bad)
 
-    def _read(self, task: Task, first: int, count: int, *, whole: bool) -> int:
+    def _read(self, task: Task, first: int, count: int, *, whole: bool) -> int | None:
         f, slot, source, _ = task
         thing = f.thing
         offset = first * BLOCK
@@ -178,34 +180,47 @@ class Lanes:
         except OSError as e:
             raise Unavailable(f"reading {source.key!r}: {e}") from e
         try:
-            whole = whole and length == thing.size and length < RESERVE_FROM
+            if whole and length == thing.size < RESERVE_FROM and f.tier != NO_TIER:
+                self._small(f, body)
+                return None
             if f.tier == NO_TIER:
                 fd = slot
-            elif whole:  # one write gives it its size: two system calls of six saved
-                fd = files.create_small(self._tiers[f.tier], thing.oid)
             else:
                 fd = files.create(self._tiers[f.tier], thing.oid, thing.size, make=f.create)
             try:
                 if length >= RESERVE_FROM:
                     files.reserve(fd, offset, length)
-                self._receive(f, body, fd, first, count)
-                if f.tier == NO_TIER:
-                    return -1
-                return allocation(thing.size) if whole else files.allocated(fd)
+                self._receive(f, body, fd, first=first, count=count, arrived=self._arrival(f))
+                return -1 if f.tier == NO_TIER else files.allocated(fd)
             finally:
                 if fd != slot:
                     os.close(fd)
         finally:
             body.close()
 
-    def _receive(self, f: Fetch, body: Body, fd: int, first: int, count: int) -> None:
+    def _small(self, f: Fetch, body: Body) -> None:
+        """A whole small file: one write gives it its size, one event tells of it."""
+        got: list[bytes] = []
+        fd = files.create_small(self._tiers[f.tier], f.thing.oid)
+        try:
+            self._receive(f, body, fd, first=0, count=f.count, arrived=lambda _at, sums: got.append(sums))
+        finally:
+            os.close(fd)
+        self._meters[f.thing.mount].add(nbytes=f.thing.size)
+        done = m.Delivered(f.fetch, allocation(f.thing.size), time.monotonic())
+        self._sink(Sums(done, 0, f.thing, f.tier, b"".join(got)))
+
+    def _arrival(self, f: Fetch) -> Callable[[int, bytes], None]:
         meter = self._meters[f.thing.mount]
 
         def arrived(at: int, sums: bytes) -> None:
             n = len(sums) // SUM
             meter.add(nbytes=min(n * BLOCK, f.thing.size - at * BLOCK))
-            self._sink(Sums(m.Arrived(f.fetch, at, n), f.thing, f.tier, sums))
+            self._sink(Sums(m.Arrived(f.fetch, at, n), at, f.thing, f.tier, sums))
 
+        return arrived
+
+    def _receive(self, f: Fetch, body: Body, fd: int, *, first: int, count: int, arrived: Callable[[int, bytes], None]) -> None:
         lock = self._locks[f.thing.oid[0] % len(self._locks)]
         buffer = self._buffers.take()
         try:

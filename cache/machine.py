@@ -71,10 +71,19 @@ class Machine:
         self._out: list[Instruction] = []
         self._now = 0.0
         self._handlers: dict[type, Callable[..., None]] = {
-            m.Want: self._want, m.Cancel: self._cancel, m.Arrived: self._arrived, m.Finished: self._finished,
-            m.Broken: self._broken, m.Freed: self._freed, m.Sampled: self._sampled, m.Counted: self._counted, m.Lost: self._lost,
-            m.Ahead: self._ahead, m.Tick: self._tick,
-        }  # fmt: skip
+            m.Want: self._want,
+            m.Cancel: self._cancel,
+            m.Arrived: self._arrived,
+            m.Finished: self._finished,
+            m.Delivered: self._delivered,
+            m.Broken: self._broken,
+            m.Freed: self._freed,
+            m.Sampled: self._sampled,
+            m.Counted: self._counted,
+            m.Lost: self._lost,
+            m.Ahead: self._ahead,
+            m.Tick: self._tick,
+        }
 
     # --- what the shell may ask
 
@@ -187,6 +196,12 @@ class Machine:
                 del self._waiters[w.id]
                 del a.waiters[w.id]
                 self._release(w)
+
+    def _delivered(self, e: m.Delivered) -> None:
+        f = self._fetches.get(e.fetch)
+        if f is not None:
+            self._arrived(m.Arrived(f.id, f.first, f.count))
+            self._finished(m.Finished(f.id, e.allocated, e.now))
 
     def _finished(self, e: m.Finished) -> None:
         f = self._fetches.pop(e.fetch, None)

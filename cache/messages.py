@@ -94,6 +94,14 @@ class Finished(NamedTuple):
     now: float
 
 
+class Delivered(NamedTuple):
+    """All blocks of a fetch arrived at once, and it is finished: `Arrived` and `Finished` of a small file in one."""
+
+    fetch: int
+    allocated: int
+    now: float
+
+
 class Broken(NamedTuple):
     """A fetch ended early. `lasted`: seconds it took to fail."""
 
@@ -149,7 +157,7 @@ class Tick(NamedTuple):
     now: float
 
 
-Event = Want | Cancel | Arrived | Finished | Broken | Freed | Sampled | Counted | Lost | Ahead | Tick
+Event = Want | Cancel | Arrived | Finished | Delivered | Broken | Freed | Sampled | Counted | Lost | Ahead | Tick
 
 
 # --- instructions: what the shell does --------------------------------------------------------------------------------

@@ -179,6 +179,19 @@ class Records:
             self.absent(oid)
         return o
 
+    def complete_now(self, txn: Any, oid: bytes) -> bool:
+        """Whether an object is complete and verified in this boot, for one of many asked about in one transaction."""
+        if oid in self._recent:
+            return True
+        p = self._pending.get(oid)
+        if p is not None:
+            return p.complete
+        o = self.index.object(txn, oid)
+        if o is None:
+            self.absent(oid)
+            return False
+        return o.state == COMPLETE and o.boot == self.boot
+
     def absent(self, oid: bytes) -> None:
         """The index was just seen to have nothing of an object, and only a commit here can change that."""
         if len(self._absent) >= RECENT:

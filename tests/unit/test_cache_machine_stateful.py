@@ -157,6 +157,12 @@ class World(RuleBasedStateMachine):
                 self.slots[f.slot][1].update(came)
             else:
                 self.files.setdefault((f.tier, f.thing.oid), set()).update(came)
+            if n == f.count and f.tier != NO_TIER:
+                del self.running[number], self.lane_of[number], self.arrived[number]
+                self.tell(
+                    m.Delivered(number, allocation(f.thing.size) if f.count * BLOCK >= f.thing.size else n * BLOCK, self.now)
+                )
+                return
             self.tell(m.Arrived(number, f.first + had, n))
         if number in self.running and self.arrived[number] == f.count:
             del self.running[number], self.lane_of[number], self.arrived[number]
