@@ -1,0 +1,401 @@
+"""A mount's store as a node of a cluster sees it: names from the owner of their directory, bytes from the owner of their segment.
+
+`Cluster` is what a process knows of its cluster, one for all mounts; `ClusterStore` is one mount's `Store`, to be put in
+the place of the store itself. A client tier has no store of its own (`local` None).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Generator, Sequence
+from typing import NamedTuple
+
+from forebay.cache import placement
+from forebay.cache.extents import segments_of
+from forebay.cache.index import SEGMENT, object_id
+from forebay.cache.log import log
+from forebay.cache.membership import Member, Membership
+from forebay.cache.peers import wire
+from forebay.cache.peers.call import PeerError, PeerRefused, PeerSilent, PeerWrong
+from forebay.cache.peers.client import PeerClient
+from forebay.cache.peers.wire import Ref
+from forebay.cache.route import Health
+from forebay.cache.routed import RoutedBody
+from forebay.cache.stores.base import Body, Changed, Entry, Page, Store, StoreError, Unavailable
+from forebay.cache.stores.names import show
+from forebay.cache.stores.ranges import Empty, Held
+
+RETURN_FOR = 600.0
+"""Seconds after a start, or a change of members, in which an owner asks others before the store: they may have fetched in
+its place."""
+STAND_IN_FOR = 60.0
+STAND_INS = 65536
+GREET_EVERY = 0.5
+SIZES = 4096
+BATCH_FROM = 2
+"""Files of one owner from which a batch is worth its framing."""
+
+
+class Cluster:
+    """Members, their health, and what came from where. Thread-safe. `clock` is any steady clock, in seconds.
+
+    `me` is this process's identity, in the member list or not; `owns` whether it serves a store. `returned`: its cache was
+    here before this start.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        me: str,
+        *,
+        membership: Membership,
+        client: PeerClient,
+        owns: bool = True,
+        returned: bool = False,
+        weight: float = 1.0,
+        node: str = "",
+        control: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.dataset = dataset
+        self.me = me
+        self.membership = membership
+        self.client = client
+        self.owns = owns
+        self.health = Health()
+        self.bytes: Counter[str] = Counter()  # by source: "store", "owner", "cached", "standin"
+        self.events: Counter[str] = Counter()  # refusals, silences, wrong checksums ... each by name
+        self.clock = clock
+        self.sleep = sleep
+        self._about = (weight, node, control)
+        self._members: dict[str, Member] = {}
+        self._list: tuple[Member, ...] = ()
+        self._returned_until = clock() + RETURN_FOR if returned else 0.0
+        self._stand_ins: OrderedDict[tuple[bytes, int], float] = OrderedDict()
+        self._lock = threading.Lock()
+        self._suspects: deque[tuple[Member, wire.Ask]] = deque(maxlen=64)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._take(membership.current())
+        membership.subscribe(self._changed)
+
+    def start(self) -> None:
+        """Greet ill members, and tell members of bad blocks, in a thread until `close`."""
+        self._thread = threading.Thread(target=self._tend, name="forebay-greet", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float = 2.0) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _take(self, members: tuple[Member, ...]) -> None:
+        self._list = members
+        self._members = {m.id: m for m in members}
+
+    def _changed(self, members: tuple[Member, ...]) -> None:
+        if self._list and placement.epoch(members) != self.epoch():
+            self._returned_until = self.clock() + RETURN_FOR
+        self._take(members)
+
+    # --- placement
+
+    def members(self) -> tuple[Member, ...]:
+        return self._list
+
+    def member(self, identity: str) -> Member | None:
+        return self._members.get(identity)
+
+    def epoch(self) -> int:
+        return placement.epoch(self._list)
+
+    def hello(self) -> wire.Hello:
+        """What a port answers to a greeting."""
+        weight, node, control = self._about
+        return wire.Hello(self.me, wire.PROTOCOL, self.dataset, weight, node, self.epoch(), self.owns, control)
+
+    def ranked(self, oid: bytes, segment: int) -> list[Member]:
+        return placement.rank(oid, segment, self._list)
+
+    def owned(self, oid: bytes, size: int) -> int:
+        """Bytes of an object that belong here; the rest of what is kept of it are copies."""
+        total = 0
+        for segment in range(max(segments_of(size), 1)):
+            owner = placement.owner(oid, segment, self._list)
+            if owner is None or owner.id == self.me:
+                total += min(SEGMENT, size - segment * SEGMENT)
+        return total
+
+    def is_copy(self, oid: bytes, size: int) -> bool:
+        """Whether an object goes first when room is made: less than half of it belongs here."""
+        return self.owned(oid, size) * 2 < size
+
+    def returned(self) -> bool:
+        """Whether others may have fetched what belongs here."""
+        return self.clock() < self._returned_until
+
+    def stand_in(self, oid: bytes, segment: int) -> None:
+        """Somebody asked this node to fetch in the owner's place: until further notice it goes to the store for it."""
+        with self._lock:
+            self._stand_ins[oid, segment] = self.clock() + STAND_IN_FOR
+            self._stand_ins.move_to_end((oid, segment))
+            while len(self._stand_ins) > STAND_INS:
+                self._stand_ins.popitem(last=False)
+
+    def stands_in(self, oid: bytes, segment: int) -> bool:
+        return self._stand_ins.get((oid, segment), 0.0) > self.clock()
+
+    # --- what goes wrong
+
+    def note(self, event: str, member: str, error: object) -> None:
+        """Count and log a member's failure."""
+        self.events[event] += 1
+        log("cluster", event, member=member, error=str(error))
+
+    def suspect(self, member: Member, ref: Ref, block: int) -> None:
+        """Tell a member that a block of its came with a wrong checksum. Not at once: the reader does not wait for it."""
+        ask = wire.Ask("suspect", ref.mount_source, ref.key, version=ref.version, size=ref.size, block=block)
+        self._suspects.append((member, ask))
+
+    def _tend(self) -> None:
+        while not self._stop.wait(GREET_EVERY):
+            self.tend()
+
+    def tend(self) -> None:
+        """One round of greetings and notices."""
+        while self._suspects and not self._stop.is_set():
+            member, ask = self._suspects.popleft()
+            try:
+                self.client.meta(member, ask, timeout=2.0)
+            except StoreError as e:
+                log("cluster", "suspect_untold", member=member.id, error=str(e))
+        for identity in self.health.ill():
+            member_ = self._members.get(identity)
+            if member_ is None:
+                self.health.heard(identity)  # it left the list: nothing to remember
+                continue
+            if self._stop.is_set():
+                return
+            try:
+                hello = self.client.hello(member_.data, timeout=1.0)
+            except PeerRefused:
+                self.health.refused(identity, self.clock())
+            except StoreError as e:
+                log("cluster", "not_well", member=identity, error=str(e))
+            else:
+                if hello.id == identity:
+                    self.health.answered(identity, self.clock())
+
+
+class Wanted(NamedTuple):
+    """One object of `ClusterStore.read_many`."""
+
+    key: bytes
+    version: bytes
+    size: int
+
+
+class ClusterStore:
+    """See the module. `source` is `Mount.source`: it names the same tree on every node."""
+
+    def __init__(self, source: str, cluster: Cluster, local: Store | None = None) -> None:
+        self.source = source
+        self.cluster = cluster
+        self.local = local
+        self._strong = False  # until a member says so
+        self._sizes: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()
+
+    @property
+    def strong(self) -> bool:
+        return self._strong if self.local is None else self.local.strong
+
+    # --- names
+
+    def list(self, prefix: bytes, token: bytes | None = None, limit: int = 1000) -> Page:
+        answer = self._names(prefix, wire.Ask("list", self.source, prefix, token, min(limit, wire.LIST_MOST)))
+        if isinstance(answer, wire.Answer):
+            if answer.page is None:
+                raise Unavailable(f"{self.source}: a member answered a listing without a page; use one version of forebay")
+            return answer.page
+        return answer.list(prefix, token, limit)
+
+    def stat(self, key: bytes) -> Entry:
+        answer = self._names(_parent(key), wire.Ask("stat", self.source, key))
+        if isinstance(answer, wire.Answer):
+            if answer.entry is None:
+                raise Unavailable(f"{self.source}: a member answered without an entry; use one version of forebay")
+            return answer.entry
+        return answer.stat(key)
+
+    def is_dir(self, key: bytes) -> bool:
+        answer = self._names(key.rstrip(b"/") + b"/", wire.Ask("is_dir", self.source, key))
+        if isinstance(answer, wire.Answer):
+            if answer.is_dir is None:
+                raise Unavailable(f"{self.source}: a member did not say whether it is a directory; use one version of forebay")
+            return answer.is_dir
+        return answer.is_dir(key)
+
+    def _names(self, prefix: bytes, ask: wire.Ask) -> wire.Answer | Store:
+        """The answer of the first member in order that gives one, or the own store when it is its turn."""
+        c = self.cluster
+        failure: StoreError | None = None
+        for member in placement.rank_prefix(c.dataset, self.source, prefix, c.members()):
+            if member.id == c.me and self.local is not None:
+                return self.local
+            if member.id == c.me or c.health.down(member.id, c.clock()):
+                continue
+            try:
+                answer = c.client.meta(member, ask)
+            except PeerRefused as e:
+                c.health.refused(member.id, c.clock())
+                c.note("refused", member.id, e)
+                failure = e
+            except PeerSilent as e:
+                c.health.silent(member.id, c.clock())
+                c.note("silent", member.id, e)
+                failure = e
+            except PeerError as e:
+                c.note("names_unanswered", member.id, e)
+                failure = e
+            else:
+                c.health.heard(member.id)
+                self._strong = answer.strong
+                return answer
+        if self.local is not None:
+            return self.local
+        raise Unavailable(
+            f"{self.source}/{show(ask.key)}: no member answers ({failure or 'none is known or well'}); "
+            "check the member list and that workers are up"
+        )
+
+    # --- bytes
+
+    def read(self, key: bytes, version: bytes, offset: int, length: int, size: int = -1) -> Body:
+        """As of `Store`. `size` is the object's; without it the owner of its directory is asked once more."""
+        if length == 0:
+            return Empty()
+        if size < 0:
+            size = self._size(key, version)
+        if offset + length > size:
+            raise Changed(f"{self.source}/{show(key)}: only {size} bytes long, {offset + length} were listed; list it again")
+        return RoutedBody(self.cluster, self.local, Ref(self.source, key, version, size), offset=offset, length=length)
+
+    def _size(self, key: bytes, version: bytes) -> int:
+        known = self._sizes.get((key, version))
+        if known is None:
+            entry = self.stat(key)
+            if entry.version != version:
+                raise Changed(f"{self.source}/{show(key)}: has another version now; list it again")
+            known = self._sizes[key, version] = entry.size
+            while len(self._sizes) > SIZES:
+                self._sizes.popitem(last=False)
+        return known
+
+    def whole(self, key: bytes) -> tuple[Entry, Body]:
+        if self.local is not None and not self.cluster.members():
+            return self.local.whole(key)
+        entry = self.stat(key)
+        return entry, self.read(key, entry.version, 0, entry.size, entry.size)
+
+    def read_many(self, wanted: Sequence[Wanted]) -> Generator[tuple[int, Body | StoreError], None, None]:
+        """Small files, each once, as they come: those of one owner in one exchange. A body that came in a batch is in memory;
+        what no batch brought is read as `read` does it."""
+        c = self.cluster
+        groups: dict[str, list[int]] = {}
+        rest: list[int] = []
+        for i, w in enumerate(wanted):
+            if w.size == 0:
+                yield i, Empty()
+                continue
+            oid = object_id(self.source, w.key, w.version)
+            owner = placement.owner(oid, 0, c.members())
+            if owner is None or owner.id == c.me or w.size > wire.BATCH_BYTES or c.health.down(owner.id, c.clock()):
+                rest.append(i)
+            else:
+                groups.setdefault(owner.id, []).append(i)
+        asked: list[tuple[Member, Sequence[int], Generator[tuple[int, bytes | StoreError], None, None]]] = []
+        for identity, numbers in groups.items():
+            member = c.member(identity)
+            if len(numbers) < BATCH_FROM or member is None:
+                rest += numbers
+                continue
+            for batch in _batches(numbers, wanted):
+                refs = [Ref(self.source, wanted[i].key, wanted[i].version, wanted[i].size) for i in batch]
+                try:
+                    asked.append((member, batch, c.client.batch(member, refs)))  # all owners work while one is read
+                except PeerError as e:
+                    self._failed(member, e)
+                    rest += batch
+        for member, batch, answers in asked:
+            left = dict.fromkeys(range(len(batch)))
+            try:
+                for at, result in answers:
+                    if isinstance(result, PeerError):
+                        self._failed(member, result)
+                        if isinstance(result, PeerWrong):
+                            w = wanted[batch[at]]
+                            c.suspect(member, Ref(self.source, w.key, w.version, w.size), result.block)
+                        continue
+                    del left[at]
+                    if isinstance(result, bytes):
+                        c.bytes["owner"] += len(result)
+                        yield batch[at], Held(result)
+                    else:
+                        yield batch[at], result
+                c.health.heard(member.id)
+            except PeerError as e:
+                self._failed(member, e)
+            finally:
+                answers.close()
+            rest += [batch[at] for at in left]
+        for i in rest:
+            w = wanted[i]
+            yield i, self.read(w.key, w.version, 0, w.size, w.size)
+
+    def _failed(self, member: Member, e: PeerError) -> None:
+        if isinstance(e, PeerRefused):
+            self.cluster.health.refused(member.id, self.cluster.clock())
+        self.cluster.note("batch_failed", member.id, e)
+
+    # --- the rest of the interface
+
+    def probe(self) -> None:
+        """Reach of the own store, or for a client tier of any member."""
+        if self.local is not None:
+            self.local.probe()
+            return
+        failure: StoreError = Unavailable(f"{self.source}: no member is known; check the member list")
+        for member in random.sample(self.cluster.members(), len(self.cluster.members())):
+            try:
+                self.cluster.client.hello(member.data)
+                return
+            except StoreError as e:
+                failure = e
+        raise failure
+
+    def close(self) -> None:
+        if self.local is not None:
+            self.local.close()
+
+
+def _parent(key: bytes) -> bytes:
+    head, slash, _ = key.rstrip(b"/").rpartition(b"/")
+    return head + slash
+
+
+def _batches(numbers: Sequence[int], wanted: Sequence[Wanted]) -> Generator[Sequence[int], None, None]:
+    """Cut into batches that a port takes."""
+    batch: list[int] = []
+    total = 0
+    for i in numbers:
+        if batch and (len(batch) == wire.BATCH_FILES or total + wanted[i].size > wire.BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(i)
+        total += wanted[i].size
+    if batch:
+        yield batch
