@@ -7,7 +7,6 @@ only by a definite answer of every source. Promises and refusals: docs/semantics
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -34,7 +33,7 @@ from forebay.cache.listing import STALE_GRACE, Lister
 from forebay.cache.merge import Answer, Shown, merge, valid_name, worth_listing
 from forebay.cache.mounttree import components
 from forebay.cache.nscore import Core, Location, NotADirectory
-from forebay.cache.orphans import reap
+from forebay.cache.orphans import Reaper
 from forebay.cache.stores.base import BadReply, Entry, NotFound, Store, StoreError, Unavailable
 from forebay.cache.tree import VERSION_MOST, Source
 from forebay.cache.walk import TRUSTED_AGE, Walker, WalkProgress, known_dirs
@@ -47,14 +46,8 @@ KEPT = 10_000
 """Bound of each table of moments kept in memory."""
 ABSENT_KEPT = 65_536
 ABSENT_MOST = 3600.0
-START_REAP_SLICES = 20
-REAP_SLICE, REAP_PAUSE, REAP_EVERY, ORPHAN_AGE = 5000, 0.2, 600.0, 3600.0
 REFRESH_SLICE = 2000
 RESOLVE_PARALLEL = 16
-
-
-def _nobody(_: int) -> bool:
-    return False
 
 
 class _Flight:
@@ -92,34 +85,15 @@ class Namespace:
         self._absent: OrderedDict[tuple[int, bytes], float] = OrderedDict()  # -> unix second until which it is absent
         self._misses: OrderedDict[int, int] = OrderedDict()  # directory -> names asked for one by one
         self._started = False
-        self._reap_at_start = 0.0
+        self.reaper = Reaper(self.core)
         self.walker = Walker(self.core, self.lister, self.resolve)
-        self.held: Callable[[int], bool] | None = None
-        """Whether an inode is open or cached somewhere. Where it is set, versions without a name are reaped after an hour."""
 
-    def start(self, *, keep_orphans: bool = False) -> None:
-        """Root row and directories of mount paths; versions without a name are dropped, unless a mount may hold them."""
-        core = self.core
-        core.plant_mounts(core.now())
-        if not keep_orphans:
-            self._reap_at_start = core.now() + 1
-            for _ in range(START_REAP_SLICES):
-                if not self._reap(math.inf, _nobody):
-                    break
+    def start(self, *, keep_orphans: bool | None = None) -> None:
+        """Root row and directories of mount paths. Versions without a name are dropped, unless a mount may hold them:
+        by default those of an earlier boot are."""
+        self.core.plant_mounts(self.core.now())
+        self.reaper.start(keep=keep_orphans)
         self._started = True
-
-    def _reap(self, before: float, held: Callable[[int], bool]) -> int:
-        with self.core.write() as w:
-            return reap(w, REAP_SLICE, before, held)
-
-    async def _reaper(self) -> None:
-        """Versions without a name: those of before the start at once, later ones after an hour if `held` can tell."""
-        while self._reap(self._reap_at_start, _nobody):
-            await trio.sleep(REAP_PAUSE)
-        while True:
-            await trio.sleep(REAP_EVERY)
-            while self.held is not None and self._reap(self.core.now() - ORPHAN_AGE, self.held):
-                await trio.sleep(REAP_PAUSE)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keeps the work that outlives its first caller; runs until cancelled."""
@@ -127,7 +101,7 @@ class Namespace:
             self.start()
         async with trio.open_nursery() as nursery:
             self.core.nursery = nursery
-            nursery.start_soon(self._reaper)
+            nursery.start_soon(self.reaper.run)
             task_status.started()
             try:
                 await trio.sleep_forever()

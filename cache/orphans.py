@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 
-from forebay.cache.index import DIR, pack_row, unpack_row
+import trio
+
+from forebay.cache.index import DIR, boot_id, pack_row, unpack_row
+from forebay.cache.nscore import Core
 from forebay.cache.tree import Writer
+
+SLICE, SLICES_AT_START, PAUSE, EVERY = 5000, 20, 0.2, 600.0
+AGE, AGE_UNTOLD = 3600.0, 86400.0
+"""Seconds a version without a name is kept: an hour where `held` can tell who has it open, else a day."""
 
 _U64 = struct.Struct(">Q")
 
@@ -61,3 +69,45 @@ def _empty(w: Writer, ino: int, limit: int, removed: int, held: Callable[[int], 
         if keep:
             w.txn.put(_U64.pack(row.ino), pack_row(row._replace(checked=removed)), db=w.index.orphans)
     return len(rows)
+
+
+class Reaper:
+    """Reaps what nobody can hold any more: all of it after a boot, what is old enough while running.
+
+    `held` may be set: whether an inode is open or cached in some mount.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.held: Callable[[int], bool] | None = None
+        self._core = core
+        self._leftover = 0.0
+
+    def start(self, *, keep: bool | None) -> None:
+        """Before anything is looked up. `keep` None: a mount of this boot may have outlived its worker, one of another cannot."""
+        core, boot = self._core, str(boot_id()).encode()
+        with core.write() as w:
+            same = w.txn.get(b"boot", db=core.index.meta) == boot
+            w.txn.put(b"boot", boot, db=core.index.meta)
+        if same if keep is None else keep:
+            return
+        self._leftover = core.now() + 1
+        for _ in range(SLICES_AT_START):
+            if not self.reap(math.inf):
+                break
+
+    def reap(self, removed_before: float, held: Callable[[int], bool] = lambda _: False) -> int:
+        """One slice; the number of rows deleted."""
+        with self._core.write() as w:
+            return reap(w, SLICE, removed_before, held)
+
+    async def run(self) -> None:
+        while self.reap(self._leftover):
+            await trio.sleep(PAUSE)
+        while True:
+            await trio.sleep(EVERY)
+            while self._old():
+                await trio.sleep(PAUSE)
+
+    def _old(self) -> int:
+        now = self._core.now()
+        return self.reap(now - AGE_UNTOLD) if self.held is None else self.reap(now - AGE, self.held)

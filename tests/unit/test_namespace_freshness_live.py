@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from forebay.api.spec import Freshness
-from forebay.cache import listing, namespace
+from forebay.cache import listing, namespace, orphans
 from forebay.cache.index import ROOT, UNRESOLVED
 from forebay.cache.stores.base import Denied, NotFound, StoreError, Unavailable
 
@@ -257,10 +257,61 @@ def test_a_restart_knows_every_inode_and_drops_what_no_name_points_to(tmp_path: 
             assert w.index.counts(txn) == (1, 1, 102)
 
     run(World(tmp_path, store), first)
+    run(World(tmp_path, store), kept)  # a mount of this boot may hold them
     world = World(tmp_path, store)
-    world.ns.start(keep_orphans=True)
-    run(world, kept)
-    run(World(tmp_path, store), dropped)
+    world.ns.start(keep_orphans=False)
+    run(world, dropped)
+
+
+def test_after_another_boot_nobody_holds_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore({b"a": b"v1"})
+
+    async def change(w: World) -> None:
+        await w.ns.path(b"/a")
+        store.objects[b"a"] = b"v2"
+        w.clock.now += 61
+        await w.ns.path(b"/a")
+        with w.index.env.begin() as txn:
+            assert txn.stat(w.index.orphans)["entries"] == 1
+
+    async def look(w: World) -> None:
+        with w.index.env.begin() as txn:
+            assert txn.stat(w.index.orphans)["entries"] == 0
+
+    run(World(tmp_path, store), change)
+    monkeypatch.setattr(orphans, "boot_id", lambda: 1)
+    run(World(tmp_path, store), look)
+
+
+async def gone(w: World, ino: int) -> None:
+    while True:
+        with w.index.env.begin() as txn:
+            if w.index.row(txn, ino) is None:
+                return
+        await trio.sleep(0.01)
+
+
+def test_what_nobody_can_hold_is_reaped_while_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore({b"a": b"v1", b"b": b"v1"})
+    monkeypatch.setattr(orphans, "EVERY", 0.01)
+
+    async def body(w: World) -> None:
+        a, b = await w.ns.lookup(ROOT, b"a"), await w.ns.lookup(ROOT, b"b")
+        store.objects = {b"a": b"v2", b"b": b"v2"}
+        w.clock.now += 61
+        await w.ns.path(b"/a")
+        await w.ns.path(b"/b")
+        w.clock.now += orphans.AGE + 1
+        await trio.sleep(0.05)
+        assert w.row(a).version == b"v1"  # without `held` a day must pass
+        w.ns.reaper.held = lambda ino: ino == a
+        await gone(w, b)
+        assert w.row(a).version == b"v1"
+        w.ns.reaper.held = None
+        w.clock.now += orphans.AGE_UNTOLD
+        await gone(w, a)
+
+    run(World(tmp_path, store), body)
 
 
 def test_other_mounts_than_last_time_begin_a_new_tree_with_new_inodes(tmp_path: Path) -> None:
@@ -286,14 +337,14 @@ def test_held_versions_outlive_the_reaper(tmp_path: Path) -> None:
         await w.tree()
         held = {before[b"/a"], before[b"/d/y"]}
         later = w.clock.now + 10
-        while w.ns._reap(later, held.__contains__):
+        while w.ns.reaper.reap(later, held.__contains__):
             w.sound()
         with w.index.env.begin() as txn:
             alive = {p for p, ino in before.items() if w.index.row(txn, ino) is not None}
         assert alive >= {b"/a", b"/d/y"}
         assert alive.isdisjoint({b"/b", b"/d/x"})
         assert w.ns.locate(before[b"/a"]).key == b"a"
-        while w.ns._reap(later, lambda ino: False):
+        while w.ns.reaper.reap(later):
             pass
         with w.index.env.begin() as txn:
             assert txn.stat(w.index.orphans)["entries"] == 0

@@ -137,14 +137,14 @@ class Run:
                 self.names[event.parent, event.name] = event.new
         self.told = len(self.world.events)
 
-    def saw(self, path: bytes, row: Row, parent: int) -> None:
+    def saw(self, path: bytes, row: Row, parent: int, *, listed: bool = False) -> None:
         self.heard()
         assert self.names.setdefault((parent, row.name), row.ino) == row.ino, "a name changed its inode without an event"
         if row.flags & UNRESOLVED:
             return
         what = (path, row.kind) if row.kind == DIR else (path, row.kind, row.mount, row.version)
         assert self.inos.setdefault(row.ino, what) == what, "an inode became another object"
-        if row.kind == FILE and not self.faulty:
+        if row.kind == FILE and not self.faulty and (self.versions or not listed):  # a listing of names confirms no version
             key = b"/".join(components(path)[len(self.parts[row.mount]) :])
             now = self.world.clock.now
             assert any(k == key and v == row.version and to >= now - TTL - 1 for k, v, _, to in self.history[row.mount]), (
@@ -178,7 +178,7 @@ class Run:
             if current is None:
                 continue  # replaced while the listing went on
             at = path + b"/" + row.name
-            self.saw(at, current, ino)
+            self.saw(at, current, ino, listed=True)
             found[at] = current
             if row.kind == DIR:
                 found |= await self.tree(row.ino, at)
@@ -220,7 +220,7 @@ class Run:
             elif what == "refresh":
                 await w.ns.refresh(b"/" + op[1])
             elif what == "reap":
-                while w.ns._reap(now + 1, lambda ino: False):
+                while w.ns.reaper.reap(now + 1):
                     pass
                 self.names = {name: ino for name, ino in self.names.items() if self.alive(ino)}
             elif what == "check":
