@@ -120,6 +120,8 @@ class Daemon:
         self.fd = args.device_fd
         self.record = Record(args.state_fd)
         self.reason = ""
+        self.restarts = 0
+        self.depth = 1  # file systems below a backing file, at most
         self.read_ahead = 0
         self.session: Session | None = None
         self.supervisor = args.supervisor_fd
@@ -138,13 +140,15 @@ class Daemon:
         kept = self.record.init
         if kept is not None:
             return self._again(*kept), True
-        depth = 2 if any(on_overlayfs(t.path) for t in self.spec.tiers) else 1
+        if any(on_overlayfs(t.path) for t in self.spec.tiers):
+            self.depth = 2
+            log("the cache lies on overlayfs: this mount cannot be a lower layer of another overlayfs")
         while True:
             try:
                 raw = os.read(self.fd, p.REQUEST_BUFFER)
             except InterruptedError:
                 continue
-            reply, agreed = p.answer_init(raw, wanted=self._wanted(), stack_depth=depth)
+            reply, agreed = p.answer_init(raw, wanted=self._wanted(), stack_depth=self.depth)
             if agreed is not None:
                 self.record.remember_init(raw, reply)
             os.write(self.fd, reply)
@@ -170,6 +174,7 @@ class Daemon:
         """The predecessor's INIT. The kernel sends no other, so what it settled holds."""
         _, minor, readahead, low, *rest = p.INIT_OUT.unpack_from(reply, p.OUT_SIZE)
         pages, high = rest[4], rest[6]
+        self.depth = rest[7] or 1
         return p.Negotiated(minor, low | high << 32, (pages or 32) * p.PAGE, readahead)
 
     def why_not(self, agreed: p.Negotiated) -> str:
@@ -193,6 +198,7 @@ class Daemon:
             "passthrough": agreed.passthrough and session.ops.opens.passthrough, "reason": self.reason or None,
             "resend": agreed.resend, "minor": agreed.minor, "max_read": agreed.max_read, "readahead_kb": self.read_ahead,
             "restarts": self.restarts,
+            "stack_depth": self.depth,
         }  # fmt: skip
         path = os.path.join(self.args.run_dir, places.mount_state(self.args.index))
         fresh = f"{path}.{os.getpid()}"
@@ -227,12 +233,15 @@ class Daemon:
         gid = os.getegid() if self.spec.gid is None else self.spec.gid
         ops = Operations(self.spec, index, self.door, Modes(self.record), uid=uid, gid=gid, backing=backing)
         ops.opens.no_passthrough = self.refused  # type: ignore[method-assign]
-        self.session = session = Session(fd, ops, agreed, log)
+        self.session = session = Session(fd, ops, agreed, self.record, log)
         if resumed:
             ops.opens.worker_restarted()  # nor does it know what its predecessor held open
+            lost = self.record.unanswered()
             if agreed.resend:
                 session.notify(p.resend_notice())
-            log("resumed", restarts=self.restarts, inodes=len(self.record.slots), resend=agreed.resend)
+            else:
+                session.serve_again(lost)
+            log("resumed", restarts=self.restarts, inodes=len(self.record.slots), resend=agreed.resend, in_hand=len(lost))
         for target, name in ((self.dispatch, "dispatcher"), (self.follow, "events"), (self.tell, "notices")):
             threading.Thread(target=self.guard, args=(target,), name=name, daemon=True).start()
         self.publish()
@@ -247,7 +256,10 @@ class Daemon:
         pause = 0.01
         while True:
             try:
-                return Index(path, readonly=True)
+                index = Index(path, readonly=True)
+                st = os.stat(os.path.join(path, "data.mdb"))
+                self.index_file = (st.st_dev, st.st_ino)
+                return index
             except Exception as e:
                 if time.monotonic() > deadline:
                     raise SystemExit(f"the index {path} did not appear within {WAIT_FOR_INDEX:g} s ({e}): see worker.log") from e
@@ -285,7 +297,10 @@ class Daemon:
         assert self.session is not None
         names, opens = self.session.names, self.session.opens
         for event in self.door.subscribe():
-            if event is None:
+            if event is None and self.index_replaced():
+                log("the worker made a new index: starting again")
+                self.finish(1)
+            elif event is None:
                 opens.worker_restarted()
                 self.notice(p.inc_epoch_notice())
             elif isinstance(event, wire.Evicted):
@@ -293,6 +308,14 @@ class Daemon:
             else:
                 names.forget_listing(event.parent)
                 self.notice(p.inval_entry_notice(event.parent, event.name))
+
+    def index_replaced(self) -> bool:
+        """Whether the file behind our mapping is no longer the index (it was discarded as unusable)."""
+        try:
+            st = os.stat(os.path.join(self.spec.index_dir, "live", "data.mdb"))
+        except FileNotFoundError:
+            return True
+        return (st.st_dev, st.st_ino) != self.index_file
 
     def notice(self, packet: bytes) -> None:
         if len(self.notices) >= NOTICES:

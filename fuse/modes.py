@@ -30,6 +30,8 @@ class Table(Protocol):
     @property
     def words(self) -> Words: ...
     @property
+    def head(self) -> Words: ...
+    @property
     def slots(self) -> dict[int, int]: ...
     def take(self, ino: int, word: int) -> int: ...
     def drop(self, ino: int) -> None: ...
@@ -60,22 +62,27 @@ class Modes:
             return None
         words = table.words
         word = words[at]
-        if unique != words[LAST_OPEN]:
+        head = table.head
+        if unique != head[LAST_OPEN]:
             if word < ONE:
                 del self.idle[ino]
             words[at] = word + ONE
-            words[LAST_OPEN] = unique
+            head[LAST_OPEN] = unique
         return word & ID_MASK
+
+    def counted(self, unique: int) -> bool:
+        """Whether the open with this unique is the last one that was counted, by us or by a predecessor."""
+        return self.table.head[LAST_OPEN] == unique
 
     def register(self, ino: int, backing_id: int, unique: int) -> None:
         """Count the first passthrough open of an inode that has no mode, through a new backing id."""
         self.table.take(ino, ONE | PASS | backing_id)
-        self.table.words[LAST_OPEN] = unique
+        self.table.head[LAST_OPEN] = unique
 
     def cache(self, ino: int, unique: int) -> None:
         """Count the first cached open of an inode that has no mode."""
         self.table.take(ino, ONE)
-        self.table.words[LAST_OPEN] = unique
+        self.table.head[LAST_OPEN] = unique
 
     def release(self, ino: int) -> int:
         """Take one open back. Returns a backing id to close now, or 0."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import queue
 import select
@@ -28,6 +29,7 @@ from forebay.fuse import protocol as p
 from forebay.fuse.files import Damaged
 from forebay.fuse.operations import Operations
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
+from forebay.fuse.record import Record
 from forebay.fuse.view import WouldBlock, unpack_fixed
 
 POOL = 32
@@ -65,12 +67,14 @@ class Job(NamedTuple):
 class Session:
     """Serves one device descriptor until it is unmounted. `run` is the dispatcher; `stop` may come from any thread."""
 
-    def __init__(self, fd: int, ops: Operations, agreed: p.Negotiated, log: Log) -> None:
+    def __init__(self, fd: int, ops: Operations, agreed: p.Negotiated, record: Record, log: Log) -> None:
         self.fd = fd
         self.ops = ops
         self.owner = ops.owner
         self.names, self.opens = ops.names, ops.opens
         self.agreed = agreed
+        self.record = record
+        self._noted: dict[int, int] = {}  # unique of a waiting request -> its place in the record
         self.log = log
         self.stopping = False
         self.served = 0
@@ -110,8 +114,10 @@ class Session:
 
     def run(self) -> None:
         """Serve until the file system is unmounted (returns) or the connection is aborted (`OSError(ECONNABORTED)`)."""
-        read, fd, unpack = os.read, self.fd, p.IN.unpack_from
+        fd, unpack = self.fd, p.IN.unpack_from
+        read = io.FileIO(fd, closefd=False).readinto
         handlers, body, write = self.handlers, p.BODY, os.write
+        buffer = self.record.buffer
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         ready = poll.poll
@@ -129,12 +135,13 @@ class Session:
                     if credit < 0:
                         spinning, quick = False, 0
             try:
-                raw = read(fd, p.REQUEST_BUFFER)
+                n = read(buffer)  # shared with the supervisor: the request outlives this process
+                if n is None:
+                    ready(1000)  # somebody made the descriptor non-blocking
+                    continue
+                raw = bytes(buffer[:n])
             except OSError as e:
                 if e.errno in {errno.EINTR, errno.ENOENT}:
-                    continue
-                if e.errno == errno.EAGAIN:
-                    ready(1000)
                     continue
                 if e.errno == errno.ENODEV:
                     return
@@ -206,6 +213,7 @@ class Session:
 
     def _submit(self, job: Job) -> None:
         self.pending[job.unique] = job
+        self._noted[job.unique] = self.record.note(job.raw)
         with self._pool_lock:
             if self._resting:
                 self._resting -= 1
@@ -242,6 +250,19 @@ class Session:
         except Exception as e:  # noqa: BLE001 - as in the dispatcher
             if self._claim(job.unique):
                 self._defect(job.opcode, job.unique, e)
+        finally:
+            self.record.done(self._noted.pop(job.unique, 0))  # after the reply
+
+    def serve_again(self, requests: list[bytes]) -> None:
+        """What a predecessor had in hand, on a kernel that cannot resend it. Before `run`."""
+        for raw in requests:
+            _, opcode, unique, nodeid, _, _, pid, _, _ = p.IN.unpack_from(raw)
+            if opcode in {p.FORGET, p.BATCH_FORGET, p.INTERRUPT, p.INIT}:
+                continue
+            if opcode in self.handlers and len(raw) >= p.IN_SIZE + p.BODY.get(opcode, 0):
+                self._submit(Job(raw, opcode, unique, nodeid, pid))
+            else:
+                self.reply(p.error_reply(unique, errno.EROFS if opcode in p.WRITES else errno.ENOSYS))
 
     def _claim(self, unique: int) -> bool:
         """Whether the reply to a waiting request is still ours to write."""
@@ -318,18 +339,21 @@ class Session:
         ops = self.opens
         counted = unique & _WITHOUT_RESENT
         with ops.lock:
+            new = not ops.modes.counted(counted)
             answer = ops.enter(nodeid, flags, counted)
             if answer is not None:
-                self._opened(unique, nodeid, answer, wait)
+                self._opened(unique, nodeid, answer, wait, new)
                 return
         if not wait:
             raise WouldBlock
         file = ops.fetch(nodeid, flags)
         with ops.lock:
-            self._opened(unique, nodeid, ops.admit(file, counted), wait)
+            new = not ops.modes.counted(counted)
+            self._opened(unique, nodeid, ops.admit(file, counted), wait, new)
 
-    def _opened(self, unique: int, nodeid: int, answer: tuple[int, int], wait: bool) -> None:
-        """Write the reply under the lock; an open that nobody waits for any more is taken back."""
+    def _opened(self, unique: int, nodeid: int, answer: tuple[int, int], wait: bool, new: bool) -> None:
+        """Write the reply under the lock; an open that nobody waits for any more is taken back, unless a predecessor
+        counted it (and may have answered it)."""
         if not wait or self._claim(unique):
             try:
                 os.write(self.fd, _OPENED(32, 0, unique, nodeid, *answer))
@@ -337,7 +361,8 @@ class Session:
             except OSError as e:
                 if e.errno != errno.ENOENT:
                     raise
-        self.opens.take_back(nodeid)
+        if new:
+            self.opens.take_back(nodeid)
 
     def _read(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> tuple[bytes, memoryview] | None:
         _fh, offset, size, *_ = p.READ_IN.unpack_from(raw, p.IN_SIZE)
@@ -369,7 +394,12 @@ class Session:
                 raise
 
     def _release(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
-        os.write(self.fd, _DONE(16, 0, unique))
+        try:
+            os.write(self.fd, _DONE(16, 0, unique))
+        except OSError as e:
+            if e.errno == errno.ENOENT:
+                return  # a predecessor answered it
+            raise
         self.opens.release(nodeid)  # after the reply: a count never falls below the kernel's
 
     # --- handlers: directories -----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import multiprocessing
 import os
 import random
@@ -41,12 +40,14 @@ def grow(model: Path) -> None:
 class Reader:
     """A process that repeats `step` until told to stop and reports what went wrong and its longest pause."""
 
-    def __init__(self, step: Callable[[random.Random], None], seed: int) -> None:
+    def __init__(self, made: Lab, step: Callable[[random.Random], None], seed: int) -> None:
         context = multiprocessing.get_context("fork")
         self.stop = context.Event()
         self.ours, theirs = context.Pipe()
 
         def run() -> None:
+            os.close(made.device)  # else a reader that hangs keeps its own mount alive
+            os.close(made.state)
             pick, steps, longest, wrong = random.Random(seed), 0, 0.0, []
             while not self.stop.is_set() and len(wrong) < 5:
                 began = time.monotonic()
@@ -73,7 +74,7 @@ def steps(made: Lab) -> list[Callable[[random.Random], None]]:
     large = content("large", LARGE)
     small = {f"s{i}": content(f"s{i}", 20_000 + i) for i in range(SMALL)}
     held: list[int] = []  # opened by the reader's process, so that the mount is free when it ends
-    buffer = mmap.mmap(-1, 1 << 20)
+    buffer = bytearray(1 << 20)
 
     def open_file(pick: random.Random) -> None:
         """An open file, read at random places; its pages are dropped, so that requests are in flight at any time."""
@@ -121,7 +122,7 @@ def mounted(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 def test_fifty_kills_under_readers(mounted: Lab) -> None:
     pick = random.Random(7)
-    readers = [Reader(step, i) for i, step in enumerate(steps(mounted))]
+    readers = [Reader(mounted, step, i) for i, step in enumerate(steps(mounted))]
     for _ in range(50):
         time.sleep(pick.random() * 0.12)
         mounted.kill_daemon()
@@ -139,7 +140,7 @@ def test_fifty_kills_under_readers(mounted: Lab) -> None:
 
 
 def test_the_pause_of_one_kill(mounted: Lab) -> None:
-    readers = [Reader(step, i) for i, step in enumerate(steps(mounted))]
+    readers = [Reader(mounted, step, i) for i, step in enumerate(steps(mounted))]
     time.sleep(0.5)
     mounted.kill_daemon()
     killed = time.monotonic()
@@ -164,6 +165,30 @@ def test_open_files_are_read_while_no_daemon_lives(mounted: Lab) -> None:
     mounted.start_daemon()
     assert os.pread(fd, 1 << 20, 5 << 20) == large[5 << 20 : 6 << 20]
     os.close(fd)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-passthrough"]], ids=["passthrough", "without"])
+def test_a_kernel_without_resend(options: list[str]) -> None:
+    """The profile of kernels before 6.9: the successor finds what its predecessor had read in the keeper record."""
+    with lab(mode="immutable") as made:
+        grow(made.model)
+        made.fill()
+        made.options = options
+        made.env = {"FOREBAY_NO_RESEND": "1"}
+        made.start()
+        assert made.granted()["resend"] is False
+        readers = [Reader(made, step, i) for i, step in enumerate(steps(made) * 2)]
+        pick = random.Random(3)
+        for _ in range(40):
+            time.sleep(pick.random() * 0.1)
+            made.kill_daemon()
+            made.start_daemon()
+            if pick.random() < 0.5:
+                made.granted()
+        made.granted()
+        time.sleep(0.3)
+        results = [reader.result() for reader in readers]
+        assert [wrong for _, _, wrong in results] == [[]] * 8, made.log()[-3000:]
 
 
 def test_closed_for_good_the_mount_says_so(mounted: Lab) -> None:

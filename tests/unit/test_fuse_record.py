@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.fuse.record import FIRST_SLOTS, HEADER, MAGIC, ONE, PASS, Record, RecordError, create_memfd, is_record
+from forebay.fuse.record import FIRST_SLOTS, HEADER, MAGIC, ONE, PASS, POOL_SLOTS, Record, RecordError, create_memfd, is_record
 
 
 @pytest.fixture
@@ -86,3 +86,30 @@ def test_is_record(fd: int, tmp_path) -> None:
     other = os.open(tmp_path / "f", os.O_CREAT | os.O_RDWR)
     assert not is_record(other)
     os.close(other)
+
+
+def request(unique: int, size: int = 40) -> bytes:
+    return struct.pack("<IIQ", size, 1, unique).ljust(size, b"n")
+
+
+def test_requests_in_hand_are_known_to_the_successor_once(fd: int) -> None:
+    first = Record(fd)
+    places = [first.note(request(unique, 40 + unique)) for unique in range(100, 110)]
+    first.done(places[3])
+    first.buffer[:60] = request(105, 60)  # the last one read is also waiting
+    second = Record(fd)
+    found = {raw[8]: raw for raw in second.unanswered()}
+    assert sorted(found) == [100, 101, 102, 104, 105, 106, 107, 108, 109]
+    assert all(raw == request(unique, 40 + unique) for unique, raw in found.items())
+    assert second.unanswered() == []
+
+
+def test_more_requests_in_hand_than_places(fd: int) -> None:
+    record = Record(fd)
+    places = [record.note(request(unique)) for unique in range(1, 401)]
+    assert places.count(0) == 400 - POOL_SLOTS
+    assert record.note(request(1, 321)) == 0
+    for at in places:
+        record.done(at)
+    assert record.unanswered() == []
+    assert record.note(request(5)) != 0

@@ -50,9 +50,8 @@ class Wire:
         self.kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.kernel.settimeout(5)
         self.logged: list[str] = []
-        self.session = Session(
-            device.detach(), self.ops, p.Negotiated(45, p.WANTED, 1 << 20, 0), lambda message, **_: self.logged.append(message)
-        )
+        agreed = p.Negotiated(45, p.WANTED, 1 << 20, 0)
+        self.session = Session(device.detach(), self.ops, agreed, self.record, lambda message, **_: self.logged.append(message))
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
