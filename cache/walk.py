@@ -17,7 +17,7 @@ import trio
 from forebay.cache.index import COMPLETE_LIST, DIR, FILE, UNLISTED, UNRESOLVED, Dir, Row, unpack_dir, unpack_row
 from forebay.cache.listing import Lister
 from forebay.cache.nscore import Core
-from forebay.cache.stores.base import NotFound, StoreError
+from forebay.cache.stores.base import NotFound, StoreError, Unavailable
 
 log = logging.getLogger("forebay.namespace")
 _U64 = struct.Struct(">Q")
@@ -28,7 +28,7 @@ SCAN_SLICE = 5000
 POLITE_STEP, POLITE_MOST = 0.02, 0.5
 """The background walk lets the foreground pass: steps of 20 ms while somebody waits, half a second at most for each listing."""
 RETRY_FIRST, RETRY_MOST, RETRY_PASSES = 15.0, 300.0, 6
-"""Seconds between passes while some directories could not be listed, doubling; after so many passes the walk rests."""
+"""Seconds between passes while some stores do not answer, doubling; after so many passes the walk rests."""
 TRUSTED_AGE = 600.0
 
 
@@ -40,7 +40,7 @@ class WalkProgress(msgspec.Struct):
     files: int = 0
     bytes: int = 0
     failed: int = 0  # directories the last pass could not list
-    done: bool = False  # every known directory is listed
+    done: bool = False  # every known directory is listed, but for `failed` whose store refuses or talks nonsense
     error: str = ""  # the last failure's sentence
 
 
@@ -53,6 +53,7 @@ class Walker:
         self._resolve = resolve
         self._progress = WalkProgress()
         self._active = 0
+        self._unanswered = 0  # failures of the last pass that are worth another try
         self._freed = trio.Event()
 
     def progress(self) -> WalkProgress:
@@ -73,18 +74,20 @@ class Walker:
             for attempt in range(RETRY_PASSES):
                 self._progress.done = False
                 await self._pass()
-                if not self._progress.failed:
-                    self._progress.done, self._progress.error = True, ""
+                if not self._unanswered:
+                    self._progress.done = True
+                    if not self._progress.failed:
+                        self._progress.error = ""
                     break
                 pause = min(RETRY_MOST, RETRY_FIRST * 2**attempt) * random.uniform(0.7, 1.3)
-                log.warning("walk: %d directories not listed (%s)", self._progress.failed, self._progress.error)
+                log.warning("walk: %d directories not listed yet (%s)", self._unanswered, self._progress.error)
                 await trio.sleep(pause)
             await self._core.new_dirs.wait()
             await trio.sleep(POLITE_MOST)  # one pass for many new directories
 
     async def _pass(self) -> None:
         p = self._progress
-        p.failed = p.dirs_listed = 0
+        p.failed = p.dirs_listed = self._unanswered = 0
         after = 0
         async with trio.open_nursery() as nursery:
             while True:
@@ -131,6 +134,7 @@ class Walker:
             pass  # gone meanwhile: nothing to list
         except StoreError as e:
             self._progress.failed += 1
+            self._unanswered += isinstance(e, Unavailable)
             self._progress.error = str(e)
         finally:
             self._active -= 1

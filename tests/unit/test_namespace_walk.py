@@ -111,21 +111,43 @@ def test_the_walk_is_parallel_and_bounded(tmp_path: Path) -> None:
     run(World(tmp_path, store), body)
 
 
-def test_the_walk_tries_failed_directories_again_and_says_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_walk_tries_again_where_a_store_did_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore(forest())
     monkeypatch.setattr(walk, "RETRY_FIRST", 0.2)
-    store.fault = lambda op, key, token: Denied("d03 is forbidden") if key.startswith(b"d03/") else None
+    store.fault = lambda op, key, token: Unavailable("d03 is slow today") if key.startswith(b"d03/") else None
 
     async def body(w: World) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(w.ns.run_walk)
             await until(lambda: w.ns.progress.failed > 0 and not w.ns.lister.flights)
-            assert w.ns.progress.error == "d03 is forbidden"
+            assert w.ns.progress.error == "d03 is slow today"
             assert not w.ns.progress.done
             store.fault = lambda op, key, token: None
             await until(lambda: w.ns.progress.done)
             assert w.ns.progress.error == ""
             assert w.ns.progress.files == 121
+            nursery.cancel_scope.cancel()
+
+    run(World(tmp_path, store), body)
+
+
+def test_the_walk_ends_where_a_store_refuses_and_says_so(tmp_path: Path) -> None:
+    store = MemoryStore(forest())
+    store.fault = lambda op, key, token: Denied("d03 is forbidden") if key.startswith(b"d03/") else None
+
+    async def body(w: World) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(w.ns.run_walk)
+            await until(lambda: w.ns.progress.done)
+            p = w.ns.progress
+            assert (p.failed, p.error, p.dirs_listed, p.dirs_known) == (1, "d03 is forbidden", 34, 35)
+            asked = store.count("list")
+            await trio.sleep(0.05)
+            assert store.count("list") == asked
+            store.fault = lambda op, key, token: None
+            await w.ns.refresh(b"/d03")
+            await until(lambda: w.ns.progress.files == 121 and w.ns.progress.done)
+            assert w.ns.progress.failed == 0
             nursery.cancel_scope.cancel()
 
     run(World(tmp_path, store), body)
