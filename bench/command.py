@@ -86,7 +86,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     p.add_argument("--quick", action="store_true", help="a quarter of the data, fewer and shorter rounds")
     p.add_argument("--json", action="store_true", help="print the results as JSON")
     p.add_argument("--render", type=Path, metavar="FILE", help="print the tables of an earlier run and stop")
-    p.add_argument("--markdown", action="store_true", help="with --render: the table for docs/performance.md")
+    p.add_argument("--publish", action="store_true", help="with --render: write the figures into docs/performance.md")
     p.add_argument(
         "--hold", metavar="THING:BUCKET[:far|:shaped]", help="mount one thing, say where, wait for Ctrl-C: for profiling"
     )
@@ -205,8 +205,11 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _once)
     signal.signal(signal.SIGINT, _once)
     if args.render:
-        rows = json.loads(args.render.read_text())["results"]
-        print(scoreboard.markdown(scoreboard.matrix(rows)) if args.markdown else scoreboard.board(rows))
+        run_ = json.loads(args.render.read_text())
+        print(scoreboard.board(run_["results"]))
+        if args.publish:
+            page = HERE.parent / "docs/performance.md"
+            page.write_text(scoreboard.publish(page.read_text(), run_["machine"], run_["results"]))
         return 0
     try:
         bench = run(args)

@@ -184,3 +184,59 @@ def _cell(row: Row | None) -> str:
 def markdown(table: list[list[str]]) -> str:
     head, *body = table
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in body)])
+
+
+BEGIN, END = "<!-- figures: written by `bench/run.py --publish` -->", "<!-- end of figures -->"
+
+
+def publish(page: str, machine: Row, rows: list[Row]) -> str:
+    """The page with its figures replaced. `ValueError` when it has no place for them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no lines {BEGIN} and {END} to write between")
+    return f"{before}{begin}\n{section(machine, rows)}\n{end}{after}"
+
+
+def section(machine: Row, rows: list[Row]) -> str:
+    """Machine, targets, peers and what is lost, as Markdown."""
+    lines = judge(rows)
+    size = f"one object of {machine['big'] >> 20} MiB, {machine['small']:,} files of 16 KiB"
+    parts_of = [f"{machine['cores']} cores ({machine['cpu']})", f"{machine['memory_gib']} GiB", f"Linux {machine['kernel']}"]
+    parts_of += [machine["file_system"], f"Python {machine['python']}"]
+    head = f"{machine['date']}: {', '.join(parts_of)}; {size}."
+    marks = {True: "reached", False: "**missed**", None: "-"}
+    own = [["target", "ours", "goal", ""]]
+    own += [[x.text.strip(), show(x.value, x.unit), show(x.target, x.unit), marks[x.ok]] for x in lines if not _ahead(x)]
+    beside = [["beside peers", "ours", "best peer", ""]]
+    for x in lines:
+        if _ahead(x):
+            name = x.text.removeprefix("ahead of peers: ")
+            best_peer = f"{show(x.target, x.unit)} ({x.note})"
+            beside.append([name, show(x.value, x.unit), best_peer, "ahead" if x.ok else "**behind**"])
+    lost = [x.text.removeprefix("ahead of peers: ").strip() for x in lines if x.ok is False]
+    parts = [
+        head,
+        markdown(own),
+        markdown(beside),
+        "All of it (ratio to the bound in brackets):",
+        markdown(matrix(rows)),
+        costs(rows),
+    ]
+    parts.append(f"Rows we lose: {'; '.join(lost)}." if lost else "No row is lost in this run.")
+    return "\n\n".join(p for p in parts if p)
+
+
+def _ahead(line: Line) -> bool:
+    return line.text.startswith("ahead of peers: ")
+
+
+def costs(rows: list[Row]) -> str:
+    """CPU seconds per GiB beside each throughput, and what the store sent for a byte asked for."""
+    table = [["CPU s/GiB (thing and reader)", "warm sequential", "cold sequential", "store bytes / object bytes"]]
+    for thing in (OURS, *PROFILES, *PEERS):
+        cells = [find(rows, figure, thing, "cpu_s_per_gib") for figure in ("seq", "cold")]
+        sent = find(rows, "cold", thing, "sent")
+        if any(c is not None for c in cells):
+            table.append([thing, *("-" if c is None else f"{c:.2f}" for c in (*cells, sent))])
+    return markdown(table) if len(table) > 1 else ""

@@ -161,3 +161,43 @@ def test_rounds_alternate_who_comes_first() -> None:
     turns = measure.interleave(3, side("t"), side("b"), lambda r: r["n"])
     assert order == ["t0", "b0", "b1", "t1", "t2", "b2"]
     assert turns.rate == 5.0
+
+
+MACHINE = {
+    "date": "2026-01-02",
+    "cores": 2,
+    "cpu": "a CPU",
+    "memory_gib": 24,
+    "kernel": "6.18",
+    "file_system": "ext4",
+    "python": "3.11",
+    "big": 2 << 30,
+    "small": 20_000,
+}
+
+
+def test_the_page_gets_its_figures_and_says_what_is_lost() -> None:
+    rows = [
+        row("seq", "forebay", ratio=0.5, rate=1e9, cpu_s_per_gib=0.25),
+        row("seq", "s3fs", ratio=0.6, rate=2e9, cpu_s_per_gib=0.5),
+        row("cold", "forebay", ratio=0.6, rate=1e9, cpu_s_per_gib=2.0, sent=1.0),
+    ]
+    page = f"before\n{scoreboard.BEGIN}\nearlier figures\n{scoreboard.END}\nafter\n"
+    new = scoreboard.publish(page, MACHINE, rows)
+    assert new.startswith("before\n")
+    assert new.endswith(f"{scoreboard.END}\nafter\n")
+    assert "earlier figures" not in new
+    assert "| forebay | 0.25 | 2.00 | 1.00 |" in new
+    assert "0.600 (s3fs) | **behind**" in new
+    assert "Rows we lose: warm sequential 1 MiB / ext4; warm sequential / ext4." in new
+    assert scoreboard.publish(new, MACHINE, rows) == new
+
+
+def test_a_page_without_a_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="no lines"):
+        scoreboard.publish("a page", MACHINE, [])
+
+
+def test_the_page_in_docs_has_a_place() -> None:
+    page = (BENCH.parent / "docs/performance.md").read_text()
+    assert page.count(scoreboard.BEGIN) == page.count(scoreboard.END) == 1
