@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from enum import Enum
@@ -211,6 +212,10 @@ class Door:
             answer = wire.Failed(errno_of(e), str(e))
         except IndexError_ as e:
             answer = wire.Failed(errno.EIO, str(e))
+        except Exception as e:  # noqa: BLE001 - one request's defect must not end the others
+            name = type(request).__name__
+            log("door", "defect", request=name, error=f"{type(e).__name__}: {e}", trace=traceback.format_exc(limit=-4))
+            answer = wire.Failed(errno.EIO, f"{name} failed inside the worker ({type(e).__name__}: {e}): please report its log")
         reply, fd = answer if isinstance(answer, tuple) else (answer, None)
         try:
             if reply is not None:

@@ -13,7 +13,7 @@ import trio
 from forebay.cache import files
 from forebay.cache import messages as m
 from forebay.cache.engine import Engine
-from forebay.cache.index import Index, Object, unpack_object
+from forebay.cache.index import Index, IndexError_, Object, unpack_object
 from forebay.cache.ledger import Change, Ledger, sync_files
 from forebay.cache.log import log
 from forebay.cache.policy import allocation
@@ -64,9 +64,9 @@ def _trusted(live: str, boot: int) -> Index | None:
         index = Index(live)
         with index.env.begin(write=True) as txn:
             index.check_schema(txn)
-            raw = txn.get(b"boot", db=index.meta)
+            raw = txn.get(b"written.boot", db=index.meta)
             same = raw is not None and _U32.unpack(raw)[0] == boot
-            clean = txn.get(b"clean", db=index.meta) == b"1"
+            clean = txn.get(b"written.clean", db=index.meta) == b"1"
     except lmdb.Error as e:
         log("worker", "index_unreadable", path=live, error=str(e))
         if index is not None:
@@ -83,8 +83,8 @@ def _stamp(index: Index, boot: int) -> None:
     """This boot writes the index from now on, and it is not clean. On disk before any other change is."""
     with index.env.begin(write=True) as txn:
         index.check_schema(txn)
-        dirty = txn.delete(b"clean", db=index.meta)
-        txn.put(b"boot", _U32.pack(boot), db=index.meta)
+        dirty = txn.delete(b"written.clean", db=index.meta)
+        txn.put(b"written.boot", _U32.pack(boot), db=index.meta)
     if dirty:
         index.env.sync(True)
 
@@ -108,7 +108,7 @@ def mark_clean(index: Index) -> None:
     """The end of a worker: everything synced, and only then said so."""
     index.env.sync(True)
     with index.env.begin(write=True) as txn:
-        txn.put(b"clean", b"1", db=index.meta)
+        txn.put(b"written.clean", b"1", db=index.meta)
     index.env.sync(True)
 
 
@@ -158,6 +158,8 @@ class Durability:
         began = time.time()
         while self.records.dirty or self.records.waiting():
             changes = self.take()
+            if not changes:
+                return
             try:
                 await trio.to_thread.run_sync(self._write, changes)
             except BaseException:
@@ -166,11 +168,6 @@ class Durability:
             if len(changes) < ROUND_MOST:
                 break
         self.last = began
-
-    def finish(self) -> None:
-        """The last round, without a loop around it."""
-        while self.records.dirty or self.records.waiting():
-            self._write(self.take())
 
     def _write(self, changes: list[Change]) -> None:
         ready = sync_files(changes, self.tiers)
@@ -229,7 +226,10 @@ class Reconciler:
             self._drop(doubtful)
 
     def _drop(self, oids: list[bytes]) -> None:
-        rows = self.engine.records.drop(oids)
+        try:
+            rows = self.engine.records.drop(oids)
+        except IndexError_:
+            return  # said in the log; whoever opens one finds it missing
         self.dropped += len(rows)
         if rows:
             self.engine.on_evicted([o.ino for _, o in rows])

@@ -20,7 +20,7 @@ from forebay.cache import messages as m
 from forebay.cache.door import Fault
 from forebay.cache.extents import Extent, block_range
 from forebay.cache.fetch import Lanes, Meter, Source, Sums, Task
-from forebay.cache.index import FILE, UNRESOLVED, Index, Row, unpack_row
+from forebay.cache.index import FILE, UNRESOLVED, Index, IndexError_, Row, unpack_row
 from forebay.cache.log import log
 from forebay.cache.machine import LANES, SMALL, Machine
 from forebay.cache.messages import NO_TIER, Goal, Thing
@@ -32,6 +32,8 @@ from forebay.cache.tiers import TierDir
 
 TICK = 0.25
 DOUBTS_KEPT = 1024
+RECOMMIT_AFTER = 1.0
+"""Seconds between attempts to write an index whose disk is full."""
 THINGS_KEPT = 2048
 """Objects whose rows are remembered between the requests for them: look-ahead finds them, a moment later they are opened."""
 
@@ -210,9 +212,13 @@ class Engine:
         self._perform(self.machine.opened(thing.parent, thing.ino))
 
     def drop(self, oid: bytes) -> None:
-        """Take an object out of the cache now: index, commit, mounts, file."""
+        """Take an object out of the cache now: index, commit, mounts, file. Left alone while the index cannot be written."""
         self._doubts.pop(oid, None)
-        for _, o in self.records.drop([oid]):
+        try:
+            rows = self.records.drop([oid])
+        except IndexError_:
+            return  # said in the log; the next who finds it bad comes here again
+        for _, o in rows:
             self.on_evicted([o.ino])
             freed = files.unlink(self.tiers[o.tier].path, oid)
             if oid not in self.machine:
@@ -250,9 +256,9 @@ class Engine:
 
     def mark(self) -> None:
         """Records wait: commit them now or soon."""
-        if self.records.due():
-            self.records.commit()
-        elif self.records.waiting():
+        if self.records.due() and not self.records.trouble and self.records.commit():
+            return
+        if self.records.waiting():
             self._dirty.set()
 
     def _perform(self, instructions: list[m.Instruction]) -> None:
@@ -370,12 +376,16 @@ class Engine:
 
     async def _make_room(self, tier: int, need: int) -> None:
         """Evict: out of the index, commit, tell the mounts, unlink; never in another order."""
-        with self.index.env.begin() as txn:
-            victims = self.policy.victims(self.records.oldest(txn, tier), need, self._held)
-        rows = [(oid, o) for oid, o in self.records.drop(v.oid for v in victims) if oid not in self._held]
+        path = self.tiers[tier].path
+        try:
+            with self.index.env.begin() as txn:
+                victims = self.policy.victims(self.records.oldest(txn, tier), need, self._held)
+            rows = self.records.drop([v.oid for v in victims])
+        except IndexError_:
+            self.tell(m.Freed(tier, 0, False, time.monotonic()))
+            return
         if rows:
             self.on_evicted([o.ino for _, o in rows])
-        path = self.tiers[tier].path
 
         def unlink() -> int:
             return sum(files.unlink(path, oid) for oid, _ in rows)
@@ -436,7 +446,9 @@ class Engine:
             await self._dirty.wait()
             self._dirty = trio.Event()
             await trio.sleep(COMMIT_AFTER)
-            self.records.commit()
+            if not self.records.commit():
+                self._dirty.set()
+                await trio.sleep(RECOMMIT_AFTER)
 
     async def _ticks(self) -> None:
         last = 0.0

@@ -5,16 +5,33 @@ Used in the trio thread only, like every writer of the index. Readers of this pr
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import lmdb
+
 from forebay.cache import messages as m
+from forebay.cache.ballast import Ballast
 from forebay.cache.extents import Extent, blocks_in_segment, blocks_of, segments_of, split
-from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, PARTIAL, PINNED, Index, Object, pack_object, unpack_object
+from forebay.cache.index import (
+    BLOCK,
+    BLOCKS_PER_SEGMENT,
+    COMPLETE,
+    PARTIAL,
+    PINNED,
+    Index,
+    IndexError_,
+    Object,
+    pack_object,
+    unpack_object,
+)
 from forebay.cache.ledger import Change
+from forebay.cache.log import log
 from forebay.cache.motion import HERE
 from forebay.cache.policy import Candidate, allocation
 
@@ -23,6 +40,8 @@ COMMIT_BYTES = 8 << 20
 COMMIT_AFTER = 0.05
 """Seconds a record may wait for its commit."""
 RECENT = 4096
+PENDING_MOST = 20_000
+"""Objects remembered while the index cannot be written."""
 TOUCH_EVERY = 60
 """Seconds between rewrites of an object's recency."""
 _U32 = struct.Struct(">I")
@@ -50,6 +69,9 @@ class Records:
         self._pending: dict[bytes, _Pending] = {}
         self._touched: dict[bytes, int] = {}
         self._bytes = 0
+        self.trouble = ""  # why the index cannot be written at the moment
+        self.ballast = Ballast(os.path.dirname(index.path))
+        self.laid = True
         self._recent: dict[bytes, Object] = {}  # completed lately
         self._absent: set[bytes] = set()  # asked for lately, and not in the index
 
@@ -85,30 +107,60 @@ class Records:
     def waiting(self) -> bool:
         return bool(self._pending or self._touched)
 
-    def commit(self) -> None:
-        """Write everything that waits, in one transaction."""
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """One write transaction. `IndexError_` when the index cannot take it; then the ballast has made room for the next."""
+        try:
+            with self.index.env.begin(write=True) as txn:
+                yield txn
+        except lmdb.Error as e:
+            thrown = self.ballast.drop()
+            log("cache", "index_failed", error=str(e), ballast=thrown)
+            self.trouble = f"the index {self.index.path} cannot be written ({e}): free space on its disk"
+            raise IndexError_(self.trouble) from e
+        if self.trouble:
+            self.trouble = ""
+            log("cache", "index_recovered")
+        elif not self.laid:
+            self.laid = self.ballast.lay()
+
+    def commit(self) -> bool:
+        """Write everything that waits, in one transaction. False when the index could not take it: it waits on.
+
+        What waits is as good as what is written for readers of this process; a killed one fetches it again.
+        """
         if not self.waiting():
-            return
-        pending, self._pending = self._pending, {}
-        touched, self._touched = self._touched, {}
-        self._bytes = 0
+            return True
         now = int(time.time())
         new: list[_Pending] = []
-        with self.index.env.begin(write=True) as txn:
-            for oid, p in pending.items():
-                if oid in self._absent:
-                    self._absent.discard(oid)
-                    new.append(p)
-                else:
-                    self._update(txn, oid, p, now)
-                self.dirty.add(oid)
-            if new:
+        count: Counter[int] = Counter()
+        try:
+            with self._writing() as txn:
+                for oid, p in self._pending.items():
+                    if oid in self._absent:
+                        new.append(p)
+                        count[p.tier] += 1
+                    else:
+                        self._update(txn, oid, p, now, count)
                 self._insert(txn, new, now)
-            for oid, used in touched.items():
-                if oid not in pending:
-                    o = self.index.object(txn, oid)
-                    if o is not None and used - o.used >= TOUCH_EVERY:
-                        self.index.put_object(txn, oid, o._replace(used=used))
+                for oid, used in self._touched.items():
+                    if oid not in self._pending:
+                        o = self.index.object(txn, oid)
+                        if o is not None and used - o.used >= TOUCH_EVERY:
+                            self.index.put_object(txn, oid, o._replace(used=used))
+        except IndexError_:
+            if len(self._pending) > PENDING_MOST:
+                self._pending.clear()  # their files become orphans, found at the next start
+            if len(self._touched) > PENDING_MOST:
+                self._touched.clear()
+            return False
+        self.count.update(count)
+        self.dirty.update(self._pending)
+        self._absent.difference_update(self._pending)
+        self._pending.clear()
+        self._touched.clear()
+        self._bytes = 0
+        return True
 
     def _insert(self, txn: Any, new: list[_Pending], now: int) -> None:
         """Rows of objects the index has nothing of, in bulk: every single get and put hands the interpreter's lock around."""
@@ -120,20 +172,19 @@ class Records:
                 extents.append((oid + _U32.pack(segment), extent.pack()))
             objects.append((oid, pack_object(self._row(p, None, now))))
             recency.append((used + oid, bytes((p.tier,))))
-            self.count[p.tier] += 1
         for db, items in ((self.index.extents, extents), (self.index.objects, objects), (self.index.recency, recency)):
             if items:
                 with txn.cursor(db=db) as cursor:
                     cursor.putmulti(items)
 
-    def _update(self, txn: Any, oid: bytes, p: _Pending, now: int) -> None:
+    def _update(self, txn: Any, oid: bytes, p: _Pending, now: int, count: Counter[int]) -> None:
         old = self.index.object(txn, oid)
         if old is not None and (old.tier != p.tier or old.size != p.thing.size):
             self.index.drop_object(txn, oid)
-            self.count[old.tier] -= 1
+            count[old.tier] -= 1
             old = None
         if old is None:
-            self.count[p.tier] += 1
+            count[p.tier] += 1
         for segment, extent in self._segments(txn, p, fresh=old is None):
             txn.put(oid + _U32.pack(segment), extent.pack(), db=self.index.extents)
         self.index.put_object(txn, oid, self._row(p, old, now))
@@ -228,7 +279,7 @@ class Records:
 
     def _empty(self, oid: bytes, o: Object) -> None:
         """Leave of an object only that it has a file in its tier."""
-        with self.index.env.begin(write=True) as txn:
+        with self._writing() as txn:
             self.index.drop_object(txn, oid)
             self.index.put_object(txn, oid, o._replace(state=PARTIAL, present=0, boot=self.boot))
         self._recent.pop(oid, None)
@@ -266,24 +317,31 @@ class Records:
     # --- changes at once
 
     def drop(self, oids: Iterable[bytes]) -> list[tuple[bytes, Object]]:
-        """Take objects out of the index and commit; returns their rows. Files are unlinked after this, never before."""
+        """Take objects out of the index and commit; returns their rows. Files are unlinked after this, never before.
+
+        Raises `IndexError_`, with nothing dropped, when the index cannot be written.
+        """
         out = []
+        oids = list(oids)
         self.commit()
-        with self.index.env.begin(write=True) as txn:
+        with self._writing() as txn:
             for oid in oids:
-                self._recent.pop(oid, None)
                 o = self.index.object(txn, oid)
                 if o is not None:
                     self.index.drop_object(txn, oid)
-                    self.count[o.tier] -= 1
-                    self.dirty.add(oid)
                     out.append((oid, o))
+        for oid in oids:
+            self._recent.pop(oid, None)
+            self._pending.pop(oid, None)
+        for oid, o in out:
+            self.count[o.tier] -= 1
+            self.dirty.add(oid)
         return out
 
     def damaged(self, oid: bytes, blocks: Iterable[int]) -> None:
         """Blocks were found bad: they count as absent from now on, and the object as incomplete."""
         self._recent.pop(oid, None)
-        with self.index.env.begin(write=True) as txn:
+        with self._writing() as txn:
             o = self.index.object(txn, oid)
             if o is None:
                 return

@@ -44,6 +44,7 @@ def report(w: Worker) -> dict[str, object]:
             "bad_blocks": w.scrubber.bad,
             "last_pass": w.scrubber.last_pass,
         },
+        "index": w.records.trouble or "written",
         "ledger": {"durable_until": w.durability.last, "error": w.durability.error},
         "reconciled": {"done": w.reconciler.done, "orphans": w.reconciler.orphans, "dropped": w.reconciler.dropped},
         "log_lines_left_out": lines_left_out(),

@@ -10,6 +10,7 @@ import mmap
 import os
 import time
 
+import lmdb
 import trio
 
 from forebay.cache import files
@@ -17,7 +18,7 @@ from forebay.cache.door import Fault
 from forebay.cache.engine import Engine
 from forebay.cache.extents import Extent, blocks_of
 from forebay.cache.fetch import runs_of
-from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, Object, unpack_object
+from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, IndexError_, Object, unpack_object
 from forebay.cache.log import log
 from forebay.cache.messages import Goal
 from forebay.cache.tiers import TierDir
@@ -117,7 +118,10 @@ class Scrubber:
     async def _repair(self, oid: bytes, o: Object, bad: list[int]) -> None:
         self.bad += len(bad)
         log("scrub", "corrupt", tier=self._tiers[o.tier].path, oid=oid.hex(), ino=o.ino, blocks=runs_of(bad))
-        self.engine.records.damaged(oid, bad)
+        try:
+            self.engine.records.damaged(oid, bad)
+        except IndexError_:
+            return  # said in the log; the next pass finds it again
         self.engine.on_evicted([o.ino])
         try:
             thing = self.engine.thing(o.ino)
@@ -147,5 +151,8 @@ class Scrubber:
 
     def _note(self, after: bytes) -> None:
         index = self.engine.index
-        with index.env.begin(write=True) as txn:
-            txn.put(b"scrub", after, db=index.meta)
+        try:
+            with index.env.begin(write=True) as txn:
+                txn.put(b"scrub", after, db=index.meta)
+        except lmdb.Error as e:
+            log("scrub", "not_noted", error=str(e))  # a full disk: the next worker starts this pass anew

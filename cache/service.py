@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -19,6 +20,7 @@ from forebay.cache.machine import SMALL
 from forebay.cache.messages import NO_TIER, Goal, Thing
 from forebay.cache.metrics import exposition
 from forebay.cache.namespace import Namespace
+from forebay.cache.records import TOUCH_EVERY
 from forebay.cache.warm import Warmer
 
 OPEN_DEADLINE = 55.0
@@ -196,6 +198,9 @@ class DatasetService(Service):
         o = self.engine.records.object(thing.oid)
         if o is None or o.state != COMPLETE or o.boot != self.engine.records.boot:
             return None
+        if time.time() - o.used >= TOUCH_EVERY:
+            self.engine.records.touch((thing.oid,))
+            self.engine.mark()
         return o.tier
 
     def _open_now(self, thing: Thing) -> Answer | Later:
@@ -257,6 +262,10 @@ class DatasetService(Service):
         self.touches += len(t.used)
         self.engine.records.touch(oids)
         self.engine.mark()
+
+    def holds(self, ino: int) -> bool:
+        """Whether a mount has the inode open: its row must stay even when no name points to it."""
+        return any(ino in mine for mine in self._opened.values())
 
     def _unhold(self, oid: bytes, times: int) -> None:
         opened: Counter[bytes] = self.engine.opened

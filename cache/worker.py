@@ -94,6 +94,7 @@ class Worker:
         self.service = DatasetService(
             spec, index=self.index, namespace=self.namespace, engine=self.engine, report=lambda: report(self)
         )
+        self.namespace.reaper.held = self.service.holds
         self.door = Door(os.path.join(run_dir, places.WORKER_SOCK), self.service)
 
     def _changed(self, event: wire.Changed) -> None:

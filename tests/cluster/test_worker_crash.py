@@ -163,9 +163,9 @@ def another_boot(lab: Lab, *, clean: bool) -> None:
     """Make the index look as if the machine had been started anew since."""
     index = Index(lab.index_dir / "live")
     with index.env.begin(write=True) as txn:
-        txn.put(b"boot", struct.pack(">I", 12345), db=index.meta)
+        txn.put(b"written.boot", struct.pack(">I", 12345), db=index.meta)
         if not clean:
-            txn.delete(b"clean", db=index.meta)
+            txn.delete(b"written.clean", db=index.meta)
         for key, raw in list(txn.cursor(db=index.objects)):
             o = unpack_object(raw)
             txn.put(bytes(key), pack_object(o._replace(boot=12345)), db=index.objects)

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from workerlab import MIB, Lab, eventually, file_mount, fill
 
 from forebay.api import wire
-from forebay.api.spec import Tier
+from forebay.api.spec import Tier, encode_spec
 
 pytestmark = pytest.mark.cluster
 
@@ -164,4 +165,35 @@ def test_a_full_disk_alone(tmp_path: Path, small_disk: Path) -> None:
         for _ in range(2):
             for name, want in data.items():
                 assert lab.read(f"/{name}") == want, name
+        lab.stop()
+
+
+def test_a_full_index_disk_stops_no_reader(tmp_path: Path, small_disk: Path) -> None:
+    """Rows wait in memory until there is room again; then they are written, and the next worker knows them."""
+    data = fill(tmp_path / "src", {f"{i:03}": 20_000 + i for i in range(300)} | {"large": 20 * MIB})
+    with Lab(tmp_path / "lab", [file_mount(tmp_path / "src")]) as lab:
+        lab.index_dir = small_disk / "index"
+        spec = msgspec.structs.replace(lab.spec, index_dir=str(lab.index_dir))
+        (lab.run_dir / "spec.json").write_bytes(encode_spec(spec))
+        lab.start()
+        eventually(lambda: lab.stats()["tree"]["walk_done"])  # type: ignore[index]
+        fill_up(small_disk / "filler")
+        names = list(data)
+        for round_ in range(3):
+            for name in names[round_ * 100 : round_ * 100 + 100]:
+                assert lab.read(f"/{name}") == data[name], name
+            fill_up(small_disk / f"filler{round_}")
+        assert lab.read("/large") == data["large"]
+        eventually(lambda: "cannot be written" in str(lab.stats()["index"]), 5)
+        for name, want in data.items():
+            assert lab.read(f"/{name}") == want, name
+        for filler in small_disk.glob("filler*"):
+            filler.unlink()
+        eventually(lambda: lab.stats()["index"] == "written", 15)
+        eventually(lambda: lab.node("/large").cached == len(data["large"]))
+        lab.kill()
+        lab.start()
+        assert lab.node("/000").cached == len(data["000"])
+        for name, want in data.items():
+            assert lab.read(f"/{name}") == want, name
         lab.stop()
