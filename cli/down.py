@@ -12,7 +12,7 @@ from forebay.cli.datasets import Running, find, locked, running
 from forebay.cli.output import CommandError, emit_json, say, warn
 from forebay.fuse import control, leftovers
 
-STOP_LIMIT = 60.0
+STOP_LIMIT = 45.0
 """Seconds for a clean end: 3 for a busy mount, 5 for the daemon, 30 for the worker, and room."""
 
 

@@ -358,6 +358,8 @@ class Machine:
             self._spawn(child, now)
 
     def _give_up(self, child: Child, why: str, now: float) -> None:
+        if child.pid is None:
+            self._became(child, "gone", now)
         if self.phase == "starting":
             self._fail(why, now)
             return
@@ -366,8 +368,6 @@ class Machine:
         self._out += [Report("error", self.error), Abort(child.role)]
         if child.pid is not None:
             self._terminate(child, now)
-        else:
-            self._became(child, "gone", now)
 
     def _unplugged(self, child: Child, now: float) -> None:
         """The mount is gone and nobody asked us: that is a `down` by other means."""

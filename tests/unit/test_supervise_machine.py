@@ -173,6 +173,7 @@ def test_five_failed_starts_of_the_worker_fail_the_start() -> None:
             assert m.handle(s.Tick(now)) == [s.Spawn(W)]
     assert s.Detach(M) in out
     assert "ImportError: lmdb" in (m.error or "")
+    assert m.handle(s.Detached(M, now)) == [s.Finish(m.error)]
 
 
 def test_stop_takes_mounts_then_daemons_then_worker() -> None:
@@ -334,6 +335,7 @@ steps = st.one_of(
     st.tuples(st.just("ready"), st.sampled_from(ROLES)),
     st.tuples(st.just("silent"), st.sampled_from(ROLES)),
     st.tuples(st.just("tick"), st.sampled_from([0.01, 0.3, 5.0, 40.0, 130.0])),
+    st.tuples(st.just("crashes"), st.sampled_from(ROLES), st.integers(2, 7)),
     st.tuples(st.just("unplug"), st.sampled_from(ROLES[1:])),
 )
 
@@ -362,6 +364,16 @@ def test_whatever_happens_a_stop_ends_everything(story: list[tuple[object, ...]]
             case ("tick", float(seconds)):
                 w.now += seconds
                 w.feed(s.Tick(w.now))
+            case ("crashes", str(role), int(times)):
+                for _ in range(times):
+                    if role in w.alive:
+                        w.end_one(role, 1)
+                    due = w.machine.deadline()
+                    if role not in w.spawning and due is not None and w.machine.phase != "stopping":
+                        w.now = max(w.now, min(due, w.now + 10))
+                        w.feed(s.Tick(w.now))
+                    while w.spawning:
+                        w.start_one("ok")
             case ("unplug", str(role)):
                 w.feed(s.Unplugged(role, w.now))
         if w.machine.phase == "stopping":
