@@ -8,10 +8,10 @@ from typing import Any
 import trio
 
 from forebay.cache.freshness import listing_fresh, sources_freshness
-from forebay.cache.index import COMPLETE_LIST, LISTING, ROOT, UNLISTED, Dir
+from forebay.cache.index import COMPLETE_LIST, LISTING, ROOT, UNLISTED, Dir, IndexError_
 from forebay.cache.merge import EndlessGuard
 from forebay.cache.nscore import Core, NotADirectory
-from forebay.cache.stores.base import BadReply, NotFound, Page, Unavailable
+from forebay.cache.stores.base import BadReply, NotFound, Page, StoreError, Unavailable
 from forebay.cache.tree import PageApply, Source
 
 log = logging.getLogger("forebay.namespace")
@@ -26,6 +26,8 @@ STALE_GRACE = 5.0
 ERROR_GRACE = 1.0
 """Seconds for which an error of a directory never listed is repeated instead of asking again."""
 SWEEP_SLICE = 2000
+APPLY_SLICE = 2000
+"""Names written in one transaction: 20 ms of the loop. A web server's whole directory is one page."""
 
 
 class Flight:
@@ -261,15 +263,25 @@ class Lister:
         asked = flight.began
         async with trio.open_nursery() as nursery:
             nursery.start_soon(guarded, send)
-            async for page, asked in receive:
-                with core.write() as w:
-                    if w.dir(flight.ino) is None:
-                        raise NotFound(f"directory {flight.ino} was removed")
-                    apply.page(w, source, page.entries, asked)
-                self.skipped += page.skipped
-                flight.pages += 1
-                flight.wake()
+            try:
+                async for page, asked in receive:
+                    await self._apply(flight, apply, source, (page, asked))
+            except (StoreError, IndexError_) as e:
+                failure = e
+                nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
         with core.write() as w:
             apply.end_of_source(w, source, asked)
+
+    async def _apply(self, flight: Flight, apply: PageApply, source: Source, got: tuple[Page, int]) -> None:
+        page, asked = got
+        for at in range(0, max(1, len(page.entries)), APPLY_SLICE):
+            with self.core.write() as w:
+                if w.dir(flight.ino) is None:
+                    raise NotFound(f"directory {flight.ino} was removed")
+                apply.page(w, source, page.entries[at : at + APPLY_SLICE], asked)
+            await trio.lowlevel.checkpoint()
+        self.skipped += page.skipped
+        flight.pages += 1
+        flight.wake()

@@ -27,6 +27,7 @@ from forebay.cache.index import (
     UNRESOLVED,
     Dir,
     Index,
+    IndexError_,
     Row,
 )  # fmt: skip
 from forebay.cache.listing import STALE_GRACE, Lister
@@ -426,7 +427,7 @@ class Namespace:
             if d.state != UNLISTED or d.entries:
                 try:
                     await self.lister.complete(ino)
-                except StoreError as e:
+                except (StoreError, IndexError_) as e:
                     log.warning("refresh: directory %d not listed: %s", ino, e)
 
     # walks and numbers

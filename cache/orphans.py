@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
 from collections.abc import Callable
 
 import trio
 
-from forebay.cache.index import DIR, boot_id, pack_row, unpack_row
+from forebay.cache.index import DIR, IndexError_, boot_id, pack_row, unpack_row
 from forebay.cache.nscore import Core
 from forebay.cache.tree import Writer
+
+log = logging.getLogger("forebay.namespace")
 
 SLICE, SLICES_AT_START, PAUSE, EVERY = 5000, 20, 0.2, 600.0
 AGE, AGE_UNTOLD = 3600.0, 86400.0
@@ -101,13 +104,17 @@ class Reaper:
             return reap(w, SLICE, removed_before, held)
 
     async def run(self) -> None:
-        while self.reap(self._leftover):
-            await trio.sleep(PAUSE)
+        """Until cancelled."""
         while True:
+            try:
+                while self._old():
+                    await trio.sleep(PAUSE)
+            except IndexError_ as e:
+                log.warning("nothing reaped: %s", e)
             await trio.sleep(EVERY)
-            while self._old():
-                await trio.sleep(PAUSE)
 
     def _old(self) -> int:
+        if self.reap(self._leftover):
+            return 1
         now = self._core.now()
         return self.reap(now - AGE_UNTOLD) if self.held is None else self.reap(now - AGE, self.held)

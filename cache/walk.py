@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import msgspec
 import trio
 
-from forebay.cache.index import COMPLETE_LIST, DIR, FILE, UNLISTED, UNRESOLVED, Dir, Row, unpack_dir, unpack_row
+from forebay.cache.index import COMPLETE_LIST, DIR, FILE, UNLISTED, UNRESOLVED, Dir, IndexError_, Row, unpack_dir, unpack_row
 from forebay.cache.listing import Lister
 from forebay.cache.nscore import Core
 from forebay.cache.stores.base import NotFound, StoreError, Unavailable
@@ -132,9 +132,9 @@ class Walker:
             self._progress.dirs_listed += 1
         except NotFound:
             pass  # gone meanwhile: nothing to list
-        except StoreError as e:
+        except (StoreError, IndexError_) as e:
             self._progress.failed += 1
-            self._unanswered += isinstance(e, Unavailable)
+            self._unanswered += isinstance(e, Unavailable | IndexError_)
             self._progress.error = str(e)
         finally:
             self._active -= 1
@@ -177,7 +177,7 @@ class Walker:
                         more = more or not end
                         if not metadata_only:
                             batch = await self._resolved(ino, batch)
-                    except StoreError as e:
+                    except (StoreError, IndexError_) as e:
                         if on_error is None:
                             raise
                         on_error(ino, e)

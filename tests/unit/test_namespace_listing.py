@@ -12,8 +12,8 @@ import trio.testing
 
 from forebay.api import wire
 from forebay.api.spec import Freshness
-from forebay.cache import listing
-from forebay.cache.index import COMPLETE_LIST, DIR, FILE, LISTING, ROOT, UNRESOLVED, Dir
+from forebay.cache import index, listing
+from forebay.cache.index import COMPLETE_LIST, DIR, FILE, LISTING, ROOT, UNRESOLVED, Dir, IndexError_
 from forebay.cache.stores.base import BadReply, Denied, Entry, NotFound, Page, StoreError, Unavailable
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -267,5 +267,44 @@ def test_a_directory_asked_for_name_by_name_is_listed(tmp_path: Path) -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)
         assert store.count("list") == 1
         assert store.count("stat") < 8
+
+    run(World(tmp_path, store), body)
+
+
+def test_a_full_index_is_an_error_with_a_remedy_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore(objects(b"a") | {b"d/%05d" % i: b"v" for i in range(8000)})
+    monkeypatch.setattr(index, "MAP_SIZE", 1 << 20)
+
+    async def body(w: World) -> None:
+        a = await w.ns.lookup(ROOT, b"a")
+        d = await w.ns.lookup(ROOT, b"d")
+        with pytest.raises(IndexError_, match="free space"):
+            await w.ns.lister.complete(d)
+        n = len(w.names(d))
+        assert n >= 1000
+        w.sound()
+        assert await w.ns.lookup(ROOT, b"a") == a
+        async with trio.open_nursery() as nursery:
+            await nursery.start(w.ns.run_walk)
+            while not w.ns.progress.failed:
+                await trio.sleep(0.01)
+            assert "free space" in w.ns.progress.error
+            nursery.cancel_scope.cancel()
+
+    run(World(tmp_path, store), body)
+
+
+def test_one_page_with_everything_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.answer = lambda prefix, token: Page([Entry(b"f%06d" % i, False) for i in range(20_000)], None)
+
+    async def body(w: World) -> None:
+        flight = w.ns.lister.begin(ROOT)
+        seen = set()
+        while not flight.done:
+            await trio.sleep(0)
+            seen.add(w.ns.core.counts.files)
+        assert len(seen) > 20_000 // listing.APPLY_SLICE // 2  # the loop turned while the page was applied
+        assert len(w.names()) == 20_000
 
     run(World(tmp_path, store), body)

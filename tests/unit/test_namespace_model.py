@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from forebay.api.spec import Freshness
 from forebay.cache import listing, namespace
-from forebay.cache.index import DIR, FILE, FIXED, ROOT, UNRESOLVED, Index, Row
+from forebay.cache.index import DIR, FILE, ROOT, UNRESOLVED, Index, Row
 from forebay.cache.mounttree import components
 from forebay.cache.stores.base import BadReply, Denied, NotFound, StoreError, Unavailable
 
@@ -86,7 +86,7 @@ def merged(stores: list[dict[bytes, bytes]], mounts: list[tuple[bytes, ...]]) ->
                 s = has[0][0]
                 shape[full] = (FILE, s, stores[s][b"/".join(at[len(mounts[s]) :])])
             else:
-                shape[full] = (DIR, has[0][0], b"")
+                shape[full] = (DIR, -1, b"")  # which of its stores a directory is filed under says nothing
                 fill(at, [s for s, kind in has if kind == DIR])
 
     fill((), [])
@@ -259,7 +259,7 @@ class Run:
                 assert row is not None
                 tree[path] = row
         shape = merged([store.objects for store in self.stores], self.parts)
-        assert {p: (r.kind, -1 if r.flags & FIXED else r.mount, r.version) for p, r in tree.items()} == shape
+        assert {p: (r.kind, r.mount if r.kind == FILE else -1, r.version) for p, r in tree.items()} == shape
         self.world.clock.now += TTL + 1
         again = await self.tree()
         assert {p: r.ino for p, r in again.items()} == {p: r.ino for p, r in tree.items()}, "a relisting changed inodes"
