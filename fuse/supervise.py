@@ -187,7 +187,7 @@ class Machine:
         self.phase: Phase = "starting"
         self.error: str | None = None  # why the start failed, or what is wrong now
         self._jitter = jitter
-        self._begun = 0.0
+        self._begun: float | None = None
         self._detaching: set[str] = set()
         self._out: list[Instruction] = []
 
@@ -224,7 +224,7 @@ class Machine:
     def deadline(self) -> float | None:
         """When the next `Tick` is needed."""
         due = [c.due for c in self.children.values() if c.state in ("waiting", "stopping")]
-        if self.phase == "starting":
+        if self.phase == "starting" and self._begun is not None:
             due.append(self._begun + START_LIMIT)
         elif self.phase == "up":
             due += [c.away + WINDOW for c in self.mounts if c.state in ("waiting", "starting")]
@@ -234,8 +234,6 @@ class Machine:
 
     def _begin(self, now: float) -> None:
         self._begun = now
-        if any(c.state == "ready" for c in self.children.values()):
-            self.phase = "up"  # an earlier supervisor brought it up: what fails now is repaired, not rolled back
         for child in self.children.values():
             if child.state == "idle":
                 child.away = now
@@ -247,6 +245,7 @@ class Machine:
 
     def _adopted(self, child: Child, pid: int, now: float) -> None:
         if self.phase in ("starting", "up"):
+            self.phase = "up"  # an earlier supervisor brought it up: what fails now is repaired, not rolled back
             self._became(child, "ready", now, pid)
             child.away = now
 
@@ -255,6 +254,8 @@ class Machine:
         self._out.append(Spawn(child.role))
 
     def _spawn_mounts(self, now: float) -> None:
+        if self._begun is None:
+            return  # a mount may still be handed over with its daemon
         for mount in self.mounts:
             if mount.state == "idle":
                 mount.away = now
@@ -294,7 +295,7 @@ class Machine:
 
     def _settle(self, now: float) -> None:
         """From starting to up, once everything answers."""
-        if self.phase == "starting" and all(c.state == "ready" for c in self.children.values()):
+        if self.phase == "starting" and self._begun is not None and all(c.state == "ready" for c in self.children.values()):
             self.phase = "up"
             self._out.append(Report("info", f"up: every mount answers after {now - self._begun:.2f} s"))
 
@@ -443,7 +444,7 @@ class Machine:
                 ]
             elif child.state == "waiting" and now >= child.due:
                 self._spawn(child, now)
-        if self.phase == "starting" and now >= self._begun + START_LIMIT:
+        if self.phase == "starting" and self._begun is not None and now >= self._begun + START_LIMIT:
             slow = ", ".join(c.role for c in self.children.values() if c.state != "ready")
             self._fail(f"not ready within {START_LIMIT:.0f} s: {slow}", now)
         elif self.phase == "up":

@@ -70,7 +70,7 @@ def two(place: Place) -> Iterator[tuple[Place, Path]]:
     with open(run / places.SUPERVISOR_LOG, "ab") as log:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
-        until(lambda: (run / places.SUPERVISOR_SOCK).exists())
+        until((run / places.SUPERVISOR_SOCK).exists)
         assert control.ask(str(run / places.SUPERVISOR_SOCK), {"op": "wait"}, 60)["phase"] == "up"
         yield place, run
     finally:
@@ -152,7 +152,7 @@ def test_a_daemon_that_cannot_start_ends_in_an_abort_not_a_hang(place: Place) ->
     status = place.status()
     assert "upgrade forebay" in status["error"]
     assert [p["role"] for p in status["processes"]] == ["supervisor", "worker"]
-    assert place("cat", "data:/sub/f03").returncode == 0, "the door still answers"
+    assert place("stat", "data:/sub/f03").returncode == 0, "the door still answers"
     assert place("down").returncode == 0
     place.assert_nothing_left()
 
