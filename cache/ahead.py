@@ -63,7 +63,7 @@ class Streams:
         step = min(RANGE, found.window)
         if target < size:
             target -= target % step
-        if target - found.ahead < step and target < size:
+        if target - found.ahead < step // 2 and target < size:
             return stop, stop
         begin, found.ahead = found.ahead, max(found.ahead, target)
         return begin, found.ahead

@@ -1,0 +1,172 @@
+"""Look-ahead: windows of sequential readers, small files in order, and how wide a store is asked."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebay.cache.ahead import (
+    FILES_MOST,
+    RANGE,
+    WIDTH_MOST,
+    WINDOW_FIRST,
+    WINDOW_MOST,
+    Order,
+    Scan,
+    Streams,
+    Width,
+    cut,
+)  # fmt: skip
+from forebay.cache.index import BLOCK
+
+MIB = 1 << 20
+SIZE = 1 << 30
+
+
+def test_a_sequential_reader_gets_a_doubling_window_up_to_64_mib() -> None:
+    s = Streams()
+    asked = 0
+    widest = 0
+    for offset in range(0, 200 * MIB, MIB):
+        begin, end = s.window(offset, offset + MIB, SIZE)
+        assert begin <= end
+        if end > begin:
+            assert begin >= asked or asked == 0
+            asked = end
+        asked = max(asked, offset + MIB)
+        widest = max(widest, asked - offset - MIB)
+    assert 56 * MIB <= widest <= WINDOW_MOST
+
+
+def test_once_wide_whole_ranges_are_asked() -> None:
+    s = Streams()
+    sizes = []
+    for offset in range(0, 300 * MIB, MIB):
+        begin, end = s.window(offset, offset + MIB, SIZE)
+        if end > begin and offset > 64 * MIB:
+            sizes.append(end - begin)
+    assert sizes
+    assert all(n % RANGE == 0 for n in sizes)
+
+
+def test_a_random_reader_gets_no_window() -> None:
+    s = Streams()
+    for offset in (500 * MIB, 20 * MIB, 900 * MIB, 300 * MIB, 100 * MIB):
+        begin, end = s.window(offset, offset + 4096, SIZE)
+        assert begin == end
+
+
+def test_the_second_step_in_a_row_is_sequential_and_disorder_is_forgiven() -> None:
+    s = Streams()
+    assert s.window(100 * MIB, 101 * MIB, SIZE) == (101 * MIB, 101 * MIB)
+    begin, end = s.window(101 * MIB, 102 * MIB, SIZE)
+    assert end - begin == WINDOW_FIRST
+    wide = s.window(104 * MIB, 105 * MIB, SIZE)  # the kernel's read-ahead overtook itself
+    assert wide[1] > wide[0]
+    late = s.window(103 * MIB, 104 * MIB, SIZE)
+    assert late[0] == late[1] or late[0] >= 105 * MIB
+
+
+def test_several_readers_of_one_object_do_not_disturb_each_other() -> None:
+    s = Streams()
+    for step in range(12):
+        for base in (0, 300 * MIB, 600 * MIB):
+            at = base + step * MIB
+            begin, end = s.window(at, at + MIB, SIZE)
+            if step > 8 and end > begin:
+                assert end <= base + step * MIB + MIB + WINDOW_MOST
+
+
+def test_who_was_told_goes_on_from_there() -> None:
+    s = Streams()
+    s.window(0, MIB, SIZE)
+    s.told(0, 8 * MIB)
+    begin, end = s.window(8 * MIB, 9 * MIB, SIZE)
+    assert begin >= 9 * MIB
+    assert end > begin
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 64)), max_size=60), st.integers(1, 1000))
+def test_windows_stay_within_the_object(wants: list[tuple[int, int]], size: int) -> None:
+    s = Streams()
+    for at, length in wants:
+        start = at * BLOCK % (size * BLOCK)
+        stop = min(start + length * BLOCK, size * BLOCK)
+        begin, end = s.window(start, stop, size * BLOCK)
+        assert begin <= end <= max(size * BLOCK, stop)
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_cut_covers_exactly_and_ends_on_ranges(first: int, n: int) -> None:
+    pieces = cut(first, first + n)
+    assert [b for at, count in pieces for b in range(at, at + count)] == list(range(first, first + n))
+    per = RANGE // BLOCK
+    assert all(count <= per and (at + count) % per == 0 for at, count in pieces[:-1])
+
+
+def walk(order: Order, inos: list[int], directory: list[int]) -> list[Scan]:
+    scans = []
+    for ino in inos:
+        scan = order.opened(1, ino)
+        if scan is not None:
+            scans.append(scan)
+            order.scanned(1, [i for i in directory if i > scan.after][: scan.count])
+    return scans
+
+
+def test_files_opened_in_order_are_fetched_ahead_with_a_doubling_window() -> None:
+    directory = list(range(100, 600))
+    scans = walk(Order(), directory, directory)
+    assert [s.count for s in scans[:5]] == [8, 16, 32, 64, 64]
+    covered: set[int] = set()
+    for s in scans:
+        new = {i for i in directory if i > s.after and i not in covered}
+        covered |= set(sorted(new)[: s.count])
+    assert covered == set(directory[2:])
+    assert len(scans) < 20
+
+
+def test_files_opened_in_disorder_are_not() -> None:
+    directory = list(range(100, 10_000))
+    assert walk(Order(), [500, 3000, 200, 9000, 4000, 100], directory) == []
+
+
+def test_a_jump_starts_over() -> None:
+    order = Order()
+    directory = list(range(100, 10_000))
+    assert walk(order, [100, 101, 102], directory)
+    assert walk(order, [5000], directory) == []
+    assert walk(order, [5001], directory) == [Scan(1, 5001, 8)]
+
+
+def test_readers_in_parallel_overtake_each_other() -> None:
+    directory = list(range(100, 900))
+    shuffled = [i for at in range(0, 400, 4) for i in (directory[at + 1], directory[at], directory[at + 3], directory[at + 2])]
+    assert max(s.count for s in walk(Order(), shuffled, directory)) == FILES_MOST
+
+
+def test_one_scan_at_a_time() -> None:
+    order = Order()
+    assert order.opened(1, 100) is None
+    assert order.opened(1, 101) is not None
+    assert order.opened(1, 102) is None
+    order.scanned(1, [])
+    assert order.opened(1, 103) is not None
+
+
+def throughput(store: object, epochs: int = 40) -> Width:
+    """Drive a width with a store whose rate depends on it: `store(width)` bytes/s."""
+    assert callable(store)
+    w = Width()
+    now = 0.0
+    for _ in range(epochs):
+        for _ in range(2 * w.width + 1):
+            now += RANGE / store(w.width)
+            w.finished(RANGE, now)
+    return w
+
+
+def test_a_distant_store_is_asked_widely_and_a_near_one_is_not() -> None:
+    assert throughput(lambda width: 50e6 * width).width == WIDTH_MOST
+    assert throughput(lambda width: 1e9).width <= 4
+    assert throughput(lambda width: 100e6 * min(width, 4), 60).width in (4, 8)
