@@ -143,7 +143,8 @@ class Floor(NamedTuple):
             )
         return (
             f"{self.tier.medium} tier {self.tier.path}: {size(self.free)} free is at the floor of {size(self.floor)}, so nothing "
-            "more is cached there and reads go to the store: free space, choose another --cache-dir, or lower the floor"
+            "more is cached there and reads go to the store: free space, choose another --cache-dir, "
+            "or lower the floor (forebay.io/free-space-floor)"
         )
 
 
