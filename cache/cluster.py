@@ -159,7 +159,8 @@ class Cluster:
     def suspect(self, member: Member, ref: Ref, block: int) -> None:
         """Tell a member that a block of its came with a wrong checksum. Not at once: the reader does not wait for it."""
         ask = wire.Ask("suspect", ref.mount_source, ref.key, version=ref.version, size=ref.size, block=block)
-        self._suspects.append((member, ask))
+        if (member, ask) not in self._suspects:
+            self._suspects.append((member, ask))
 
     def _tend(self) -> None:
         while not self._stop.wait(GREET_EVERY):
