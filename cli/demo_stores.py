@@ -67,7 +67,7 @@ def choose(top: Path, max_bytes: int, max_files: int, skip: tuple[str, ...] = ("
         folders[:] = sorted(d for d in folders if d not in skip)
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if os.path.isfile(path) and not os.path.islink(path) and os.access(path, os.R_OK) and "\n" not in name:
+            if os.path.isfile(path) and not os.path.islink(path) and "\n" not in name:
                 found.append((os.path.relpath(path, top), os.path.getsize(path)))
     taken: dict[str, int] = {}
     room = max_bytes
@@ -88,7 +88,10 @@ def collect(top: Path, into: Path, max_bytes: int, max_files: int, skip: tuple[s
     """Copy chosen files of `top` to `into` (an origin must not change while it is shown) and hash them."""
     files = []
     for name, _ in choose(top, max_bytes, max_files, skip):
-        data = (top / name).read_bytes()
+        try:
+            data = (top / name).read_bytes()
+        except OSError:
+            continue  # readable for others only, or gone since: any other file is as good
         target = into / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
