@@ -295,7 +295,7 @@ class Daemon:
     def follow(self) -> None:
         """Events of the worker. They only queue work: the kernel may make a notification wait."""
         assert self.session is not None
-        names, opens = self.session.names, self.session.opens
+        opens = self.session.opens
         for event in self.door.subscribe():
             if event is None and self.index_replaced():
                 log("the worker made a new index: starting again")
@@ -306,7 +306,6 @@ class Daemon:
             elif isinstance(event, wire.Evicted):
                 opens.evicted(event.inos)
             else:
-                names.forget_listing(event.parent)
                 self.notice(p.inval_entry_notice(event.parent, event.name))
 
     def index_replaced(self) -> bool:

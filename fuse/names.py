@@ -11,7 +11,6 @@ from forebay.api import wire
 from forebay.cache import freshness as fr
 from forebay.cache.index import COMPLETE_LIST, DIR, FILE, NO_MOUNT, NO_OID, ROOT, UNRESOLVED, Dir, Row, pack_row, unpack_row
 from forebay.fuse import pages
-from forebay.fuse.protocol import FOPEN_CACHE_DIR, FOPEN_KEEP_CACHE
 from forebay.fuse.view import DOOR_DEADLINE, View, WouldBlock, unpack_fixed
 
 _V = TypeVar("_V")
@@ -31,7 +30,6 @@ class Names:
         self._ttls: dict[tuple[int, int, int], int] = {}  # of this second
         self._ttl_second = 0
         self._resolving: dict[int, tuple[int, int]] = {}  # directory -> last inode asked for, window
-        self._listings: dict[int, int] = {}  # directory -> epoch of the listing the kernel caches
 
     def lookup(self, parent: int, name: bytes, wait: bool) -> tuple[bytes, int] | None:
         """The raw row of the child of that name, and whole seconds for which the kernel may believe it (and its attributes).
@@ -133,24 +131,6 @@ class Names:
         with self._lock:
             _remember(self._resolving, parent, (inos[-1], window))
         self.view.ask(wire.Resolve(parent=parent, inos=inos), wire.Done)
-
-    def opendir(self, ino: int) -> int:
-        """Open flags. The kernel may keep a listing it cached only while it is of the same epoch and still believed."""
-        with self._begin() as txn:
-            d = self.view.index.dir(txn, ino)
-            fresh = d is not None and self._fresh(d)
-        with self._lock:
-            if d is None or not fresh:
-                self._listings.pop(ino, None)
-                return 0
-            same = self._listings.get(ino) == d.epoch
-            _remember(self._listings, ino, d.epoch)
-        return FOPEN_CACHE_DIR | (FOPEN_KEEP_CACHE if same else 0)
-
-    def forget_listing(self, ino: int) -> None:
-        """A name in this directory changed: the next OPENDIR drops what the kernel cached."""
-        with self._lock:
-            self._listings.pop(ino, None)
 
     def readdir(self, ino: int, cookie: int, room: int, plus: bool, wait: bool) -> pages.Page:
         """One page. From the index where the listing is whole (and, at its beginning, believed), else as names arrive."""

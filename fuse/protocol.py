@@ -86,7 +86,6 @@ CONGESTION = 96
 # --- open flags of a reply -------------------------------------------------------------------------------------------
 
 FOPEN_KEEP_CACHE = 1 << 1
-FOPEN_CACHE_DIR = 1 << 3
 FOPEN_NOFLUSH = 1 << 5
 FOPEN_PASSTHROUGH = 1 << 7
 
@@ -169,18 +168,6 @@ class Negotiated(NamedTuple):
 
 class Unusable(Exception):
     """The kernel speaks a protocol that this session does not; `str()` is one sentence."""
-
-
-class Request(NamedTuple):
-    """The header of a request."""
-
-    length: int
-    opcode: int
-    unique: int
-    nodeid: int
-    uid: int
-    gid: int
-    pid: int
 
 
 def answer_init(
