@@ -55,6 +55,8 @@ stringData:
   id: {key}
   secret: {secret}
 """
+LOG_LINES = 20
+"""Shown of each log when the demo fails."""
 FULL = 300_000_000
 SHARES = {"wheels": (0.30, 600), "python": (0.45, 1500), "docs": (0.25, 1200)}
 """Part of --size and, from FULL bytes on, most files of each store: moto answers some hundred requests a second, and a
@@ -99,6 +101,10 @@ def demo(*, volume: str, keep: bool, output: str) -> None:
     ours = Command(work)
     try:
         wrong = _show(work, servers, ours, total, keep=keep, output=output)
+    except CommandError:
+        for log in Path(ours.run).glob("*/*/*.log"):
+            say(f"--- {log.name}\n" + "".join(log.read_text("utf-8", "replace").splitlines(keepends=True)[-LOG_LINES:]))
+        raise
     finally:
         ours.quietly("down")
         servers.close()
@@ -230,10 +236,13 @@ def _tree(top: Path) -> Reader:
     def read(files: list[File]) -> Iterator[tuple[File, bytes | memoryview]]:
         buffer = memoryview(bytearray(max((f.size for f in files), default=0) + 1))
         for file in files:
-            with open(top / file.name, "rb", buffering=0) as f:
-                got = 0
-                while count := f.readinto(buffer[got:]):
-                    got += count
+            got = 0
+            try:
+                with open(top / file.name, "rb", buffering=0) as f:
+                    while count := f.readinto(buffer[got:]):
+                        got += count
+            except OSError as e:
+                raise CommandError(f"{top / file.name} cannot be read at byte {got}: {e.strerror}") from e
             yield file, buffer[:got]
 
     return read
