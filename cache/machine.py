@@ -217,6 +217,7 @@ class Machine:
             if e.allocated >= 0:
                 self.tiers[a.tier].used += e.allocated - a.charged
                 a.charged = e.allocated
+            self.tiers[a.tier].exhausted = False  # here is one that may go
             self._out.append(m.Complete(a.thing, a.tier))
             self._forget(a)
         self._unpinned()
