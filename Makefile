@@ -49,7 +49,7 @@ lint: $(STAMPS)/venv ## ruff, strict types, import contract
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --config pyproject.toml | tail -3
+	@set -o pipefail; $(BIN)/lint-imports | tail -3
 
 bench: $(STAMPS)/venv ## the scoreboard, ours beside its peers
 	@bench/install.sh

@@ -135,7 +135,7 @@ class Scan(NamedTuple):
 
     parent: int
     after: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
 
 
 class _Dir:

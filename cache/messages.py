@@ -83,7 +83,7 @@ class Arrived(NamedTuple):
 
     fetch: int
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls
 
 
 class Finished(NamedTuple):
@@ -172,7 +172,7 @@ class Fetch(NamedTuple):
     fetch: int
     thing: Thing
     first: int
-    count: int
+    count: int  # type: ignore[assignment]
     tier: int  # NO_TIER: into the slot
     slot: int
     goal: Goal
@@ -253,7 +253,7 @@ class ScanAhead(NamedTuple):
 
     parent: int
     after: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class TierFull(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import trio
@@ -22,7 +22,7 @@ CONNECTIONS = 8
 def exposition(values: dict[str, Any]) -> str:
     """A report in the text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(values))  # type: ignore[arg-type]
+    registry.register(_Collector(values))
     return generate_latest(registry).decode()
 
 
@@ -65,8 +65,8 @@ class _Collector:
             ("bytes_free", "forebay_tier_free_bytes", "Free bytes of the tier's file system"),
             ("objects", "forebay_tier_objects", "Objects with bytes in the tier"),
         ):
-            yield _gauge(name, text, {(t["path"], t["medium"]): t[field] or 0 for t in tiers}, names)
-        admits = {(t["path"], t["medium"]): int(t["admission"] == "open") for t in tiers}
+            yield _gauge(name, text, {(str(t["path"]), str(t["medium"])): float(t[field] or 0) for t in tiers}, names)
+        admits = {(str(t["path"]), str(t["medium"])): float(t["admission"] == "open") for t in tiers}
         yield _gauge("forebay_tier_admits", "1 while the tier takes new bytes", admits, names)
 
     def _mounts(self, mounts: list[dict[str, Any]] | str) -> Iterator[Metric]:
@@ -80,7 +80,7 @@ class _Collector:
             yield _counter(name, text, ["mount"], {(x["path"],): x[field] for x in mounts})
 
 
-def _gauge(name: str, text: str, samples: dict[tuple[str, ...], float], labels: list[str] | None = None) -> Metric:
+def _gauge(name: str, text: str, samples: Mapping[Any, float], labels: list[str] | None = None) -> Metric:
     family = GaugeMetricFamily(name, text, labels=labels or [])
     for values, n in samples.items():
         family.add_metric(list(values), n)

@@ -297,7 +297,7 @@ class DatasetService(Service):
         size = 0
         more = False
         with self.index.env.begin() as txn:
-            inos = []
+            inos: list[bytes] = []
             for raw in self.index.scan(txn, top.ino, c.after):
                 if len(inos) >= min(c.limit, 1000):
                     more = True
