@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, MutableSequence, Sequence
 from typing import NamedTuple
 
 from forebay.cache import placement
@@ -37,6 +37,8 @@ GREET_EVERY = 0.5
 SIZES = 4096
 BATCH_FROM = 2
 """Files of one owner from which a batch is worth its framing."""
+AT_ONCE = 8
+"""Batches on their way for one caller; each holds a connection."""
 
 
 class Cluster:
@@ -151,9 +153,15 @@ class Cluster:
 
     # --- what goes wrong
 
+    def count(self, source: str, nbytes: int) -> None:
+        """Bytes came: from the "store", the "owner", a "cached" copy, or a "standin"."""
+        with self._lock:
+            self.bytes[source] += nbytes
+
     def note(self, event: str, member: str, error: object) -> None:
         """Count and log a member's failure."""
-        self.events[event] += 1
+        with self._lock:
+            self.events[event] += 1
         log("cluster", event, member=member, error=str(error))
 
     def suspect(self, member: Member, ref: Ref, block: int) -> None:
@@ -318,19 +326,32 @@ class ClusterStore:
                 rest.append(i)
             else:
                 groups.setdefault(owner.id, []).append(i)
-        asked: list[tuple[Member, Sequence[int], Generator[tuple[int, bytes | StoreError], None, None]]] = []
+        batches: list[tuple[Member, Sequence[int]]] = []
         for identity, numbers in groups.items():
             member = c.member(identity)
             if len(numbers) < BATCH_FROM or member is None:
                 rest += numbers
-                continue
-            for batch in _batches(numbers, wanted):
-                refs = [Ref(self.source, wanted[i].key, wanted[i].version, wanted[i].size) for i in batch]
-                try:
-                    asked.append((member, batch, c.client.batch(member, refs)))  # all owners work while one is read
-                except PeerError as e:
-                    self._failed(member, e)
-                    rest += batch
+            else:
+                batches += [(member, batch) for batch in _batches(numbers, wanted)]
+        for at in range(0, len(batches), AT_ONCE):
+            yield from self._batched(wanted, batches[at : at + AT_ONCE], rest)
+        for i in rest:
+            w = wanted[i]
+            yield i, self.read(w.key, w.version, 0, w.size, w.size)
+
+    def _batched(
+        self, wanted: Sequence[Wanted], batches: Sequence[tuple[Member, Sequence[int]]], rest: MutableSequence[int]
+    ) -> Generator[tuple[int, Body | StoreError], None, None]:
+        """Send some batches, then read their answers: all owners work while one is read. What did not come goes to `rest`."""
+        c = self.cluster
+        asked: list[tuple[Member, Sequence[int], Generator[tuple[int, bytes | StoreError], None, None]]] = []
+        for member, batch in batches:
+            refs = [Ref(self.source, wanted[i].key, wanted[i].version, wanted[i].size) for i in batch]
+            try:
+                asked.append((member, batch, c.client.batch(member, refs)))
+            except PeerError as e:
+                self._failed(member, e)
+                rest += batch
         for member, batch, answers in asked:
             left = dict.fromkeys(range(len(batch)))
             try:
@@ -343,7 +364,7 @@ class ClusterStore:
                         continue
                     del left[at]
                     if isinstance(result, bytes):
-                        c.bytes["owner"] += len(result)
+                        c.count("owner", len(result))
                         yield batch[at], Held(result)
                     else:
                         yield batch[at], result
@@ -353,9 +374,6 @@ class ClusterStore:
             finally:
                 answers.close()
             rest += [batch[at] for at in left]
-        for i in rest:
-            w = wanted[i]
-            yield i, self.read(w.key, w.version, 0, w.size, w.size)
 
     def _failed(self, member: Member, e: PeerError) -> None:
         if isinstance(e, PeerRefused):

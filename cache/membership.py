@@ -34,6 +34,8 @@ FILE_EVERY, DNS_EVERY = 1.0, 3.0
 FILE_LINGER, DNS_LINGER, MOST_LINGER = 2.0, 12.0, 120.0
 """Seconds an address must be missing from the list before it leaves. Resolvers answer with part of the truth more often
 than files do."""
+GREETING = 5.0
+"""Seconds of one look spent on greeting addresses."""
 CALM = 300.0
 """Seconds without coming and going after which an address is no longer held to flap."""
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})\Z")
@@ -356,6 +358,7 @@ class Watcher:
         self._members: tuple[Member, ...] = ()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._turn = 0  # where the greetings of the next look begin
 
     def current(self) -> tuple[Member, ...]:
         return self._members
@@ -376,13 +379,19 @@ class Watcher:
             self._thread.join(timeout)
 
     def look(self, now: float | None = None) -> None:
-        """One look at the list, and one greeting for each address whose identity is unknown."""
+        """One look at the list, and greetings for addresses whose identity is unknown."""
         entries = self.source.read()
         if entries is not None:
             self.roster.listed(entries, time.monotonic() if now is None else now)
-        for address in self.roster.unknown():
+        unknown = self.roster.unknown()
+        until = time.monotonic() + GREETING
+        for n in range(len(unknown)):
+            address = unknown[(self._turn + n) % len(unknown)]
             if self._stop.is_set():
                 return
+            if time.monotonic() > until:  # dead addresses take a second each: the next look goes on from here
+                self._turn += n
+                break
             if self._own is not None and address == self._own.data:
                 self.roster.greeted(address, self._own)
                 continue

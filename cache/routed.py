@@ -83,7 +83,7 @@ class RoutedBody:
         assert self._body is not None
         n = self._body.readinto(buffer[: self._limit() - self._at])
         self._at += n
-        self._cluster.bytes["store"] += n
+        self._cluster.count("store", n)
         return n
 
     def _begin(self, segment: int) -> None:
@@ -134,7 +134,7 @@ class RoutedBody:
                 assert self._call is not None
                 got = self._call.block(view, self._patience)
             except Silent:
-                c.events["silent"] += 1
+                c.note("silent", member.id, f"no byte of {show(self._ref.key)} for {self._patience:g} s")
                 self._turn(route.silence(c.clock()))
             except PeerRefused as e:
                 c.note("refused", member.id, e)
@@ -163,7 +163,7 @@ class RoutedBody:
             else:
                 if got:
                     self._patience = route.progress(c.clock())
-                    c.bytes["owner" if self._mode is Mode.FETCH else str(self._mode)] += got
+                    c.count("owner" if self._mode is Mode.FETCH else str(self._mode), got)
                     return True
                 # a copy of less than was asked for came to its end
                 self._turn(route.absent(c.clock()))

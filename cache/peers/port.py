@@ -116,6 +116,7 @@ class Port:
         self.refused: Counter[str] = Counter()  # by `wire.Failed.name`
         self.sent = 0  # bytes of blocks and small files
         self.cut = 0  # answers that ended short
+        self._counting = threading.Lock()
         self._verifier = Verifier(key, clock)
         self._lock = threading.Lock()
         self._open: dict[Exchange, threading.Thread] = {}
@@ -150,6 +151,15 @@ class Port:
         for _, thread in left:
             thread.join(max(until - time.monotonic(), 0))
 
+    def _count(self, *, route: str = "", refused: str = "", sent: int = 0, cut: int = 0) -> None:
+        with self._counting:
+            if route:
+                self.requests[route] += 1
+            if refused:
+                self.refused[refused] += 1
+            self.sent += sent
+            self.cut += cut
+
     # --- connections
 
     def _accept(self) -> None:
@@ -182,7 +192,7 @@ class Port:
             while len(self._open) >= self.limit and time.monotonic() < until:
                 time.sleep(0.005)
             if len(self._open) >= self.limit:
-                self.refused["Busy"] += 1
+                self._count(refused="Busy")
                 log("port", "full", peer=exchange.peer, connections=self.limit)
                 exchange._send_timeout(0.05)
                 try:
@@ -236,12 +246,12 @@ class Port:
                 body = exchange.read_body(request.length)
                 if sha256(body) != body_of(request.headers["x-forebay-auth"]):
                     raise Refused("Unauthorised", "the body is not the one that was signed")
-                self.requests[request.target] += 1
+                self._count(route=request.target)
                 keep = self._answer(exchange, request, body, signature)
                 if not keep:
                     return
             except Refused as e:
-                self.refused[e.name] += 1
+                self._count(refused=e.name)
                 if e.name not in ("Absent", "Busy"):
                     log("port", "refused", peer=exchange.peer, why=e.name, error=str(e))
                 self._fail(exchange, signature, e.name, str(e))
@@ -322,17 +332,17 @@ class Port:
                         raise ValueError(f"the provider gave a block of {piece.length} bytes as number {sent} of {count}")
                     exchange.send(piece.sum, more=True)
                     exchange.send_file(piece.fd, piece.offset, piece.length)
-                    self.sent += piece.length
+                    self._count(sent=piece.length)
                     sent += 1
             except (StoreError, OSError, EOFError, Refused, ValueError) as e:
                 # the head is out: that the answer ends short is all that can be said now
                 log("port", "cut", key=ref.key, block=first + sent, error=str(e) or type(e).__name__)
             except Gone as e:
-                self.cut += 1
+                self._count(cut=1)
                 log("port", "caller_gone", peer=exchange.peer, key=ref.key, block=first + sent, error=str(e))
                 raise
         if sent < count:
-            self.cut += 1
+            self._count(cut=1)
             exchange.send(b"")
             return False
         return request.keep
@@ -367,11 +377,11 @@ class Port:
                         flush()
             except (StoreError, OSError, EOFError, Refused, ValueError) as e:
                 log("port", "cut", route="batch", served=len(done), asked=len(batch.objects), error=str(e) or type(e).__name__)
-                self.cut += 1
+                self._count(cut=1)
                 return False
         if len(done) < len(batch.objects):
             log("port", "cut", route="batch", served=len(done), asked=len(batch.objects), error="the provider ended early")
-            self.cut += 1
+            self._count(cut=1)
             return False
         flush(more=True)
         exchange.send(b"0\r\n\r\n")
@@ -404,7 +414,7 @@ class Port:
                 exchange.send(file.sums[block * SUM : (block + 1) * SUM], more=True)
                 exchange.send_file(file.fd, file.offset + offset, length)
             exchange.send(b"\r\n", more=True)
-        self.sent += size
+        self._count(sent=size)
 
     def _whole(self, exchange: Exchange, status: int, body: bytes, signature: str, *, keep: bool) -> None:
         lines = ""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forebay.cache import membership
 from forebay.cache.membership import (
     CALM,
     DnsSource,
@@ -373,6 +374,23 @@ def test_a_watcher_runs_and_ends(tmp_path: Path) -> None:
     finally:
         w.close()
     assert not [t for t in threading.enumerate() if t.name == "forebay-members"]
+
+
+def test_dead_addresses_do_not_keep_the_others_from_being_greeted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "GREETING", 0.05)
+    path = tmp_path / "members"
+    path.write_text("".join(f"- dead{i}:1\n" for i in range(20)) + "- a:1\n")
+
+    def hello(address: str) -> Member | None:
+        if address == "a:1":
+            return Member(A, address)
+        time.sleep(0.02)
+        raise TimeoutError(address)
+
+    w = Watcher(FileSource(str(path)), hello)
+    for _ in range(12):
+        w.look()
+    assert [m.id for m in w.current()] == [A]
 
 
 def test_a_client_tier_in_the_list_is_no_member(tmp_path: Path) -> None:
