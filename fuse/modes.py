@@ -70,10 +70,6 @@ class Modes:
             head[LAST_OPEN] = unique
         return word & ID_MASK
 
-    def counted(self, unique: int) -> bool:
-        """Whether the open with this unique is the last one that was counted, by us or by a predecessor."""
-        return self.table.head[LAST_OPEN] == unique
-
     def register(self, ino: int, backing_id: int, unique: int) -> None:
         """Count the first passthrough open of an inode that has no mode, through a new backing id."""
         self.table.take(ino, ONE | PASS | backing_id)

@@ -16,6 +16,8 @@ from forebay.fuse.modes import Modes
 from forebay.fuse.protocol import FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH, MAX_READ
 from forebay.fuse.view import DOOR_DEADLINE, View, WouldBlock, unpack_fixed, unpack_object
 
+_WRITING = os.O_ACCMODE | os.O_TRUNC
+_SPECIAL = _WRITING | os.O_DIRECT
 _CACHED = (FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
 _PASSTHROUGH = FOPEN_PASSTHROUGH | FOPEN_NOFLUSH  # with KEEP_CACHE the kernel answers EIO
 
@@ -55,10 +57,11 @@ class Opens:
 
         The caller holds `lock` until its reply is written.
         """
-        if flags & os.O_ACCMODE or flags & os.O_TRUNC:
-            raise OSError(errno.EROFS, "read-only")
-        if (self._validating or flags & os.O_DIRECT) and self._validates(ino, flags):
-            return None
+        if flags & _SPECIAL or self._validating:
+            if flags & _WRITING:
+                raise OSError(errno.EROFS, "read-only")
+            if self._validates(ino, flags):
+                return None
         backing_id = self.modes.enter(ino, unique)
         if backing_id is not None:
             self.used.add(ino)
@@ -146,7 +149,7 @@ class Opens:
         self.changed.add(ino)
         if closing:
             self._close_ids([closing])
-        if ino in self.files and ino not in self.modes.table.slots:
+        if ino in self.files and not self.modes.opens(ino):
             self.files.pop(ino).close()
 
     def evicted(self, inos: list[int]) -> None:

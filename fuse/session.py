@@ -29,7 +29,7 @@ from forebay.fuse import protocol as p
 from forebay.fuse.files import Damaged
 from forebay.fuse.operations import Operations
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
-from forebay.fuse.record import Record
+from forebay.fuse.record import LAST_OPEN, Record
 from forebay.fuse.view import WouldBlock, unpack_fixed
 
 POOL = 32
@@ -72,12 +72,12 @@ class Session:
         self.ops = ops
         self.owner = ops.owner
         self.names, self.opens = ops.names, ops.opens
+        self.head = record.head
         self.agreed = agreed
         self.record = record
         self._noted: dict[int, int] = {}  # unique of a waiting request -> its place in the record
         self.log = log
         self.stopping = False
-        self.served = 0
         self.pending: dict[int, Job] = {}
         self.signalled: set[int] = set()  # uniques whose process got a signal that does not end the wait
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -116,7 +116,8 @@ class Session:
         """Serve until the file system is unmounted (returns) or the connection is aborted (`OSError(ECONNABORTED)`)."""
         fd, unpack = self.fd, p.IN.unpack_from
         read = io.FileIO(fd, closefd=False).readinto
-        handlers, body, write = self.handlers, p.BODY, os.write
+        write = os.write
+        handlers = {code: (h, p.IN_SIZE + p.BODY.get(code, 0)) for code, h in self.handlers.items()}
         buffer = self.record.buffer
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -158,29 +159,27 @@ class Session:
                     quick = 0
                 last = t
             length, opcode, unique, nodeid, _uid, _gid, pid, _, _ = unpack(raw)
-            self.served += 1
-            handler = handlers.get(opcode)
+            handler, least = handlers.get(opcode, _UNKNOWN)
             try:
                 if handler is None:
                     write(fd, p.error_reply(unique, errno.EROFS if opcode in p.WRITES else errno.ENOSYS))
-                    continue
-                if len(raw) != length or length < p.IN_SIZE + body.get(opcode, 0):
-                    self.log("malformed request", opcode=p.NAMES.get(opcode, opcode), length=length, got=len(raw))
+                elif n != length or n < least:
+                    self.log("malformed request", opcode=p.NAMES.get(opcode, opcode), length=length, got=n)
                     write(fd, p.error_reply(unique, errno.EIO))
-                    continue
-                reply = handler(raw, unique, nodeid, False)
-                if reply is not None:
-                    if isinstance(reply, bytes):
-                        write(fd, reply)
-                    else:
-                        os.writev(fd, reply)
+                else:
+                    reply = handler(raw, unique, nodeid, False)
+                    if reply is not None:
+                        if isinstance(reply, bytes):
+                            write(fd, reply)
+                        else:
+                            os.writev(fd, reply)
             except (WouldBlock, BlockingIOError):
                 self._submit(Job(raw, opcode, unique, nodeid, pid))
             except OSError as e:
                 self._fail(opcode, unique, e)
             except Exception as e:  # noqa: BLE001 - a defect must cost one request, not the mount
                 self._defect(opcode, unique, e)
-            if self._ahead is not None and self._ahead[4] is _WANTED and not ready(0):
+            if opcode == p.READDIRPLUS and self._ahead is not None and self._ahead[4] is _WANTED and not ready(0):
                 self._build_ahead()
 
     def stop(self) -> None:
@@ -335,34 +334,42 @@ class Session:
     # --- handlers: open, read, release ---------------------------------------------------------------------------
 
     def _open(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
+        """Replies are written under the lock, so that the kernel sees opens in the order in which they were counted."""
         flags = _U32(raw, 40)[0]
-        ops = self.opens
+        opens = self.opens
         counted = unique & _WITHOUT_RESENT
-        with ops.lock:
-            new = not ops.modes.counted(counted)
-            answer = ops.enter(nodeid, flags, counted)
+        with opens.lock:
+            new = self.head[LAST_OPEN] != counted
+            answer = opens.enter(nodeid, flags, counted)
+            if answer is not None and (not wait or self._claim(unique)):
+                try:
+                    os.write(self.fd, _OPENED(32, 0, unique, nodeid, *answer))
+                except OSError as e:
+                    self._unwanted(nodeid, e, new)
+                return
             if answer is not None:
-                self._opened(unique, nodeid, answer, wait, new)
+                opens.take_back(nodeid)
                 return
         if not wait:
             raise WouldBlock
-        file = ops.fetch(nodeid, flags)
-        with ops.lock:
-            new = not ops.modes.counted(counted)
-            self._opened(unique, nodeid, ops.admit(file, counted), wait, new)
-
-    def _opened(self, unique: int, nodeid: int, answer: tuple[int, int], wait: bool, new: bool) -> None:
-        """Write the reply under the lock; an open that nobody waits for any more is taken back, unless a predecessor
-        counted it (and may have answered it)."""
-        if not wait or self._claim(unique):
+        file = opens.fetch(nodeid, flags)
+        with opens.lock:
+            new = self.head[LAST_OPEN] != counted
+            answer = opens.admit(file, counted)
+            if not self._claim(unique):
+                opens.take_back(nodeid)
+                return
             try:
                 os.write(self.fd, _OPENED(32, 0, unique, nodeid, *answer))
-                return
             except OSError as e:
-                if e.errno != errno.ENOENT:
-                    raise
+                self._unwanted(nodeid, e, new)
+
+    def _unwanted(self, nodeid: int, e: OSError, new: bool) -> None:
+        """Nobody waits for this open any more: it is taken back, unless a predecessor counted it and may have answered it."""
         if new:
             self.opens.take_back(nodeid)
+        if e.errno not in {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}:
+            raise e
 
     def _read(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> tuple[bytes, memoryview] | None:
         _fh, offset, size, *_ = p.READ_IN.unpack_from(raw, p.IN_SIZE)
@@ -394,13 +401,16 @@ class Session:
                 raise
 
     def _release(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
+        """The reply first: a count never falls below the kernel's."""
         try:
             os.write(self.fd, _DONE(16, 0, unique))
         except OSError as e:
             if e.errno == errno.ENOENT:
                 return  # a predecessor answered it
             raise
-        self.opens.release(nodeid)  # after the reply: a count never falls below the kernel's
+        opens = self.opens
+        with opens.lock:
+            opens.take_back(nodeid)
 
     # --- handlers: directories -----------------------------------------------------------------------------------
 
@@ -519,6 +529,7 @@ _WITHOUT_RESENT = ~p.RESENT
 _MASK64 = (1 << 64) - 1
 _ENTRY = struct.Struct("<IiQQ8xQQ8xQQQQQQIIIIIII4xI4x").pack  # ENTRY_REPLY without what is always 0
 _ATTR = struct.Struct("<IiQQ8xQQQQQQIIIIIII4xI4x").pack
+_UNKNOWN: tuple[None, int] = (None, 0)
 _ZEROS19: tuple[Any, ...] = (0,) * 19
 _WANTED = Page(b"", 0, False)
 _WORKER_GONE = dict.fromkeys((errno.ENOTCONN, errno.ECONNABORTED, errno.EPROTO, errno.ETIMEDOUT), errno.EIO)
