@@ -100,7 +100,7 @@ class Door:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             # bound under another name and moved: nobody ever connects to a socket that does not listen yet
-            fresh = f"{self.path}.{os.getpid()}"
+            fresh = os.path.join(os.path.dirname(self.path), f".{os.getpid()}")  # shorter than the name: both fit sun_path
             with suppress(FileNotFoundError):
                 os.unlink(fresh)
             sock.bind(fresh)

@@ -22,8 +22,10 @@ from forebay.cache.tiers import DENSE, CacheDirError, Found, TierDir
 
 LEDGER_EVERY = 5.0
 """Seconds between rounds of the ledger: what a lost boot may cost."""
-ROUND_MOST = 20_000
-"""Objects of one round."""
+ROUND_MOST = 5000
+"""Objects written at a time."""
+TAKE_SLICE = 250
+"""Objects whose rows are read between two looks at the door: 250 take a millisecond or two."""
 RECONCILE_SLICE = 256
 SLACK = 64 << 10
 """Bytes a file may lack against its row without suspicion: tails, and what a file system packs."""
@@ -145,19 +147,21 @@ class Durability:
                 self.error = f"the ledger cannot be written ({e}): after a power failure bytes of now are fetched again"
                 log("worker", "ledger_failed", error=str(e))
 
-    def take(self) -> list[Change]:
+    async def take(self) -> list[Change]:
         """Rows changed since the last round, at most some thousand."""
         self.records.commit()
         dirty = self.records.dirty
-        oids = list(dirty) if len(dirty) <= ROUND_MOST else [dirty.pop() for _ in range(ROUND_MOST)]
-        dirty.difference_update(oids)
-        return self.records.changes(oids)
+        out: list[Change] = []
+        while dirty and len(out) < ROUND_MOST:
+            out += self.records.changes([dirty.pop() for _ in range(min(TAKE_SLICE, len(dirty)))])
+            await trio.lowlevel.checkpoint()
+        return out
 
     async def round(self) -> None:
         """Rows, then data, then the ledger."""
         began = time.time()
         while self.records.dirty or self.records.waiting():
-            changes = self.take()
+            changes = await self.take()
             if not changes:
                 return
             try:

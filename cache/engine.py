@@ -20,12 +20,12 @@ from forebay.cache import messages as m
 from forebay.cache.door import Fault
 from forebay.cache.extents import Extent, block_range
 from forebay.cache.fetch import Lanes, Meter, Source, Sums, Task
-from forebay.cache.index import FILE, UNRESOLVED, Index, IndexError_, Row, unpack_row
+from forebay.cache.index import FILE, UNRESOLVED, Index, IndexError_, Object, Row, unpack_row
 from forebay.cache.log import log
 from forebay.cache.machine import LANES, SMALL, Machine
 from forebay.cache.messages import NO_TIER, Goal, Thing
 from forebay.cache.namespace import Namespace
-from forebay.cache.policy import Lru, Policy
+from forebay.cache.policy import Lru, Policy, allocation
 from forebay.cache.records import COMMIT_AFTER, Records
 from forebay.cache.stores.base import NotFound, StoreError
 from forebay.cache.tiers import TierDir
@@ -53,12 +53,10 @@ class Released:
 
 
 class _Future:
-    __slots__ = ("error", "event", "hi", "lo", "result")
+    __slots__ = ("error", "event", "result")
 
-    def __init__(self, lo: int, hi: int) -> None:
+    def __init__(self) -> None:
         self.event = trio.Event()
-        self.lo = lo
-        self.hi = hi
         self.result: Released | None = None
         self.error: Fault | None = None
 
@@ -179,9 +177,6 @@ class Engine:
 
     async def want(self, thing: Thing, lo: int, hi: int, goal: Goal, timeout: float) -> Released:
         """Wait until bytes [lo, hi) of an object are somewhere. Raises `Fault`."""
-        self._next += 1
-        waiter = self._next
-        future = self._futures[waiter] = _Future(lo, hi)
         known = None
         if thing.oid not in self.machine:
             found = self.records.known(thing)
@@ -191,6 +186,9 @@ class Engine:
                     if len(self._doubts) >= DOUBTS_KEPT:
                         self._doubts.clear()  # those are fetched from the store instead
                     self._doubts[thing.oid] = found[1]
+        self._next += 1
+        waiter = self._next
+        future = self._futures[waiter] = _Future()
         now = time.monotonic()
         self.tell(m.Want(waiter, thing, lo, hi, goal, now, now + timeout, known))
         try:
@@ -211,8 +209,11 @@ class Engine:
         """A small file was opened: feeds look-ahead."""
         self._perform(self.machine.opened(thing.parent, thing.ino))
 
-    def drop(self, oid: bytes) -> None:
-        """Take an object out of the cache now: index, commit, mounts, file. Left alone while the index cannot be written."""
+    def drop(self, oid: bytes, *, charged: bool = True) -> None:
+        """Take an object out of the cache now: index, commit, mounts, file. Left alone while the index cannot be written.
+
+        `charged`: its tier still counts its bytes, and no longer shall.
+        """
         self._doubts.pop(oid, None)
         try:
             rows = self.records.drop([oid])
@@ -220,9 +221,13 @@ class Engine:
             return  # said in the log; the next who finds it bad comes here again
         for _, o in rows:
             self.on_evicted([o.ino])
-            freed = files.unlink(self.tiers[o.tier].path, oid)
-            if oid not in self.machine:
+            freed = self._unlink(oid, o)
+            if charged:
                 self.tell(m.Counted(o.tier, -freed))
+
+    def _unlink(self, oid: bytes, o: Object) -> int:
+        """Bytes that a dropped object no longer occupies, its file being there or not."""
+        return files.unlink(self.tiers[o.tier].path, oid) or allocation(o.present)
 
     # --- the machine
 
@@ -296,7 +301,7 @@ class Engine:
                 os.close(fd)
         elif isinstance(i, m.Discard):
             log("cache", "discarded", ino=i.thing.ino, tier=self.tiers[i.tier].path)
-            self.drop(i.thing.oid)
+            self.drop(i.thing.oid, charged=False)
         elif isinstance(i, m.Validate):
             self.spawn(self._validate, i.ino)
         elif isinstance(i, m.ScanAhead):
@@ -388,7 +393,7 @@ class Engine:
             self.on_evicted([o.ino for _, o in rows])
 
         def unlink() -> int:
-            return sum(files.unlink(path, oid) for oid, _ in rows)
+            return sum(self._unlink(oid, o) for oid, o in rows)
 
         freed = await trio.to_thread.run_sync(unlink) if rows else 0
         self.evictions["objects"] += len(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -35,6 +36,16 @@ def log(part: str, what: str, **fields: object) -> None:
         os.write(sys.stderr.fileno(), text.encode())  # one write a line: whole lines from many threads
     except OSError:
         pass  # a log that cannot be written must not stop a cache
+
+
+class Lines(logging.Handler):
+    """Turns what modules say through `logging` into lines of this log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            log(record.name.removeprefix("forebay."), record.levelname.lower(), text=record.getMessage())
+        except (TypeError, ValueError) as e:  # a message whose arguments do not fit it
+            log(record.name, "unsayable", text=str(record.msg), error=str(e))
 
 
 def lines_left_out() -> int:

@@ -211,7 +211,7 @@ class Machine:
         del a.fetches[f.id]
         self._lanes.done(f, f.count * BLOCK, e.now)
         health = self._lanes.health(a.thing.mount)
-        health.failures, health.down_until = 0, 0.0
+        health.failures, health.down_until, health.failing_since = 0, 0.0, 0.0
         self._budget = min(self._budget + BUDGET_PER_FETCH, BUDGET_MOST)
         if a.here == len(a.blocks) and not a.fetches:
             if e.allocated >= 0:
@@ -257,7 +257,7 @@ class Machine:
                 return
             health = self._lanes.health(a.thing.mount)
             health.failures += 1
-            if health.failures >= DOWN_AFTER:
+            if health.failures >= DOWN_AFTER or e.now - health.failing_since >= PATIENCE:
                 health.down_until, health.message = e.now + DOWN_FOR, e.message
         code = errno.EACCES if e.why is Why.DENIED else errno.EIO
         for w in [w for w in a.waiters.values() if w.needs(f)]:
@@ -544,6 +544,10 @@ class Machine:
         f.tries += 1
         f.failing_since = f.failing_since or e.now
         f.long_tries += e.lasted >= LONG_TRY
+        health = self._lanes.health(f.active.thing.mount)
+        health.failing_since = health.failing_since or e.now
+        if e.now - health.failing_since >= PATIENCE:
+            return False  # the store has been silent to everybody for as long: one try each tells when it is back
         if self._budget < 1 or f.long_tries >= LONG_TRIES or e.now - f.failing_since >= PATIENCE:
             return False
         self._budget -= 1

@@ -98,6 +98,7 @@ class Health:
 
     width: Width = field(default_factory=Width)
     wide: int = 0  # wide fetches under way
-    failures: int = 0  # in a row
+    failures: int = 0  # fetches given up in a row
+    failing_since: float = 0.0  # the first failure after the last success
     down_until: float = 0.0
     message: str = ""

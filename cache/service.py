@@ -62,7 +62,7 @@ class DatasetService(Service):
                 return LATER if thing is None else self._open_now(thing)
             case wire.Ensure():
                 thing = self.engine.thing(request.ino)
-                if thing is None or request.length > ENSURE_MOST:
+                if thing is None or not 0 <= request.length <= ENSURE_MOST or request.offset < 0:
                     return LATER
                 tier = self._complete(thing)
                 if tier is None:

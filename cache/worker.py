@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import logging
 import os
 import random
 import signal
@@ -28,7 +29,7 @@ from forebay.cache.durable import Durability, Reconciler, by_tier, mark_clean, o
 from forebay.cache.engine import Engine
 from forebay.cache.fetch import Meter
 from forebay.cache.index import IndexError_, boot_id
-from forebay.cache.log import log
+from forebay.cache.log import Lines, log
 from forebay.cache.machine import Machine
 from forebay.cache.metrics import exposition, loopback
 from forebay.cache.metrics import serve as serve_metrics
@@ -152,6 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         "--scrub-interval", type=float, default=INTERVAL, metavar="SECONDS", help="one pass over every checksum (default: 7 days)"
     )
     args = parser.parse_args(argv)
+    logging.basicConfig(handlers=[Lines()], level=logging.WARNING)
     lean()
     os.umask(0o077)
     try:

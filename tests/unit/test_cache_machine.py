@@ -236,6 +236,24 @@ def test_a_store_that_is_down_refuses_at_once_for_a_while() -> None:
     assert fetches(p.want(thing(53, MIB)))
 
 
+def test_after_patience_was_spent_once_nobody_else_spends_it() -> None:
+    p = Play()
+    f = fetches(p.want(thing(1, MIB)))[0]
+    while not of(p.breaks(f), m.Refuse):
+        again: list[m.Fetch] = []
+        while not again:
+            again = fetches(p.tick(0.25))
+        f = again[0]
+    assert of(p.want(thing(2, MIB)), m.Refuse), "a store that is down kept a reader waiting"
+    p.tick(4.0)
+    f = fetches(p.want(thing(3, MIB)))[0]
+    assert of(p.breaks(f), m.Refuse), "one try was not enough to see that it is still down"
+    p.tick(4.0)
+    p.arrive(fetches(p.want(thing(4, MIB)))[0])
+    f = fetches(p.want(thing(5, MIB)))[0]
+    assert of(p.breaks(f), m.Refuse) == [], "a store that came back was not given patience again"
+
+
 def test_retries_have_a_budget() -> None:
     p = Play(lanes=64)
     retried = 0
