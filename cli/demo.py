@@ -256,8 +256,16 @@ def _read(what: str, origin: Origin, reader: Reader) -> Pass:
     for file, data in reader(origin.files):
         read += len(data)
         if xxhash.xxh3_128_digest(data) != file.digest:
-            wrong.append(f"{what}: {origin.name}/{file.name}")
+            wrong.append(f"{what}: {origin.name}/{file.name} {_difference(origin, file, data)}")
     return Pass(what, f"{origin.name}: {origin.kind}", time.perf_counter() - begun, len(origin.files), read, wrong)
+
+
+def _difference(origin: Origin, file: File, data: bytes | memoryview) -> str:
+    """Where wrong bytes begin, for whoever has to find out why."""
+    right = (origin.root / file.name).read_bytes()
+    at = next((i for i, (a, b) in enumerate(zip(right, data, strict=False)) if a != b), min(len(right), len(data)))
+    zeros = "zeros" if not any(data[at:]) else "other bytes"
+    return f"({len(data)} bytes of {file.size}, {zeros} from byte {at})"
 
 
 def _print_tree(mount: Path, origins: list[Origin]) -> None:
