@@ -369,7 +369,7 @@ def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_grace")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(layouts, st.lists(ops, min_size=15, max_size=40), st.booleans(), st.sampled_from([1, 2, 100]))
 def test_against_the_model(mounts: list[str], sequence: list[tuple[Any, ...]], versions: bool, page: int) -> None:
     play(mounts, sequence, versions, page)
