@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from forebay.cache import placement
 from forebay.cache.extents import segments_of
-from forebay.cache.index import SEGMENT, object_id
+from forebay.cache.index import BLOCK, SEGMENT, object_id
 from forebay.cache.log import log
 from forebay.cache.membership import Member, Membership
 from forebay.cache.peers import wire
 from forebay.cache.peers.call import PeerError, PeerRefused, PeerSilent, PeerWrong
 from forebay.cache.peers.client import PeerClient
-from forebay.cache.peers.wire import Ref
+from forebay.cache.peers.wire import Mode, Ref
 from forebay.cache.route import Health
 from forebay.cache.routed import RoutedBody
 from forebay.cache.stores.base import Body, Changed, Entry, Page, Store, StoreError, Unavailable
@@ -150,6 +150,22 @@ class Cluster:
 
     def stands_in(self, oid: bytes, segment: int) -> bool:
         return self._stand_ins.get((oid, segment), 0.0) > self.clock()
+
+    def admit(self, ref: Ref, first: int, count: int, mode: Mode) -> None:
+        """For a provider, before it fetches blocks for another node: what does not belong here is fetched in the owner's place.
+
+        That holds for `FETCH` as well. Who asks takes this node for the owner; if this node takes the other for it, each
+        would wait for the other. Raises `Absent` where no store is served.
+        """
+        if mode is Mode.CACHED:
+            return
+        if not self.owns:
+            raise wire.Absent("a client tier has no store to fetch from: correct the member list")
+        oid = object_id(ref.mount_source, ref.key, ref.version)
+        for segment in range(first * BLOCK // SEGMENT, ((first + count) * BLOCK - 1) // SEGMENT + 1):
+            owner = placement.owner(oid, segment, self._list)
+            if owner is not None and owner.id != self.me:
+                self.stand_in(oid, segment)
 
     # --- what goes wrong
 

@@ -22,7 +22,7 @@ from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.desk import Desk
 from forebay.cache.peers.port import Port
-from forebay.cache.peers.wire import Ref
+from forebay.cache.peers.wire import Mode, Ref
 from forebay.cache.stores.base import Body, Changed, Entry, NotFound, Page, Unavailable
 from forebay.cache.stores.ranges import Held
 
@@ -292,6 +292,26 @@ def test_the_next_member_fetches_from_its_own_store(world: World) -> None:
     assert read(store, ref) == data
     assert world.local.reads == [(b"f", 0, len(data))]
     assert owner.asked == []
+
+
+@pytest.mark.parametrize("mode", [Mode.FETCH, Mode.STANDIN])
+def test_who_is_asked_to_fetch_does_so_itself_whoever_it_takes_for_the_owner(world: World, mode: Mode) -> None:
+    """Or two nodes whose member lists differ would wait for each other."""
+    data = RNG.randbytes(2 * BLOCK)
+    ref = world.add("f", data)
+    owner, first, _ = world.order(ref)
+    store = world.store(first.identity, local=True)
+    store.cluster.admit(ref, 0, 2, Mode.CACHED)
+    assert read(store, ref) == data
+    assert world.local.reads == []
+    store.cluster.admit(ref, 0, 2, mode)
+    assert read(store, ref) == data
+    assert world.local.reads == [(b"f", 0, len(data))]
+    mine = world.store(owner.identity, local=True).cluster
+    mine.admit(ref, 0, 2, mode)
+    assert not mine.stands_in(object_id(SOURCE, ref.key, ref.version), 0)
+    with pytest.raises(wire.Absent, match="client tier"):
+        world.store().cluster.admit(ref, 0, 2, mode)
 
 
 def test_a_killed_owner_that_is_back_in_a_second_is_asked_again(world: World) -> None:
