@@ -17,9 +17,10 @@ from forebay.fuse.protocol import FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHR
 from forebay.fuse.view import DOOR_DEADLINE, View, WouldBlock, unpack_fixed, unpack_object
 
 _WRITING = os.O_ACCMODE | os.O_TRUNC
-_SPECIAL = _WRITING | os.O_DIRECT
-_CACHED = (FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, 0)
-_PASSTHROUGH = FOPEN_PASSTHROUGH | FOPEN_NOFLUSH  # with KEEP_CACHE the kernel answers EIO
+SPECIAL = _WRITING | os.O_DIRECT
+"""Open flags that need a look at the inode."""
+CACHED = FOPEN_KEEP_CACHE | FOPEN_NOFLUSH
+PASSTHROUGH = FOPEN_PASSTHROUGH | FOPEN_NOFLUSH  # with KEEP_CACHE the kernel answers EIO
 
 
 class Backing(NamedTuple):
@@ -49,7 +50,7 @@ class Opens:
         self.announced: set[int] = set()  # inodes the worker knows to be open
         self._begin = view.begin
         self._freshness = [m.freshness for m in view.spec.mounts]
-        self._validating = any(f.mode == "validate" for f in self._freshness)
+        self.validating = any(f.mode == "validate" for f in self._freshness)
         self._sweeping: list[int] = []
 
     def enter(self, ino: int, flags: int, unique: int) -> tuple[int, int] | None:
@@ -57,7 +58,7 @@ class Opens:
 
         The caller holds `lock` until its reply is written.
         """
-        if flags & _SPECIAL or self._validating:
+        if flags & SPECIAL or self.validating:
             if flags & _WRITING:
                 raise OSError(errno.EROFS, "read-only")
             if self._validates(ino, flags):
@@ -65,7 +66,7 @@ class Opens:
         backing_id = self.modes.enter(ino, unique)
         if backing_id is not None:
             self.used.add(ino)
-            return (_PASSTHROUGH, backing_id) if backing_id else _CACHED
+            return (PASSTHROUGH, backing_id) if backing_id else (CACHED, 0)
         found = self._whole(ino)
         if found is None:
             return None
@@ -76,7 +77,7 @@ class Opens:
                 os.close(fd)
                 self.modes.register(ino, backing_id, unique)
                 self.used.add(ino)
-                return _PASSTHROUGH, backing_id
+                return PASSTHROUGH, backing_id
         return self._cached(OpenFile(ino, fd, size, complete=True), unique)
 
     def fetch(self, ino: int, flags: int) -> OpenFile:
@@ -100,15 +101,15 @@ class Opens:
         self.used.add(ino)
         if backing_id:
             file.close()
-            return _PASSTHROUGH, backing_id
+            return PASSTHROUGH, backing_id
         self._keep(file)
-        return _CACHED
+        return CACHED, 0
 
     def _cached(self, file: OpenFile, unique: int) -> tuple[int, int]:
         self.modes.cache(file.ino, unique)
         self.used.add(file.ino)
         self._keep(file)
-        return _CACHED
+        return CACHED, 0
 
     def _back(self, fd: int) -> int:
         """A new backing id for a complete file; 0 when this process or file system gets none, ever."""

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from forebay.cache.index import DIR
 from forebay.fuse import protocol as p
 from forebay.fuse.files import Damaged
+from forebay.fuse.opens import CACHED, PASSTHROUGH, SPECIAL
 from forebay.fuse.operations import Operations
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
 from forebay.fuse.record import LAST_OPEN, Record
@@ -114,7 +115,11 @@ class Session:
 
     def run(self) -> None:
         """Serve until the file system is unmounted (returns) or the connection is aborted (`OSError(ECONNABORTED)`)."""
-        fd, unpack = self.fd, p.IN.unpack_from
+        fd, unpack, u32 = self.fd, struct.Struct("<IIQQ").unpack_from, _U32
+        opens, head = self.opens, self.head
+        lock, enter, take_back = opens.lock, opens.modes.enter, opens.take_back
+        open_, release_, readdirplus = p.OPEN, p.RELEASE, p.READDIRPLUS
+        special = 0xFFFFFFFF if opens.validating else SPECIAL
         read = io.FileIO(fd, closefd=False).readinto
         write = os.write
         handlers = {code: (h, p.IN_SIZE + p.BODY.get(code, 0)) for code, h in self.handlers.items()}
@@ -140,7 +145,6 @@ class Session:
                 if n is None:
                     ready(1000)  # somebody made the descriptor non-blocking
                     continue
-                raw = bytes(buffer[:n])
             except OSError as e:
                 if e.errno in {errno.EINTR, errno.ENOENT}:
                     continue
@@ -158,7 +162,31 @@ class Session:
                 else:
                     quick = 0
                 last = t
-            length, opcode, unique, nodeid, _uid, _gid, pid, _, _ = unpack(raw)
+            length, opcode, unique, nodeid = unpack(buffer)
+            if opcode == open_ and n == 48 and not u32(buffer, 40)[0] & special:
+                # the two requests of every warm file, without the frames of the general way (a third of their cost)
+                counted = unique & _WITHOUT_RESENT
+                with lock:
+                    new = head[LAST_OPEN] != counted
+                    backing_id = enter(nodeid, counted)
+                    if backing_id is not None:
+                        opens.used.add(nodeid)
+                        try:
+                            write(fd, _OPENED(32, 0, unique, nodeid, PASSTHROUGH if backing_id else CACHED, backing_id))
+                        except OSError as e:
+                            self._unwanted(nodeid, e, new)
+                        continue
+            elif opcode == release_ and n == 64:
+                try:
+                    write(fd, _DONE(16, 0, unique))
+                except OSError as e:
+                    if e.errno != errno.ENOENT:  # else a predecessor answered it
+                        raise
+                    continue
+                with lock:  # after the reply: a count never falls below the kernel's
+                    take_back(nodeid)
+                continue
+            raw = bytes(buffer[:n])
             handler, least = handlers.get(opcode, _UNKNOWN)
             try:
                 if handler is None:
@@ -174,12 +202,12 @@ class Session:
                         else:
                             os.writev(fd, reply)
             except (WouldBlock, BlockingIOError):
-                self._submit(Job(raw, opcode, unique, nodeid, pid))
+                self._submit(Job(raw, opcode, unique, nodeid, u32(raw, 32)[0]))
             except OSError as e:
                 self._fail(opcode, unique, e)
             except Exception as e:  # noqa: BLE001 - a defect must cost one request, not the mount
                 self._defect(opcode, unique, e)
-            if opcode == p.READDIRPLUS and self._ahead is not None and self._ahead[4] is _WANTED and not ready(0):
+            if opcode == readdirplus and self._ahead is not None and self._ahead[4] is _WANTED and not ready(0):
                 self._build_ahead()
 
     def stop(self) -> None:
