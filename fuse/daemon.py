@@ -26,18 +26,19 @@ import threading
 import time
 import traceback
 from collections import deque
+from functools import partial
 from typing import Any, NoReturn
 
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, decode_spec
 from forebay.cache.client import Door, DoorError
 from forebay.cache.index import Index
-from forebay.fuse import mounting
+from forebay.fuse import device, mounting
 from forebay.fuse import protocol as p
 from forebay.fuse.modes import Modes
 from forebay.fuse.operations import Backing, Operations
 from forebay.fuse.record import Record, RecordError
-from forebay.fuse.session import Session, backing_close, backing_open
+from forebay.fuse.session import Session
 
 TICK = 1.0
 WAIT_FOR_INDEX = 60.0
@@ -228,7 +229,7 @@ class Daemon:
         self.reason = self.why_not(agreed)
         index = self.open_index()
         fd = self.fd
-        backing = Backing(lambda file: backing_open(fd, file), lambda i: backing_close(fd, i)) if agreed.passthrough else None
+        backing = Backing(partial(device.backing_open, fd), partial(device.backing_close, fd)) if agreed.passthrough else None
         uid = os.geteuid() if self.spec.uid is None else self.spec.uid
         gid = os.getegid() if self.spec.gid is None else self.spec.gid
         ops = Operations(self.spec, index, self.door, Modes(self.record), uid=uid, gid=gid, backing=backing)
@@ -238,7 +239,7 @@ class Daemon:
             ops.opens.worker_restarted()  # nor does it know what its predecessor held open
             lost = self.record.unanswered()
             if agreed.resend:
-                session.notify(p.resend_notice())
+                device.notify(self.fd, p.resend_notice())
             else:
                 session.serve_again(lost)
             log("resumed", restarts=self.restarts, inodes=len(self.record.slots), resend=agreed.resend, in_hand=len(lost))
@@ -332,7 +333,7 @@ class Daemon:
             except IndexError:
                 continue  # the queue overflowed and was cleared
             try:
-                self.session.notify(packet)
+                device.notify(self.fd, packet)
             except OSError as e:
                 if e.errno != errno.EINVAL:  # a kernel before 7.44 has no INC_EPOCH: its entries end by their timeouts
                     raise
@@ -381,7 +382,7 @@ class Daemon:
         while not self.ended.wait(TICK):
             self.touch()
             self.session.opens.sweep()
-            self.session.check_signals()
+            self.session.pool.check_signals()
 
     def supervisor_died(self) -> bool:
         try:

@@ -2,8 +2,7 @@
 
 The dispatcher reads a request, runs its handler with `wait=False` and writes the reply: index look-ups, passthrough
 opens, reads from the page cache. A handler that would have to ask the worker or a disk raises `WouldBlock`, and the same
-handler runs again with `wait=True` in a thread of the pool. Each request gets exactly one reply: whoever takes its
-unique out of `pending` writes it.
+handler runs again with `wait=True` in a thread of the pool. Each request gets exactly one reply.
 
 Cross-core wake-ups dominate small requests (15k opens/s with a blocking read, 35k/s when the dispatcher polls), so the
 dispatcher polls for some tens of microseconds while requests follow each other closely, and never when it is confined to
@@ -13,32 +12,30 @@ one core: there the reader could not run meanwhile.
 from __future__ import annotations
 
 import errno
-import fcntl
+import functools
 import io
 import os
 import queue
 import select
 import struct
-import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from forebay.cache.index import DIR
+from forebay.fuse import device
 from forebay.fuse import protocol as p
 from forebay.fuse.files import Damaged
 from forebay.fuse.opens import CACHED, PASSTHROUGH, SPECIAL
 from forebay.fuse.operations import Operations
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
+from forebay.fuse.pool import Job, Pool
 from forebay.fuse.record import LAST_OPEN, Record
 from forebay.fuse.view import WouldBlock, unpack_fixed
 
-POOL = 32
-"""Requests that wait for the worker or a disk at the same time; more queue up (at most 128 in the background)."""
 BUFFERS = 6
 """Read buffers of the pool: bytes are copied by two cores at most, and a buffer is held for the copy, not for the wait."""
 BUFFER = p.MAX_READ + (1 << 19)
-STACK = 256 << 10
 SPINS = 70
 """Polls of 0.8 us each before the dispatcher goes to sleep in read(2)."""
 QUICK = 0.0002
@@ -47,22 +44,8 @@ AHEAD_VALID = 0.1
 """Seconds for which a directory page built ahead may be sent."""
 DIR_ROOM = 128 << 10
 
-_WAITS_FOR_SIGNALS = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 8) | (1 << 14)
-"""SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGTERM as bits of /proc/PID/status: only these end a wait with EINTR. A timer or a
-child's end must not: programs do not expect EINTR from a file."""
-
 Handler = Callable[[bytes, int, int, bool], "bytes | tuple[bytes, memoryview] | None"]
 Log = Callable[..., None]
-
-
-class Job(NamedTuple):
-    """A request that waits in the pool."""
-
-    raw: bytes
-    opcode: int
-    unique: int
-    nodeid: int
-    pid: int
 
 
 class Session:
@@ -76,16 +59,10 @@ class Session:
         self.head = record.head
         self.agreed = agreed
         self.record = record
-        self._noted: dict[int, int] = {}  # unique of a waiting request -> its place in the record
         self.log = log
         self.stopping = False
-        self.pending: dict[int, Job] = {}
-        self.signalled: set[int] = set()  # uniques whose process got a signal that does not end the wait
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._resting = 0  # threads that no queued job counts on
-        self._backlog = 0  # queued jobs that no thread counts on
-        self._pool_lock = threading.Lock()
+        self.reply = functools.partial(device.reply, fd)
+        self.pool = Pool(record, self._wait_for, self.reply)
         self._buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(BUFFERS):
             self._buffers.put(memoryview(bytearray(BUFFER)))
@@ -202,7 +179,7 @@ class Session:
                         else:
                             os.writev(fd, reply)
             except (WouldBlock, BlockingIOError):
-                self._submit(Job(raw, opcode, unique, nodeid, u32(raw, 32)[0]))
+                self.pool.submit(Job(raw, opcode, unique, nodeid, u32(raw, 32)[0]))
             except OSError as e:
                 self._fail(opcode, unique, e)
             except Exception as e:  # noqa: BLE001 - a defect must cost one request, not the mount
@@ -226,59 +203,21 @@ class Session:
         self.log("defect", opcode=p.NAMES.get(opcode, opcode), why=f"{type(e).__name__}: {e}", error=e)
         self.reply(p.error_reply(unique, errno.EIO))
 
-    def reply(self, data: bytes) -> bool:
-        """Write one reply. False: the kernel no longer waits for it (interrupted, aborted, or resent)."""
-        try:
-            os.write(self.fd, data)
-        except OSError as e:
-            if e.errno in {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}:
-                return False
-            raise
-        return True
+    # --- what waits ----------------------------------------------------------------------------------------------
 
-    # --- the pool ------------------------------------------------------------------------------------------------
-
-    def _submit(self, job: Job) -> None:
-        self.pending[job.unique] = job
-        self._noted[job.unique] = self.record.note(job.raw)
-        with self._pool_lock:
-            if self._resting:
-                self._resting -= 1
-            elif len(self._threads) == POOL:
-                self._backlog += 1
-            else:
-                threading.stack_size(STACK)
-                thread = threading.Thread(target=self._work, name=f"slow-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        self._jobs.put(job)
-
-    def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            if job.unique in self.pending:
-                self._do(job)
-            with self._pool_lock:
-                if self._backlog:
-                    self._backlog -= 1
-                else:
-                    self._resting += 1
-
-    def _do(self, job: Job) -> None:
+    def _wait_for(self, job: Job) -> None:
+        """In a thread of the pool."""
+        claim = self.pool.claim
         try:
             reply = self.handlers[job.opcode](job.raw, job.unique, job.nodeid, True)
-            if reply is not None and self._claim(job.unique):
+            if reply is not None and claim(job.unique):
                 self.reply(reply if isinstance(reply, bytes) else b"".join(reply))
         except OSError as e:
-            if self._claim(job.unique):
+            if claim(job.unique):
                 self._fail(job.opcode, job.unique, e)
         except Exception as e:  # noqa: BLE001 - as in the dispatcher
-            if self._claim(job.unique):
+            if claim(job.unique):
                 self._defect(job.opcode, job.unique, e)
-        finally:
-            self.record.done(self._noted.pop(job.unique, 0))  # after the reply
 
     def serve_again(self, requests: list[bytes]) -> None:
         """What a predecessor had in hand, on a kernel that cannot resend it. Before `run`."""
@@ -287,35 +226,12 @@ class Session:
             if opcode in {p.FORGET, p.BATCH_FORGET, p.INTERRUPT, p.INIT}:
                 continue
             if opcode in self.handlers and len(raw) >= p.IN_SIZE + p.BODY.get(opcode, 0):
-                self._submit(Job(raw, opcode, unique, nodeid, pid))
+                self.pool.submit(Job(raw, opcode, unique, nodeid, pid))
             else:
                 self.reply(p.error_reply(unique, errno.EROFS if opcode in p.WRITES else errno.ENOSYS))
 
-    def _claim(self, unique: int) -> bool:
-        """Whether the reply to a waiting request is still ours to write."""
-        self.signalled.discard(unique)
-        return self.pending.pop(unique, None) is not None
-
     def _interrupt(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
-        target = p.INTERRUPT_IN.unpack_from(raw, p.IN_SIZE)[0]
-        job = self.pending.get(target)
-        if job is None:
-            return  # answered already, or about to be
-        self.signalled.add(target)
-        self._end_if_told(job)
-
-    def check_signals(self) -> None:
-        """Waiting requests whose process got a harmless signal before may have been told to end since."""
-        for unique in list(self.signalled):
-            job = self.pending.get(unique)
-            if job is None:
-                self.signalled.discard(unique)
-            else:
-                self._end_if_told(job)
-
-    def _end_if_told(self, job: Job) -> None:
-        if told_to_end(job.pid) and self._claim(job.unique):
-            self.reply(p.error_reply(job.unique, errno.EINTR))
+        self.pool.interrupt(p.INTERRUPT_IN.unpack_from(raw, p.IN_SIZE)[0])
 
     # --- handlers: names and attributes --------------------------------------------------------------------------
 
@@ -369,7 +285,7 @@ class Session:
         with opens.lock:
             new = self.head[LAST_OPEN] != counted
             answer = opens.enter(nodeid, flags, counted)
-            if answer is not None and (not wait or self._claim(unique)):
+            if answer is not None and (not wait or self.pool.claim(unique)):
                 try:
                     os.write(self.fd, _OPENED(32, 0, unique, nodeid, *answer))
                 except OSError as e:
@@ -384,7 +300,7 @@ class Session:
         with opens.lock:
             new = self.head[LAST_OPEN] != counted
             answer = opens.admit(file, counted)
-            if not self._claim(unique):
+            if not self.pool.claim(unique):
                 opens.take_back(nodeid)
                 return
             try:
@@ -410,7 +326,7 @@ class Session:
             buffer = self._buffers.get()  # only now: the wait may have been long
             try:
                 data = ops.fill(file, offset, size, buffer, True)
-                if self._claim(unique):
+                if self.pool.claim(unique):
                     self._write_data(unique, data)
                 return None
             except Damaged as e:
@@ -498,47 +414,6 @@ class Session:
     def _listxattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
         size = p.GETXATTR_IN.unpack_from(raw, p.IN_SIZE)[0]
         return _sized(unique, size, self.ops.listxattr(nodeid))
-
-    # --- notifications and ioctls --------------------------------------------------------------------------------
-
-    def notify(self, packet: bytes) -> bool:
-        """Send a notification. False when the kernel does not have what it names, or is gone.
-
-        May wait for locks that are held by whoever waits for a reply of ours: only from a thread that answers nothing.
-        """
-        try:
-            os.write(self.fd, packet)
-        except OSError as e:
-            if e.errno in {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.ENOTDIR}:
-                return False
-            raise
-        return True
-
-
-def backing_open(fd: int, file: int) -> int:
-    """Register descriptor `file` with the connection of device `fd`; returns the backing id."""
-    # a bytearray: with immutable bytes fcntl.ioctl returns the bytes, not the result
-    return int(fcntl.ioctl(fd, p.IOC_BACKING_OPEN, bytearray(p.BACKING_MAP.pack(file, 0, 0)), True))
-
-
-def backing_close(fd: int, backing_id: int) -> None:
-    try:
-        fcntl.ioctl(fd, p.IOC_BACKING_CLOSE, bytearray(backing_id.to_bytes(4, "little")), True)
-    except OSError as e:
-        if e.errno not in {errno.ENOENT, errno.ENODEV, errno.ECONNABORTED}:
-            raise
-
-
-def told_to_end(pid: int) -> bool:
-    """Whether a signal that should end a wait is pending for a thread. Also when it is gone or not of our PID namespace."""
-    try:
-        with open(f"/proc/{pid}/status", "rb") as f:
-            for line in f:
-                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line.split()[1], 16) & _WAITS_FOR_SIGNALS:
-                    return True
-    except OSError:
-        return True
-    return pid == 0
 
 
 def _sized(unique: int, size: int, value: bytes) -> bytes:

@@ -217,14 +217,14 @@ def test_absence_in_a_whole_listing_is_cached_by_the_kernel(w: Wire) -> None:
 
 def test_interrupt_ends_a_wait_once(w: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, told = threading.Event(), [False]
-    monkeypatch.setattr("forebay.fuse.session.told_to_end", lambda pid: told[0])
+    monkeypatch.setattr("forebay.fuse.pool.told_to_end", lambda pid: told[0])
     opened = wire.Opened(size=12, complete=False)
     w.door.on[wire.Open] = lambda _: gate.wait(5) and (opened, os.open("/dev/null", os.O_RDONLY))
     w.ask(p.OPEN, w.part, opening(), unique=10)
     w.ask(p.INTERRUPT, 0, p.INTERRUPT_IN.pack(10), unique=11)
     assert w.silent()  # a signal that programs do not expect to end a read
     told[0] = True
-    w.session.check_signals()
+    w.session.pool.check_signals()
     assert w.reply() == (-errno.EINTR, 10, b"")
     gate.set()
     assert w.silent()  # the late answer is not sent, and its open is taken back
