@@ -44,7 +44,7 @@ class Names:
             if raw is not None:
                 _, flags, mount, checked, *_ = unpack_fixed(raw)
                 ttl = self._ttl(txn, parent, (flags, mount, checked))
-                if ttl:
+                if ttl is not None:
                     return raw, ttl
             elif self._absent_ttl(txn, parent):
                 return None
@@ -63,7 +63,7 @@ class Names:
             _, flags, mount, checked, *_ = unpack_fixed(raw)
             if flags & UNRESOLVED:
                 raise OSError(errno.EIO, "the store told neither size nor version")
-            return raw, self._ttl(txn, parent, (flags, mount, checked))
+            return raw, self._ttl(txn, parent, (flags, mount, checked)) or 0
 
     def absent_ttl(self, parent: int) -> int:
         with self._begin() as txn:
@@ -87,24 +87,25 @@ class Names:
         self._resolve(parent, unpack_row(raw))
         return self.getattr(ino, wait=False)
 
-    def _ttl(self, txn: Any, parent: int, key: tuple[int, int, int]) -> int:
-        """Whole seconds for the kernel, of a row with these flags, mount and second of confirmation; 0: ask the store."""
+    def _ttl(self, txn: Any, parent: int, key: tuple[int, int, int]) -> int | None:
+        """Whole seconds for the kernel, of a row with these flags, mount and second of confirmation; None: ask the store."""
         now = self.view.clock()
         if int(now) != self._ttl_second or len(self._ttls) > 4096:
             self._ttl_second = int(now)
             self._ttls.clear()
         ttl = self._ttls.get(key)
         if ttl is None:
-            ttl = self._ttls[key] = self.believed(key, now, 0)
-        if ttl == 0 and not key[0] & UNRESOLVED:
+            ttl = self._ttls[key] = self.believed(key, self._ttl_second + 1, 0) or -1  # holds to the end of this second
+        if ttl < 0:
             return self.believed(key, now, fr.listed_of(self.view.index.dir(txn, parent)))
         return ttl
 
-    def believed(self, key: tuple[int, int, int], now: float, listed: int) -> int:
-        """Whole seconds until a row with these flags, mount and second of confirmation must be asked for again."""
+    def believed(self, key: tuple[int, int, int], now: float, listed: int) -> int | None:
+        """Whole seconds until a row with these flags, mount and second of confirmation must be asked for again; None: now."""
         flags, mount, checked = key
         row = Row(FILE, flags, mount, checked, 0, 0, 0, NO_OID, b"", b"")
-        return int(fr.entry_ttl(row, fr.mount_freshness(self.view.spec.mounts, mount), now, listed))
+        left = fr.entry_ttl(row, fr.mount_freshness(self.view.spec.mounts, mount), now, listed)
+        return int(left) if left > 0 else None
 
     def _own_ttl(self, mount: int) -> int:
         f = fr.mount_freshness(self.view.spec.mounts, mount)
@@ -163,7 +164,7 @@ class Names:
         now, listed = self.view.clock(), fr.listed_of(d)
 
         def ttl_of(key: tuple[int, int, int]) -> int:
-            return self.believed(key, now, listed)
+            return self.believed(key, now, listed) or 0
 
         up = self.view.index.parent(txn, ino)
         return pages.build(txn.cursor(db=self.view.index.children), (ino, up), at, self.owner, ttl_of)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,28 @@ from forebay.cache.index import (
     object_path,
 )
 from forebay.fuse import mounting, record
+from forebay.fuse import protocol as p
+
+
+def parse(data: bytes, plus: bool) -> list[tuple[dict[str, int], int, int, int, bytes]]:
+    """(entry, ino, off, type, name) of each record."""
+    out, at = [], 0
+    while at < len(data):
+        entry: dict[str, int] = {}
+        if plus:
+            v = p.ENTRY_OUT.unpack_from(data, at)
+            entry = {
+                "nodeid": v[0], "entry_ttl": v[2], "attr_ttl": v[3], "ino": v[6], "size": v[7], "blocks": v[8], "mtime": v[10],
+                "nsec": v[13], "mode": v[15], "nlink": v[16], "uid": v[17], "gid": v[18], "blksize": v[20],
+            }  # fmt: skip
+            at += 128
+        ino, off, n, kind = struct.unpack_from("<QQII", data, at)
+        name = data[at + 24 : at + 24 + n]
+        assert len(name) == n
+        at = (at + 24 + n + 7) & ~7
+        out.append((entry, ino, off, kind, name))
+    assert at == len(data)
+    return out
 
 
 class FakeDoor:
