@@ -24,6 +24,7 @@ from forebay.cache.index import BLOCK
 from forebay.cache.messages import NO_TIER, Goal, Instruction, Thing, Why
 from forebay.cache.motion import ABSENT, COMING, HERE, SLOT, Active, Fetching, Waiter
 from forebay.cache.policy import FULL_PAUSE, Answer, TierState, allocation
+from forebay.cache.slots import Slots
 
 SMALL = 8 << 20
 """Files up to this size are fetched whole in one exchange."""
@@ -61,9 +62,7 @@ class Machine:
         self._parked: dict[int, list[Fetching]] = {}  # tier -> fetches that wait for an eviction
         self._starved: deque[Fetching] = deque()  # wait for buffer slots
         self._retries: list[tuple[float, int]] = []
-        self._slots: dict[int, Active] = {}  # least recently used first
-        self._slot_free = slot_bytes
-        self._slot_bytes = slot_bytes
+        self._slots = Slots(slot_bytes)
         self._budget = BUDGET_MOST
         self._order = Order()
         self._rng = rng or random.Random(0)
@@ -124,7 +123,7 @@ class Machine:
             "waiters": len(self._waiters),
             "fetching": self._lanes.fetching(),
             "queued": self._lanes.queued(),
-            "slot_bytes": self._slot_bytes - self._slot_free,
+            "slot_bytes": self._slots.used(),
         }
 
     # --- events
@@ -413,23 +412,18 @@ class Machine:
         if f.goal is Goal.WARM:
             self._give_up(f, errno.ENOSPC, "not admitted: no tier has room for it (see `forebay status`)")
             return False
-        size = f.count * BLOCK
-        for slot in list(self._slots):
-            if self._slot_free >= size:
-                break
-            if not self._pinned(slot):
-                self._drop_slot(slot)
-        if self._slot_free < size:
+        going = self._slots.room(f.count * BLOCK)
+        if going is None:
             if f.goal is Goal.AHEAD and not any(w.needs(f) for w in a.waiters.values()):
                 self._give_up(f, errno.EIO, "")
             else:
                 self._starved.append(f)
             return False
+        for slot in going:
+            self._drop_slot(slot)
         self._next += 1
-        f.tier, f.slot = NO_TIER, self._next
-        self._slots[f.slot] = a
-        a.slots[f.slot] = (f.first, f.last)
-        self._slot_free -= size
+        f.tier = NO_TIER
+        self._slots.take(f, self._next)
         return True
 
     def _give_up(self, f: Fetching, code: int, message: str) -> None:
@@ -440,18 +434,8 @@ class Machine:
         for w in [w for w in a.waiters.values() if w.needs(f)]:
             self._answer(w, code, message)
 
-    def _pinned(self, slot: int) -> bool:
-        a = self._slots[slot]
-        first, last = a.slots[slot]
-        return any(f.slot == slot for f in a.fetches.values()) or any(
-            w.first < last and first < w.last for w in a.waiters.values()
-        )
-
     def _drop_slot(self, slot: int) -> None:
-        a = self._slots.pop(slot)
-        first, last = a.slots.pop(slot)
-        self._slot_free += (last - first) * BLOCK
-        a.clear(first, last, SLOT)
+        self._slots.drop(slot)
         self._out.append(m.DropSlot(slot))
 
     def _unpinned(self) -> None:
@@ -508,18 +492,7 @@ class Machine:
 
     def _release(self, w: Waiter) -> None:
         a = w.active
-        pieces: list[m.Piece] = []
-        if a.slots and SLOT in a.blocks[w.first : w.last]:
-            at = w.first
-            spans = sorted((first, last, slot) for slot, (first, last) in a.slots.items() if first < w.last and w.first < last)
-            for first, last, slot in spans:
-                if first > at:
-                    pieces.append(m.Piece(-1, at, first))
-                pieces.append(m.Piece(slot, max(first, w.first), min(last, w.last)))
-                at = last
-                self._slots[slot] = self._slots.pop(slot)  # used last
-            if at < w.last:
-                pieces.append(m.Piece(-1, at, w.last))
+        pieces = self._slots.pieces(w)
         upto = 0
         if not pieces:
             beyond = bytes(a.blocks[w.last : w.last + TOLD_MOST // BLOCK])
