@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import json
 import os
 import resource
 import select
@@ -24,10 +23,11 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from functools import partial
 from typing import Any, NoReturn
+
+import msgspec
 
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, decode_spec
@@ -60,11 +60,12 @@ def log(message: str, **fields: Any) -> None:
     """One JSON object a line on stderr."""
     error = fields.pop("error", None)
     if isinstance(error, BaseException):
+        import traceback  # 20 ms of every start for what should never happen
+
         fields["trace"] = traceback.format_exception(error)[-3:]
     line = {"time": round(time.time(), 3), "role": "mount", "pid": os.getpid(), "message": message, **fields}
     with contextlib.suppress(OSError):
-        sys.stderr.write(json.dumps(line, default=_text) + "\n")
-        sys.stderr.flush()
+        os.write(2, msgspec.json.encode(line, enc_hook=_text) + b"\n")  # one write: lines of two daemons do not mix
 
 
 def _text(value: object) -> str:
@@ -204,8 +205,8 @@ class Daemon:
         path = os.path.join(self.args.run_dir, places.mount_state(self.args.index))
         fresh = f"{path}.{os.getpid()}"
         try:
-            with open(fresh, "w", encoding="utf-8") as f:
-                json.dump(state, f)
+            with open(fresh, "wb") as f:
+                f.write(msgspec.json.encode(state))
             os.replace(fresh, path)
         except OSError as e:
             log("state not written", path=path, why=str(e))
@@ -397,11 +398,20 @@ class Daemon:
         import subprocess
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        hand_over = json.dumps(
+        hand_over = msgspec.json.encode(
             {"version": 1, "index": self.args.index, "mount": self.args.mount, "daemon": os.getpid(), "device_fd": self.fd,
              "state_fd": self.args.state_fd, "link_fd": theirs.fileno()}
         )  # fmt: skip
-        argv = [sys.executable, "-P", "-m", "forebay.fuse.supervisor", "--run-dir", self.args.run_dir, "--adopt", hand_over]
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "forebay.fuse.supervisor",
+            "--run-dir",
+            self.args.run_dir,
+            "--adopt",
+            hand_over.decode(),
+        ]
         try:
             done = subprocess.run(
                 argv, pass_fds=(self.fd, self.args.state_fd, theirs.fileno()), stdin=subprocess.DEVNULL, start_new_session=True,

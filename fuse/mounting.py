@@ -6,12 +6,9 @@ Nothing here touches the mounted tree itself: a dead or slow daemon cannot hang 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +40,30 @@ class MountEntry(NamedTuple):
         return f"{self.major}:{self.minor}"
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
+def _call(name: str, *args: bytes | int) -> int:
+    """A function of the C library; returns 0 or its errno. Imported here: a mount daemon only reads mountinfo, and the
+    imports of this module are part of the pause when it is restarted."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = getattr(libc, name)(*(ctypes.c_ulong(a) if isinstance(a, int) else a for a in args))
+    return 0 if result == 0 else ctypes.get_errno()
+
+
+def _fusermount(*args: str, fd: int = -1) -> tuple[int, str]:
+    """Run fusermount3 for an ordinary user; its exit code and what it said. `fd` is the socket it sends the device over."""
+    import shutil
+    import subprocess
+
+    tool = shutil.which("fusermount3") or shutil.which("fusermount")
+    if tool is None:
+        raise MountError(errno.ENOENT, "fusermount3 is not installed: install the package fuse3, or run as root")
+    env = os.environ if fd < 0 else {**os.environ, "_FUSE_COMMFD": str(fd)}
+    done = subprocess.run(
+        [tool, *args], pass_fds=() if fd < 0 else (fd,), stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=20,
+        check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
 
 
 def open_device() -> int:
@@ -88,8 +108,7 @@ def _mount_root(path: str, source: str, allow_other: bool) -> int:
     if allow_other:
         options += ",allow_other"
     flags = MS_NOSUID | MS_NODEV | MS_RDONLY
-    if _libc.mount(_b(source), _b(path), _b(FSTYPE), ctypes.c_ulong(flags), _b(options)) != 0:
-        number = ctypes.get_errno()
+    if number := _call("mount", _b(source), _b(path), _b(FSTYPE), flags, _b(options)):
         os.close(fd)
         hint = "run as root with CAP_SYS_ADMIN" if number == errno.EPERM else "see `forebay doctor`"
         raise MountError(number, f"mounting {path} failed ({os.strerror(number)}): {hint}")
@@ -97,21 +116,14 @@ def _mount_root(path: str, source: str, allow_other: bool) -> int:
 
 
 def _mount_user(path: str, source: str) -> int:
-    tool = shutil.which("fusermount3") or shutil.which("fusermount")
-    if tool is None:
-        raise MountError(errno.ENOENT, "fusermount3 is not installed: install the package fuse3, or run as root")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         options = f"ro,nosuid,nodev,default_permissions,fsname={_escape_option(source)},subtype=forebay"
         if _user_allow_other():
             options += ",allow_other"
-        done = subprocess.run(
-            [tool, "-o", options, "--", path], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, capture_output=True,
-            env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}, timeout=20, check=False,
-        )  # fmt: skip
+        code, said = _fusermount("-o", options, "--", path, fd=theirs.fileno())
         theirs.close()
-        if done.returncode != 0:
-            said = done.stderr.decode("utf-8", "replace").strip() or f"exit code {done.returncode}"
+        if code != 0:
             raise MountError(errno.EPERM, f"fusermount3 did not mount {path}: {said}")
         ours.settimeout(20)
         _, fds, _, _ = socket.recv_fds(ours, 16, 1)
@@ -136,24 +148,12 @@ def umount(path: str, *, lazy: bool = False) -> None:
     if find(path) is None:
         return
     if os.geteuid() == 0:
-        if _libc.umount2(_b(path), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)) != 0:
-            number = ctypes.get_errno()
-            if number in {errno.EINVAL, errno.ENOENT}:
-                return
+        number = _call("umount2", _b(path), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+        if number not in {0, errno.EINVAL, errno.ENOENT}:
             raise MountError(number, f"unmounting {path} failed: {os.strerror(number)}; see `fuser -vm {path}` for who uses it")
         return
-    tool = shutil.which("fusermount3") or shutil.which("fusermount")
-    if tool is None:
-        raise MountError(errno.ENOENT, "fusermount3 is not installed: install the package fuse3, or unmount as root")
-    done = subprocess.run(
-        [tool, "-u", *(["-z"] if lazy else []), "--", path],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=20,
-        check=False,
-    )
-    if done.returncode != 0 and find(path) is not None:
-        said = done.stderr.decode("utf-8", "replace").strip()
+    code, said = _fusermount("-u", *(["-z"] if lazy else []), "--", path)
+    if code != 0 and find(path) is not None:
         raise MountError(errno.EBUSY if "busy" in said.lower() else errno.EPERM, f"fusermount3 did not unmount {path}: {said}")
 
 
@@ -168,7 +168,7 @@ def abort(path: str) -> bool:
     try:
         Path(f"{FUSECTL}/{entry.minor}/abort").write_text("1")
     except OSError:
-        return bool(_libc.umount2(_b(path), MNT_FORCE | UMOUNT_NOFOLLOW) == 0)
+        return _call("umount2", _b(path), MNT_FORCE | UMOUNT_NOFOLLOW) == 0
     return True
 
 

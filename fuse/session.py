@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import mmap
 import os
 import queue
 import select
@@ -65,8 +66,8 @@ class Session:
         self.pool = Pool(record, self._wait_for, self.reply)
         self._buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(BUFFERS):
-            self._buffers.put(memoryview(bytearray(BUFFER)))
-        self._own_buffer = memoryview(bytearray(BUFFER))
+            self._buffers.put(_buffer())
+        self._own_buffer = _buffer()
         self._ahead: tuple[int, int, int, float, Page] | None = None  # inode, cookie, room, when, page
         self.handlers: dict[int, Handler] = {
             p.LOOKUP: self._lookup,
@@ -414,6 +415,11 @@ class Session:
     def _listxattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
         size = p.GETXATTR_IN.unpack_from(raw, p.IN_SIZE)[0]
         return _sized(unique, size, self.ops.listxattr(nodeid))
+
+
+def _buffer() -> memoryview:
+    """Memory that costs nothing until it is used: a mount with passthrough hardly reads."""
+    return memoryview(mmap.mmap(-1, BUFFER, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _sized(unique: int, size: int, value: bytes) -> bytes:
