@@ -181,7 +181,7 @@ class Engine:
         if thing.oid not in self.machine:
             found = self.records.known(thing)
             if found is not None:
-                known = found[0]
+                known = self._with_spare(thing.oid, found[0])
                 if found[1]:
                     if len(self._doubts) >= DOUBTS_KEPT:
                         self._doubts.clear()  # those are fetched from the store instead
@@ -204,6 +204,14 @@ class Engine:
             raise future.error
         assert future.result is not None
         return future.result
+
+    def _with_spare(self, oid: bytes, known: m.Known) -> m.Known:
+        """What the file occupies beyond its recorded blocks (a killed worker's ranges) is its own and not charged again."""
+        try:
+            allocated = files.occupied(self.tiers[known.tier].path, oid)
+        except OSError:
+            return known._replace(spare=0)
+        return known._replace(spare=max(allocated - known.allocated, 0))
 
     def note_open(self, thing: Thing) -> None:
         """A small file was opened: feeds look-ahead."""

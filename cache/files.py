@@ -91,6 +91,11 @@ def identity(tier: str, oid: bytes) -> tuple[int, int]:
     return st.st_dev, st.st_ino
 
 
+def occupied(tier: str, oid: bytes) -> int:
+    """Bytes an object's cache file occupies. FileNotFoundError when it is gone."""
+    return os.stat(object_path(tier, oid)).st_blocks * 512
+
+
 def open_read(tier: str, oid: bytes) -> int:
     """A read-only descriptor of a cache file. FileNotFoundError when it is gone."""
     return os.open(object_path(tier, oid), os.O_RDONLY | os.O_CLOEXEC)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-RATE = 20.0
+RATE = 5.0
 """Lines a second for each kind of decision; bursts up to twice that."""
 
 _lock = threading.Lock()

@@ -59,11 +59,13 @@ class _Pending:
 
 
 class Records:
-    """`boot`: low 32 bits of this boot, written into rows verified in it."""
+    """`boot`: low 32 bits of this boot, written into rows verified in it. Rows of tiers from `tiers` on (a spec that lost
+    one) count as absent; the reconciler takes them out."""
 
-    def __init__(self, index: Index, boot: int) -> None:
+    def __init__(self, index: Index, boot: int, tiers: int) -> None:
         self.index = index
         self.boot = boot
+        self.tiers = tiers
         self.dirty: set[bytes] = set()  # oids changed since the ledger last looked
         self.count: Counter[int] = Counter()  # objects of each tier
         self._pending: dict[bytes, _Pending] = {}
@@ -228,7 +230,7 @@ class Records:
             o = self.index.object(txn, oid)
         if o is None:
             self.absent(oid)
-        return o
+        return o if o is None or o.tier < self.tiers else None
 
     def complete_now(self, txn: Any, oid: bytes) -> bool:
         """Whether an object is complete and verified in this boot, for one of many asked about in one transaction."""
@@ -241,7 +243,7 @@ class Records:
         if o is None:
             self.absent(oid)
             return False
-        return o.state == COMPLETE and o.boot == self.boot
+        return o.state == COMPLETE and o.boot == self.boot and o.tier < self.tiers
 
     def absent(self, oid: bytes) -> None:
         """The index was just seen to have nothing of an object, and only a commit here can change that."""
@@ -261,7 +263,7 @@ class Records:
             return None
         with self.index.env.begin() as txn:
             o = self.index.object(txn, thing.oid)
-            if o is None or o.size != thing.size:
+            if o is None or o.size != thing.size or o.tier >= self.tiers:
                 return None
             extents = dict(self._extents(txn, thing.oid, thing.size))
         there = sum(e.count() for e in extents.values())

@@ -30,7 +30,6 @@ def report(w: Worker) -> dict[str, object]:
         "mounts": [_mount(w, i, seen) for i, seen in enumerate(reach)],
         "tree": tree,
         "evictions": dict(engine.evictions),
-        "pinned_bytes": 0,
         "opened": len(engine.opened),
         "warm": service.warmer.stats(),
         "warmed": service.warmer.done,

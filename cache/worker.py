@@ -73,7 +73,7 @@ class Worker:
         self.tiers = [TierDir(i, t) for i, t in enumerate(spec.tiers)]
         self.index, self.ledger = open_index(spec.index_dir, boot)
         self.stores = [open_store(mount) for mount in spec.mounts]
-        self.records = Records(self.index, boot)
+        self.records = Records(self.index, boot, len(self.tiers))
         self.meters = [Meter() for _ in spec.mounts]
         used, count = by_tier(self.index, len(self.tiers))
         self.records.count.update(dict(enumerate(count)))

@@ -66,8 +66,8 @@ def test_sizes() -> None:
     assert blocks_in_segment(SEGMENT + 5 * BLOCK, 1) == 5
 
 
-def records(tmp_path: Path, boot: int = BOOT) -> Records:
-    return Records(Index(tmp_path / "index" / "live"), boot)
+def records(tmp_path: Path, boot: int = BOOT, tiers: int = 1) -> Records:
+    return Records(Index(tmp_path / "index" / "live"), boot, tiers)
 
 
 def thing(number: int, size: int) -> m.Thing:
@@ -133,6 +133,23 @@ def test_another_boots_rows_are_doubts(tmp_path: Path) -> None:
     again = r.known(t)
     assert again is not None
     assert again[1] == {}
+
+
+def test_rows_of_a_tier_that_is_no_longer_configured_count_as_absent(tmp_path: Path) -> None:
+    t = thing(1, 3 * BLOCK)
+    r = records(tmp_path, tiers=2)
+    r.arrived(t, 1, 0, sums(1, 2, 3))
+    r.complete(t, 1)
+    r.commit()
+    r.index.close()
+    r = records(tmp_path, tiers=1)
+    assert r.object(t.oid) is None
+    assert r.known(t) is None
+    r.arrived(t, 0, 0, sums(4))
+    r.commit()
+    o = r.object(t.oid)
+    assert o is not None
+    assert (o.tier, o.present) == (0, BLOCK)
 
 
 def test_dropped_objects_leave_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -257,3 +258,9 @@ World.TestCase.settings = settings(
     max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestWorld = World.TestCase
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+class TestWorldLong(World.TestCase):  # type: ignore[name-defined,misc]
+    settings = settings(max_examples=2000, stateful_step_count=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
