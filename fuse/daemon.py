@@ -259,6 +259,7 @@ class Daemon:
         while True:
             try:
                 index = Index(path, readonly=True)
+                index.env.reader_check()  # a killed predecessor may have left a slot that pins old pages
                 st = os.stat(os.path.join(path, "data.mdb"))
                 self.index_file = (st.st_dev, st.st_ino)
                 return index

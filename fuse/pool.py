@@ -15,8 +15,10 @@ from typing import NamedTuple
 from forebay.fuse import protocol as p
 from forebay.fuse.record import Record
 
-THREADS = 32
-"""Requests that wait for the worker or a disk at the same time; more queue up (at most 128 in the background)."""
+DOOR, DISK = "door", "disk"
+THREADS = {DOOR: 32, DISK: 6}
+"""Requests that wait for the worker, and for a disk, at the same time; more queue up (at most 128 in the background). Two
+lanes, so that what lies in the cache can be read while every door thread waits for a store that is down."""
 STACK = 256 << 10
 
 _ENDS = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 8) | (1 << 14)
@@ -34,6 +36,41 @@ class Job(NamedTuple):
     pid: int
 
 
+class Lane:
+    """Threads that are started when there is more to do than threads at rest, up to a bound."""
+
+    def __init__(self, name: str, work: Callable[[Job], None]) -> None:
+        self.name = name
+        self.most = THREADS[name]
+        self.work = work
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._threads = 0
+        self._resting = 0  # threads that no queued job counts on
+        self._backlog = 0  # queued jobs that no thread counts on
+        self._lock = threading.Lock()
+
+    def submit(self, job: Job) -> None:
+        with self._lock:
+            if self._resting:
+                self._resting -= 1
+            elif self._threads == self.most:
+                self._backlog += 1
+            else:
+                threading.stack_size(STACK)
+                threading.Thread(target=self._run, name=f"{self.name}-{self._threads}", daemon=True).start()
+                self._threads += 1
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        while True:
+            self.work(self._jobs.get())
+            with self._lock:
+                if self._backlog:
+                    self._backlog -= 1
+                else:
+                    self._resting += 1
+
+
 class Pool:
     """`work(job)` answers a job in a thread of its own; it writes its reply only if `claim(job.unique)` says so."""
 
@@ -44,38 +81,17 @@ class Pool:
         self.pending: dict[int, Job] = {}
         self._noted: dict[int, int] = {}  # unique of a waiting request -> its place in the record
         self._signalled: set[int] = set()  # uniques whose process got a signal that does not end the wait
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._resting = 0  # threads that no queued job counts on
-        self._backlog = 0  # queued jobs that no thread counts on
-        self._lock = threading.Lock()
+        self._lanes = {name: Lane(name, self._work) for name in THREADS}
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, lane: str = DOOR) -> None:
         self.pending[job.unique] = job
         self._noted[job.unique] = self.record.note(job.raw)
-        with self._lock:
-            if self._resting:
-                self._resting -= 1
-            elif len(self._threads) == THREADS:
-                self._backlog += 1
-            else:
-                threading.stack_size(STACK)
-                thread = threading.Thread(target=self._run, name=f"slow-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        self._jobs.put(job)
+        self._lanes[lane].submit(job)
 
-    def _run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job.unique in self.pending:
-                self.work(job)
-            self.record.done(self._noted.pop(job.unique, 0))  # after the reply
-            with self._lock:
-                if self._backlog:
-                    self._backlog -= 1
-                else:
-                    self._resting += 1
+    def _work(self, job: Job) -> None:
+        if job.unique in self.pending:
+            self.work(job)
+        self.record.done(self._noted.pop(job.unique, 0))  # after the reply
 
     def claim(self, unique: int) -> bool:
         """Whether the reply to a waiting request is still the caller's to write."""

@@ -30,7 +30,7 @@ from forebay.fuse.files import Damaged
 from forebay.fuse.opens import CACHED, PASSTHROUGH, SPECIAL
 from forebay.fuse.operations import Operations
 from forebay.fuse.pages import BLKSIZE, DIR_MODE, DIR_SIZE, FILE_MODE, SECOND, Page
-from forebay.fuse.pool import Job, Pool
+from forebay.fuse.pool import DISK, Job, Pool
 from forebay.fuse.record import LAST_OPEN, Record
 from forebay.fuse.view import WouldBlock, unpack_fixed
 
@@ -179,8 +179,10 @@ class Session:
                             write(fd, reply)
                         else:
                             os.writev(fd, reply)
-            except (WouldBlock, BlockingIOError):
+            except WouldBlock:
                 self.pool.submit(Job(raw, opcode, unique, nodeid, u32(raw, 32)[0]))
+            except BlockingIOError:
+                self.pool.submit(Job(raw, opcode, unique, nodeid, u32(raw, 32)[0]), DISK)
             except OSError as e:
                 self._fail(opcode, unique, e)
             except Exception as e:  # noqa: BLE001 - a defect must cost one request, not the mount

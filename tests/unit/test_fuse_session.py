@@ -61,6 +61,15 @@ class Wire:
         except (OSError, Exception):  # noqa: BLE001 - the socket was closed: an empty packet is no request
             pass
 
+    def close(self) -> None:
+        self.session.stop()
+        self.kernel.close()
+        self.thread.join(5)
+        os.close(self.session.fd)
+        self.record.close()
+        os.close(self.state)
+        self.index.close()
+
     def ask(self, opcode: int, nodeid: int = 1, body: bytes = b"", unique: int = 2, pid: int | None = None) -> None:
         head = p.IN.pack(40 + len(body), opcode, unique, nodeid, 0, 0, os.getpid() if pid is None else pid, 0, 0)
         self.kernel.send(head + body)
@@ -99,13 +108,7 @@ class Wire:
 def w(tmp_path: Path):
     made = Wire(tmp_path)
     yield made
-    made.session.stop()
-    made.kernel.close()
-    made.thread.join(5)
-    os.close(made.session.fd)
-    made.record.close()
-    os.close(made.state)
-    made.index.close()
+    made.close()
 
 
 def opening(flags: int = os.O_RDONLY) -> bytes:
@@ -244,6 +247,29 @@ def test_more_waits_than_threads(w: Wire) -> None:
     assert sorted(w.reply()[1] for _ in range(100)) == [100 + 2 * i for i in range(100)]
     w.door.on[wire.Open] = lambda _: wire.Failed(errno.ESTALE, "newer")
     assert w.call(p.OPEN, w.part, opening(), 500) == (-errno.ESTALE, b"")
+
+
+def test_cached_bytes_are_read_while_every_door_thread_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = Wire(tmp_path, passthrough=False)
+    gate = threading.Event()
+    w.door.on[wire.Open] = lambda _: gate.wait(10) and wire.Failed(errno.EIO, "store down")
+    w.call(p.OPEN, w.whole, opening(), 2)
+    for i in range(60):
+        w.ask(p.OPEN, w.part, opening(), unique=100 + 2 * i)
+    first = [True]
+
+    def cold(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        """As after the pages were dropped: not without waiting."""
+        if flags and first.pop():
+            raise BlockingIOError(errno.EAGAIN, "not in the page cache")
+        return real(fd, buffers, offset, 0)
+
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", cold)
+    assert w.call(p.READ, w.whole, reading(0, 4096), 50) == (0, b"whole file")
+    gate.set()
+    assert sorted(w.reply()[1] for _ in range(60)) == [100 + 2 * i for i in range(60)]
+    w.close()
 
 
 def test_a_resent_open_keeps_its_bit_and_is_counted_once(w: Wire) -> None:
