@@ -24,6 +24,7 @@ SECOND = 1_000_000_000
 COOKIE_SHIFT = 2
 """A cookie is the inode number of the entry before, plus 2: 1 and 2 stand behind "." and ".."."""
 
+_HEAD = struct.Struct("<BBHIQqQ16xH2x")  # a row up to its name: kind, flags, mount, checked, size, mtime, ino, length of the name
 # nodeid, entry ttl, attr ttl | ino, size, blocks, 3 times, 3 nsec, mode, nlink, uid, gid, blksize | ino, off, namelen, type
 _PLUS = struct.Struct("<Q8xQQ8xQQQQQQIIIIIII4xI4xQQII")
 _PLAIN = struct.Struct("<QQII")
@@ -31,6 +32,7 @@ _DOT_PLUS = struct.Struct("<128xQQII8s")
 _DOT_PLAIN = struct.Struct("<QQII8s")
 PLUS_SIZE = _PLUS.size
 assert PLUS_SIZE == 152
+assert _HEAD.size == _ROW.size
 
 
 class Page(NamedTuple):
@@ -73,47 +75,56 @@ def build(
             return Page(bytes(out[:at]), cookie, True)
         dot.pack_into(out, at, up, 2, 2, DT_DIR, b"..")
         at, cookie = at + size, 2
-    if not cursor.set_range(_PAIR.pack(parent, cookie - COOKIE_SHIFT + 1)):
+    # the last row of the directory is known beforehand, so that the loop needs no keys
+    last = _last(cursor, parent)
+    if last <= cookie - COOKIE_SHIFT or not cursor.set_range(_PAIR.pack(parent, cookie - COOKIE_SHIFT + 1)):
         return Page(bytes(out[:at]), cookie, False)
-    stop = _PAIR.pack(parent + 1, 0)
     head = PLUS_SIZE if plus else 24
-    unpack, fixed = _ROW.unpack_from, _ROW.size
+    unpack, fixed = _HEAD.unpack_from, _ROW.size
     pack_plus, pack_plain = _PLUS.pack_into, _PLAIN.pack_into
-    ttl, last = 0, (-1, -1, -1)
-    for key, raw in cursor:
-        if key >= stop:
-            break
-        kind, flags, mount, checked, length, mtime, ino, _oid, n, _v = unpack(raw)
-        end = at + head + n
-        if (end + 7) & ~7 > room:
+    ttl, last_flags, last_mount, last_checked, ino = 0, -1, -1, -1, 0
+    for raw in cursor.iternext(False, True):
+        kind, flags, mount, checked, length, mtime, ino, n = unpack(raw)
+        name_at = at + head
+        after = (name_at + n + 7) & ~7
+        if after > room:
             return Page(bytes(out[:at]), cookie, True)
-        is_dir = kind == DIR
         if plus:
-            if last != (flags, mount, checked):
-                last = (flags, mount, checked)
-                ttl = ttl_of(last)
-            if ttl and not flags & UNRESOLVED:
-                s, ns = divmod(mtime, SECOND)
-                if s < 0:
-                    s += 1 << 64
-                if is_dir:
-                    pack_plus(
-                        out, at, ino, ttl, ttl, ino, DIR_SIZE, 8, s, s, s, ns, ns, ns, DIR_MODE, 2, uid, gid, BLKSIZE,
-                        ino, ino + 2, n, DT_DIR,
-                    )  # fmt: skip
-                else:
-                    pack_plus(
-                        out, at, ino, ttl, ttl, ino, length, (length + 511) >> 9, s, s, s, ns, ns, ns, FILE_MODE, 1, uid, gid,
-                        BLKSIZE, ino, ino + 2, n, DT_REG,
-                    )  # fmt: skip
+            if checked != last_checked or mount != last_mount or flags != last_flags:
+                last_flags, last_mount, last_checked = flags, mount, checked
+                ttl = 0 if flags & UNRESOLVED else ttl_of((flags, mount, checked))
+            s, ns = divmod(mtime, SECOND)
+            if s < 0:
+                s += 1 << 64
+            if not ttl:
+                pack_plus(out, at, *_NOTHING, ino, ino + 2, n, DT_DIR if kind == DIR else DT_REG)
+            elif kind == DIR:
+                pack_plus(
+                    out, at, ino, ttl, ttl, ino, DIR_SIZE, 8, s, s, s, ns, ns, ns, DIR_MODE, 2, uid, gid, BLKSIZE,
+                    ino, ino + 2, n, DT_DIR,
+                )  # fmt: skip
             else:
-                pack_plus(out, at, *_NOTHING, ino, ino + 2, n, DT_DIR if is_dir else DT_REG)
+                pack_plus(
+                    out, at, ino, ttl, ttl, ino, length, (length + 511) >> 9, s, s, s, ns, ns, ns, FILE_MODE, 1, uid, gid,
+                    BLKSIZE, ino, ino + 2, n, DT_REG,
+                )  # fmt: skip
         else:
-            pack_plain(out, at, ino, ino + 2, n, DT_DIR if is_dir else DT_REG)
-        out[end - n : end] = raw[fixed : fixed + n]
-        at = (end + 7) & ~7
+            pack_plain(out, at, ino, ino + 2, n, DT_DIR if kind == DIR else DT_REG)
+        out[name_at : name_at + n] = raw[fixed : fixed + n]
+        at = after
         cookie = ino + 2
+        if ino == last:
+            break
     return Page(bytes(out[:at]), cookie, False)
+
+
+def _last(cursor: Any, parent: int) -> int:
+    """The largest inode number among the children of a directory, 0 when it has none."""
+    found = cursor.prev() if cursor.set_range(_PAIR.pack(parent + 1, 0)) else cursor.last()
+    if not found:
+        return 0
+    up, ino = _PAIR.unpack(cursor.key())
+    return ino if up == parent else 0
 
 
 _NOTHING = (0,) * 17
