@@ -13,7 +13,7 @@ import trio
 from forebay.cache import files
 from forebay.cache import messages as m
 from forebay.cache.engine import Engine
-from forebay.cache.index import Index, IndexError_, Object, unpack_object
+from forebay.cache.index import Index, IndexError_, Object, object_path, unpack_object
 from forebay.cache.ledger import Change, Ledger, sync_files
 from forebay.cache.log import log
 from forebay.cache.policy import allocation
@@ -27,6 +27,8 @@ ROUND_MOST = 5000
 TAKE_SLICE = 250
 """Objects whose rows are read between two looks at the door: 250 take a millisecond or two."""
 RECONCILE_SLICE = 256
+CLOCK_TICK = 0.1
+"""Seconds by which a file's time may lag behind the clock."""
 SLACK = 64 << 10
 """Bytes a file may lack against its row without suspicion: tails, and what a file system packs."""
 _U32 = struct.Struct(">I")
@@ -182,7 +184,8 @@ class Durability:
 class Reconciler:
     """Compares each tier's directory with the index after a start: orphans go, rows without their file go, use is counted.
 
-    Runs beside the readers. Every decision is taken in the trio thread on what index and machine say at that moment.
+    Runs beside the readers. Every decision is taken in the trio thread on what index and machine say at that moment; files
+    that changed since the start are this worker's own, whose scan may be older than what they are by now.
     """
 
     def __init__(self, engine: Engine, tiers: list[TierDir]) -> None:
@@ -190,6 +193,7 @@ class Reconciler:
         self.tiers = tiers
         self.orphans = self.dropped = 0
         self.done = False
+        self._since = time.time() - CLOCK_TICK
 
     async def run(self) -> None:
         began = time.monotonic()
@@ -214,20 +218,29 @@ class Reconciler:
         delta = 0
         doubtful: list[bytes] = []
         for f in found:
-            if f.oid in machine:
+            if f.oid in machine or f.changed >= self._since:
                 continue
             o = records.object(f.oid)
             if o is None or o.tier != tier.number:
                 self.orphans += 1
                 files.unlink(tier.path, f.oid)
             elif f.size != o.size or (tier.filesystem in DENSE and f.allocated + SLACK < o.present):
-                doubtful.append(f.oid)
+                if self._unchanged(tier, f):
+                    doubtful.append(f.oid)
             else:
                 delta += f.allocated - allocation(o.present)
         if delta:
             self.engine.tell(m.Counted(tier.number, delta))
         if doubtful:
             self._drop(doubtful)
+
+    def _unchanged(self, tier: TierDir, f: Found) -> bool:
+        """Whether a file is still what the scan saw: an orphan may have been adopted and filled since."""
+        try:
+            st = os.stat(object_path(tier.path, f.oid))
+        except FileNotFoundError:
+            return False  # `_rows` finds it
+        return (st.st_size, st.st_ctime) == (f.size, f.changed)
 
     def _drop(self, oids: list[bytes]) -> None:
         try:

@@ -66,6 +66,7 @@ class Found(NamedTuple):
     oid: bytes
     size: int
     allocated: int
+    changed: float  # ctime
 
 
 class TierDir:
@@ -109,7 +110,7 @@ class TierDir:
                     except (ValueError, FileNotFoundError):
                         continue
                     if len(oid) == 16:
-                        out.append(Found(oid, st.st_size, st.st_blocks * 512))
+                        out.append(Found(oid, st.st_size, st.st_blocks * 512, st.st_ctime))
             yield out
 
     def close(self) -> None:
