@@ -23,6 +23,11 @@ CHUNK = 1 << 20
 BUFFERS = 8
 """Receive buffers of the process; a lane without one waits."""
 
+BESIDE = ".new"
+"""Suffix of bytes written beside a cache file that is there already."""
+BESIDE_AGE = 60.0
+"""Seconds after which such a file belongs to nobody: a small object is written within its store's deadline of 10 s."""
+
 
 class Buffers:
     """A bounded pool of page-aligned receive buffers. They are shared anonymous memory, given back to the kernel when idle."""
@@ -55,8 +60,10 @@ class Buffers:
 
 
 def prepare(tier: str) -> None:
-    """Make the folders of a tier's objects, once, so that creating a file never has to."""
+    """Make the folders of a tier's objects, once, so that creating a file never has to. The last one tells of all."""
     base = Path(tier) / "objects"
+    if (base / "ff").is_dir():
+        return
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     for i in range(256):
         (base / f"{i:02x}").mkdir(exist_ok=True, mode=0o700)
@@ -80,9 +87,24 @@ def create(tier: str, oid: bytes, size: int, *, make: bool = True) -> int:
     return fd
 
 
-def create_small(tier: str, oid: bytes) -> int:
-    """Open an object's cache file, empty, for one write of all its bytes. Whatever lay there was of no known object."""
-    return os.open(object_path(tier, oid), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def create_small(tier: str, oid: bytes) -> tuple[int, str | None]:
+    """A new, empty file for one write of all of an object's bytes, and the name it must be `put` in place from, if any.
+
+    A file that is there already may be complete and open through passthrough: it is never emptied. The new bytes then go to
+    a file beside it, which takes its place whole.
+    """
+    path = object_path(tier, oid)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_EXCL, 0o600), None
+    except FileExistsError:
+        beside = path + BESIDE
+        return os.open(beside, flags | os.O_TRUNC, 0o600), beside
+
+
+def put(tier: str, oid: bytes, beside: str) -> None:
+    """Let a file written beside an object's cache file take its place; who has the old one open keeps it."""
+    os.rename(beside, object_path(tier, oid))
 
 
 def identity(tier: str, oid: bytes) -> tuple[int, int]:

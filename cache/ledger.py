@@ -43,10 +43,10 @@ class Ledger:
         self.path = path
         Path(path).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.env = lmdb.open(path, map_size=MAP_SIZE, max_dbs=4, max_readers=16, sync=True, readahead=False)
-        self.objects = self.env.open_db(b"objects")
-        self.extents = self.env.open_db(b"extents")
-        self.meta = self.env.open_db(b"meta")
-        with self.env.begin(write=True) as txn:
+        with self.env.begin(write=True) as txn:  # one transaction: each would sync, and a busy disk takes a second for that
+            self.objects = self.env.open_db(b"objects", txn=txn)
+            self.extents = self.env.open_db(b"extents", txn=txn)
+            self.meta = self.env.open_db(b"meta", txn=txn)
             raw = txn.get(b"schema", db=self.meta)
             if raw is None:
                 txn.put(b"schema", _U32.pack(SCHEMA), db=self.meta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -13,10 +14,10 @@ from types import TracebackType
 
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec, Freshness, Mount, Tier, encode_spec
-from forebay.cache.client import Door
+from forebay.cache.client import Door, DoorError
 
 MIB = 1 << 20
-START_DEADLINE = 20.0
+START_DEADLINE = 60.0
 TTL = Freshness()
 
 
@@ -59,7 +60,20 @@ class Lab:
                 [sys.executable, "-P", "-m", "forebay.cache.worker", "--run-dir", str(self.run_dir), *args], stderr=log
             )
         if wait:
-            self.door.call(wire.Stats(), START_DEADLINE)
+            self._wait_for_it(self.process)
+
+    def _wait_for_it(self, process: subprocess.Popen[bytes]) -> None:
+        """Until it answers; the imports alone take seconds where twelve processes share two cores."""
+        until = time.monotonic() + START_DEADLINE
+        while True:
+            try:
+                self.door.call(wire.Stats(), 10)
+            except DoorError as e:
+                assert process.poll() is None, f"the worker ended with {process.returncode}: {self.text()}"
+                if e.errno != errno.ENOTCONN or time.monotonic() > until:
+                    raise
+            else:
+                return
 
     def kill(self) -> None:
         assert self.process is not None
