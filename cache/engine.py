@@ -443,7 +443,12 @@ class Engine:
             log("cache", "resolve_ahead_failed", parent=parent, error=str(e))
             return []
         found = [self.thing(ino) for ino in inos]
-        return [t for t in found if t is not None and t.size <= SMALL]
+        with self.index.env.begin() as txn:  # some became complete, or are being fetched, while the store was asked
+            return [
+                t
+                for t in found
+                if t is not None and t.size <= SMALL and t.oid not in self.machine and not self.records.complete_now(txn, t.oid)
+            ]
 
     def sample(self) -> None:
         """Take the space of every tier's file system."""

@@ -201,11 +201,13 @@ class Lanes:
     def _small(self, f: Fetch, body: Body) -> None:
         """A whole small file: one write gives it its size, one event tells of it."""
         got: list[bytes] = []
-        fd = files.create_small(self._tiers[f.tier], f.thing.oid)
+        fd, beside = files.create_small(self._tiers[f.tier], f.thing.oid)
         try:
             self._receive(f, body, fd, first=0, count=f.count, arrived=lambda _at, sums: got.append(sums))
         finally:
             os.close(fd)
+        if beside is not None:
+            files.put(self._tiers[f.tier], f.thing.oid, beside)
         self._meters[f.thing.mount].add(nbytes=f.thing.size)
         done = m.Delivered(f.fetch, allocation(f.thing.size), time.monotonic())
         self._sink(Sums(done, 0, f.thing, f.tier, b"".join(got)))

@@ -99,14 +99,19 @@ class TierDir:
         return self.filesystem not in ("tmpfs", "ramfs")
 
     def scan(self) -> Iterator[list[Found]]:
-        """What lies in the directory, a folder at a time. Names that are no object are left alone and not reported."""
+        """What lies in the directory, a folder at a time. Names that are no object are left alone and not reported.
+
+        Of what a killed worker was writing beside a cache file (`files.create_small`) the remains are removed.
+        """
         for i in range(256):
             out = []
             with os.scandir(f"{self.path}/objects/{i:02x}") as it:
                 for entry in it:
                     try:
-                        oid = bytes.fromhex(entry.name)
                         st = entry.stat(follow_symlinks=False)
+                        if entry.name.endswith(files.BESIDE) and st.st_ctime < time.time() - files.BESIDE_AGE:
+                            os.unlink(entry.path)
+                        oid = bytes.fromhex(entry.name)
                     except (ValueError, FileNotFoundError):
                         continue
                     if len(oid) == 16:
