@@ -46,6 +46,7 @@ class Scrubber:
         self.bad = 0
         self.last_pass = 0.0
         self._tiers = {t.number: t for t in tiers if t.durable}
+        self._paths = {t.number: t.path for t in tiers}
         self._flags = files.RWF_DONTCACHE
 
     async def run(self) -> None:
@@ -92,9 +93,38 @@ class Scrubber:
         if bad and now is not None and now.state == COMPLETE and oid not in self.engine.machine:
             await self._repair(oid, o, bad)
 
+    async def suspect(self, ino: int, offset: int, length: int) -> None:
+        """A mount found bytes of a complete object that do not match: what is wrong counts as absent from now on.
+
+        Raises `IndexError_` when the index cannot take that: then nobody may believe the bytes.
+        """
+        engine = self.engine
+        thing = engine.thing(ino)
+        if thing is None or offset < 0 or length <= 0:
+            return
+        engine.records.commit()
+        o = engine.records.object(thing.oid)
+        span = offset // BLOCK, min((offset + length + BLOCK - 1) // BLOCK, blocks_of(thing.size))
+        if o is None or o.state != COMPLETE or o.tier not in self._paths or span[0] >= span[1]:
+            return
+        extents = engine.records.sums(thing.oid, o.size)
+        try:
+            bad = await trio.to_thread.run_sync(self._check, thing.oid, o, extents, span)
+        except FileNotFoundError:
+            return  # evicted meanwhile
+        except OSError as e:
+            log("scrub", "unreadable", tier=self._paths[o.tier], oid=thing.oid.hex(), error=str(e))
+            bad = list(range(*span))
+        now = engine.records.object(thing.oid)
+        if bad and now is not None and now.state == COMPLETE and thing.oid not in engine.machine:
+            self.bad += len(bad)
+            log("scrub", "corrupt", tier=self._paths[o.tier], oid=thing.oid.hex(), ino=ino, blocks=runs_of(bad))
+            engine.records.damaged(thing.oid, bad)
+            engine.on_evicted([ino])
+
     def _check(self, oid: bytes, o: Object, extents: dict[int, Extent], span: tuple[int, int]) -> list[int]:
         bad = []
-        fd = files.open_read(self._tiers[o.tier].path, oid)
+        fd = files.open_read(self._paths[o.tier], oid)
         try:
             with mmap.mmap(-1, BLOCK) as m, memoryview(m) as view:
                 for block in range(*span):

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
@@ -35,7 +35,14 @@ class DatasetService(Service):
     """One dataset behind the door."""
 
     def __init__(
-        self, spec: DatasetSpec, *, index: Index, namespace: Namespace, engine: Engine, report: Callable[[], dict[str, object]]
+        self,
+        spec: DatasetSpec,
+        *,
+        index: Index,
+        namespace: Namespace,
+        engine: Engine,
+        report: Callable[[], dict[str, object]],
+        suspect: Callable[[int, int, int], Awaitable[None]],
     ) -> None:
         self.dataset = spec.id
         self.spec = spec
@@ -43,6 +50,7 @@ class DatasetService(Service):
         self.namespace = namespace
         self.engine = engine
         self.report = report
+        self.suspect = suspect
         self.warmer = Warmer(namespace, engine)
         self.hits = 0
         self.misses = 0
@@ -85,6 +93,9 @@ class DatasetService(Service):
                 return wire.Listed(await self.namespace.list_dir(ino, after))
             case wire.Resolve(parent, inos):
                 await self.namespace.resolve(parent, inos)
+                return wire.Done()
+            case wire.Suspect(ino, offset, length):
+                await self.suspect(ino, offset, length)
                 return wire.Done()
             case wire.Stat(path):
                 return self._node(await self.namespace.path(path))

@@ -91,8 +91,9 @@ class Worker:
         self.reconciler = Reconciler(self.engine, self.tiers)
         self.scrubber = Scrubber(self.engine, self.tiers, scrub)
         self.service = DatasetService(
-            spec, index=self.index, namespace=self.namespace, engine=self.engine, report=lambda: report(self)
-        )
+            spec, index=self.index, namespace=self.namespace, engine=self.engine,
+            report=lambda: report(self), suspect=self.scrubber.suspect,
+        )  # fmt: skip
         self.namespace.reaper.held = self.service.holds
         self.door = Door(os.path.join(run_dir, places.WORKER_SOCK), self.service)
 

@@ -267,6 +267,30 @@ def test_the_scrubber_finds_a_flipped_bit_and_mends_the_file_in_place(tmp_path: 
         eventually(lambda: lab.node("/a").cached == len(data))
 
 
+def test_a_block_a_mount_suspects_is_compared_and_fetched_anew(tmp_path: Path) -> None:
+    data = fill(tmp_path / "src", {"a": 12 * MIB})["a"]
+    with Lab(tmp_path / "lab", [file_mount(tmp_path / "src")]) as lab:
+        lab.start()
+        assert lab.read("/a") == data
+        eventually(lambda: lab.node("/a").cached == len(data))
+        ino = lab.node("/a").ino
+        block = 256 << 10
+        assert isinstance(lab.door.call(wire.Suspect(ino, 9 * MIB, block), 10), wire.Done)
+        assert lab.node("/a").cached == len(data), "a block that matches its checksum was thrown away"
+        cached = next(p for p in Path(lab.tiers[0].path, "objects").rglob("*") if p.is_file())
+        with cached.open("r+b") as f:
+            f.seek(9 * MIB)
+            f.write(b"\0" * 10)
+        assert isinstance(lab.door.call(wire.Suspect(ino, 9 * MIB, block), 10), wire.Done)
+        assert lab.node("/a").cached == len(data) - block
+        assert lab.read("/a") == data
+        assert fetched(lab) == len(data) + block
+        for wrong in (wire.Suspect(ino, -1, 5), wire.Suspect(ino, 1 << 40, 5)):
+            assert isinstance(lab.door.call(wrong, 10), wire.Done)
+        with pytest.raises(DoorError):
+            lab.door.call(wire.Suspect(1 << 40, 0, 5), 10)
+
+
 def test_a_cache_file_that_vanishes_under_a_worker_is_made_anew(tmp_path: Path) -> None:
     data = fill(tmp_path / "src", {"large": 40 * MIB})["large"]
     with Lab(tmp_path / "lab", [file_mount(tmp_path / "src")]) as lab:
