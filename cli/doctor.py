@@ -147,10 +147,10 @@ def kernel() -> Iterator[Finding]:
         yield Finding("ok", "crash of the daemon", f"requests in flight are sent again: readers see a pause (RESEND, {where})")
     else:
         yield Finding(
-            "warning",
+            "ok",
             "crash of the daemon",
-            "this kernel has no RESEND: requests in flight when the mount daemon dies wait until the mount is aborted",
-            "Linux 6.9 or newer; until then `forebay down` and `forebay up` after a crash",
+            "this kernel has no RESEND: what a dead mount daemon had in hand its successor serves from the record that the "
+            "supervisor holds; readers see a pause",
         )
 
 

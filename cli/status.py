@@ -164,8 +164,11 @@ def _show(report: dict[str, Any]) -> None:
     for note in report["notes"]:
         click.echo(f"  note: {note}")
     table(
-        ("mount point", "state", "passthrough", "survives a crash", "restarts"),
-        [(p["path"], p["state"], _yes(p["passthrough"]), _yes(p["resend"]), str(p["restarts"])) for p in report["mountpoints"]],
+        ("mount point", "state", "passthrough", "after a crash", "restarts"),
+        [
+            (p["path"], p["state"], _yes(p["passthrough"]), "kernel resends" if p["resend"] else "record", str(p["restarts"]))
+            for p in report["mountpoints"]
+        ],
     )
     table(
         ("in the tree", "store", "freshness", "fetched", "errors"),
