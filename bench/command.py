@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> Bench:
         size = data.QUICK if args.quick else data.FULL
         made = data.make(where / ("data-quick" if args.quick else "data"), size)
         store = undo.enter_context(stores.versitygw(gateway, made.root, f"{token}-store", folder / "store.log"))
-        about = {**machine(), "file_system": file_system(where), "quick": args.quick, "big": size.big, "small": size.small}
+        about = {**machine(), "file_system": file_system(where), "quick": args.quick, **asdict(size)}
         out = HERE / "out" / time.strftime("%Y%m%d-%H%M%S.json")
         effort = QUICK if args.quick else Effort()
         bench = Bench(args.build, folder, token, made, store, reader, effort, set(args.figures), out, about)

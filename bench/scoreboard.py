@@ -72,6 +72,10 @@ AGAINST = {
 """What is put beside the peers: which number, what it is, and which way is better."""
 
 
+UNJUDGED = {"fill-8"}
+"""Shown, not judged: what was left to fetch differs from thing to thing."""
+
+
 def find(rows: Iterable[Row], figure: str, thing: str, key: str) -> float | None:
     for row in rows:
         if row["figure"] == figure and row["thing"] == thing and row.get(key) is not None:
@@ -116,6 +120,8 @@ def judge(rows: list[Row]) -> list[Line]:
                     Line(text, quotient, 0.9, "x", quotient >= 0.9, f"{value:.3f} / {top['value']:.3f} ({top['thing']})")
                 )
     for figure, (key, text, way) in AGAINST.items():
+        if figure in UNJUDGED:
+            continue
         better = operator.gt if way == "high" else operator.lt
         value, top = find(rows, figure, OURS, key), best(rows, figure, key, PEERS, better)
         if value is not None and top is not None:
@@ -202,6 +208,10 @@ def section(machine: Row, rows: list[Row]) -> str:
     """Machine, targets, peers and what is lost, as Markdown."""
     lines = judge(rows)
     size = f"one object of {machine['big'] >> 20} MiB, {machine['small']:,} files of 16 KiB"
+    if machine.get("flat"):
+        size += f", a flat prefix of {machine['flat']:,} objects"
+    if machine.get("quick"):
+        size += " (a quick run: smaller data, fewer rounds)"
     parts_of = [f"{machine['cores']} cores ({machine['cpu']})", f"{machine['memory_gib']} GiB", f"Linux {machine['kernel']}"]
     parts_of += [machine["file_system"], f"Python {machine['python']}"]
     head = f"{machine['date']}: {', '.join(parts_of)}; {size}."

@@ -79,6 +79,12 @@ def test_ahead_means_ahead_of_the_best(ours: float, theirs: float, ok: bool) -> 
     assert (line.ok, line.target, line.note) == (ok, theirs, "juicefs")
 
 
+def test_what_is_not_comparable_is_shown_and_not_judged() -> None:
+    rows = [row("fill-8", "forebay", rate=1.0), row("fill-8", "juicefs", rate=2.0)]
+    assert scoreboard.judge(rows) == []
+    assert len(scoreboard.matrix(rows)) == 2
+
+
 def test_less_memory_is_ahead() -> None:
     rows = [row("rss-small", "forebay", rss=50), row("rss-small", "juicefs", rss=100), row("rss-small", "s3fs", rss=70)]
     (line,) = scoreboard.judge(rows)
