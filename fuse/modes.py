@@ -12,11 +12,16 @@ warm open costs no ioctl; an evicted object's id is closed at once when idle, af
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Literal, Protocol
 
 from forebay.fuse.record import ID_MASK, LAST_OPEN, ONE, PASS
 
 Mode = Literal["none", "cached", "passthrough"]
+
+IDLE_LIMIT = 65536
+"""Idle backing ids kept. Each pins a file, its name and its inode in the kernel, about 1.6 KB (100 MB in all, reclaimed with
+the mount); a shuffled epoch over more files than this opens about half of them anew."""
 
 
 class Words(Protocol):
@@ -44,10 +49,12 @@ class Modes:
     a predecessor counted and did not answer (its `unique` is the last one counted) is not counted again.
     """
 
-    def __init__(self, table: Table, idle_limit: int = 16384) -> None:
+    def __init__(self, table: Table, idle_limit: int = IDLE_LIMIT) -> None:
         self.table = table
         self.idle_limit = idle_limit
-        self.idle: dict[int, None] = {}  # inodes with a backing id and no open, least recently released first
+        # Inodes with a backing id and no open, least recently released first. A plain dict's first key costs a scan of the
+        # deleted ones before it: 4.4 us against 1.5 for an open and release at the limit.
+        self.idle: OrderedDict[int, None] = OrderedDict()
         self.doomed: set[int] = set()  # live inodes whose id is closed at the last release
         for ino, at in table.slots.items():
             if table.words[at] < ONE:
