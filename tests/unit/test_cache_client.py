@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import socket
@@ -47,7 +48,8 @@ class Server:
         self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
         for s in list(self._live):
-            s.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # its own thread may be done with it
+                s.shutdown(socket.SHUT_RDWR)
 
     def _accept(self, sock: socket.socket) -> None:
         while True:
