@@ -58,7 +58,7 @@ def names_of(page: bytes, home: str, path: str, limit: int) -> Links:
             continue
         relative = _below(href, base)
         if relative is None:
-            if href.startswith("/") and base.startswith(unquote_to_bytes(href)):
+            if href.startswith("/") and base.startswith(unquote_to_bytes(href.encode("utf-8", "surrogateescape"))):
                 parent = True
             continue
         name = relative[:-1] if relative.endswith(b"/") else relative

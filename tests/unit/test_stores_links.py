@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forebay.cache.stores.links import names_of
@@ -232,6 +232,7 @@ def test_every_name_survives_the_page(items: list[tuple[bytes, bool]], style: st
 
 
 @given(st.binary(max_size=300))
+@example(b"/\x80")
 def test_any_bytes_are_a_page(page: bytes) -> None:
     for candidate in (page, b"<a " + page, b'<a href="' + page, b"<!--" + page, b'<a href="' + page + b'">'):
         links = names_of(candidate, HOME, "/data/", 1000)
