@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from enum import Enum
@@ -59,7 +60,7 @@ class Later(Enum):
 LATER = Later.LATER
 
 
-class Service:
+class Service(ABC):
     """What a door opens to: `quick` or `answer` for single replies, `stream` for several."""
 
     dataset: str
@@ -68,14 +69,15 @@ class Service:
         """The answer if it can be given without waiting for anything, else `LATER`."""
         return LATER
 
+    @abstractmethod
     async def answer(self, caller: Caller, request: wire.AnyRequest) -> Answer:
-        raise NotImplementedError
+        """The reply of a request that may wait."""
 
+    @abstractmethod
     def stream(self, caller: Caller, request: wire.AnyRequest) -> AsyncIterator[wire.Reply] | None:
         """An iterator of replies if the request has several, else None."""
-        raise NotImplementedError
 
-    def gone(self, pid: int) -> None:
+    def gone(self, pid: int) -> None:  # noqa: B027 - a service that holds nothing for a process has nothing to do
         """The last connection of a process was closed."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -302,7 +303,6 @@ def _print(passes: list[Pass]) -> None:
 def _stay(run: str, mount: Path) -> None:
     say(f"\nkept: {mount}; with FOREBAY_RUN_DIR={run} every command works. Ctrl-C takes it all away.")
     try:
-        while True:
-            time.sleep(3600)
+        signal.pause()  # until Ctrl-C; the caller takes everything away
     except KeyboardInterrupt:
         say("")

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -39,7 +40,7 @@ class Place:
         return self.folder / "log"
 
 
-class Peer:
+class Peer(ABC):
     """One bucket of one store, mounted. Subclasses give `command`; services and own formats go into `prepare`."""
 
     name: ClassVar[str]
@@ -58,20 +59,21 @@ class Peer:
     # -- what a subclass says --
 
     @classmethod
+    @abstractmethod
     def missing(cls, build: Path) -> str | None:
         """Why it cannot run here, or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What mounts it, in the foreground or daemonizing."""
 
     def environment(self) -> dict[str, str]:
         return self.store.environment
 
-    def prepare(self, plain: Path) -> None:
+    def prepare(self, plain: Path) -> None:  # noqa: B027 - most need nothing
         """Once per bucket, before the first mount: services, formats, copies."""
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - most need nothing
         """Undo `prepare`."""
 
     # -- life --
