@@ -101,7 +101,7 @@ class Touch(Request):
 
 
 class Subscribe(Request):
-    """Turn the connection into a stream of `Evicted` and `Changed`."""
+    """Turn the connection into a stream: one `Done`, once no later event can be missed, then `Evicted` and `Changed`."""
 
 
 class Stat(Request):

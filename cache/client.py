@@ -214,11 +214,11 @@ class Door:
                 self._end_stream(conn)
 
     def subscribe(self) -> Iterator[wire.Evicted | wire.Changed | None]:
-        """Events as they come. None stands where a worker was restarted: events may be missing before it.
+        """Events as they come, after a None that says that none is missed from there on. It comes first, and again wherever a
+        worker was restarted: what changed before it must be assumed.
 
         Ends when the door is closed. While no worker listens it waits, asking again every 0.2 s.
         """
-        first = True
         while not self._closed:
             try:
                 conn = self._stream(RECONNECT)
@@ -226,13 +226,12 @@ class Door:
                 continue
             try:
                 conn.send(wire.Subscribe(), time.monotonic() + 5.0)
-                if not first:
-                    yield None
-                first = False
                 while not self._closed:
                     reply, fds = conn.receive(None)
                     _close_all(fds)
-                    if isinstance(reply, wire.Evicted | wire.Changed):
+                    if isinstance(reply, wire.Done):
+                        yield None
+                    elif isinstance(reply, wire.Evicted | wire.Changed):
                         yield reply
             except (_Gone, TimeoutError):
                 pass  # a worker that went away: the loop connects to the next one

@@ -339,6 +339,7 @@ class DatasetService(Service):
         send, receive = trio.open_memory_channel[wire.Reply](EVENTS_MOST)
         self._subscribers.add(send)
         try:
+            yield wire.Done()
             async for event in receive:
                 yield event
         finally:

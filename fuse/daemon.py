@@ -303,7 +303,7 @@ class Daemon:
             if event is None and self.index_replaced():
                 log("the worker made a new index: starting again")
                 self.finish(1)
-            elif event is None:
+            elif event is None:  # at the start too: a predecessor's successor, or a change before the worker knew of us
                 opens.worker_restarted()
                 self.notice(p.inc_epoch_notice())
             elif isinstance(event, wire.Evicted):

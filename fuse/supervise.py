@@ -435,6 +435,14 @@ class Machine:
     # time
 
     def _tick(self, now: float) -> None:
+        # limits first: what is given up now must not be started in the same breath
+        if self.phase == "starting" and self._begun is not None and now >= self._begun + START_LIMIT:
+            slow = ", ".join(c.role for c in self.children.values() if c.state != "ready")
+            self._fail(f"not ready within {START_LIMIT:.0f} s: {slow}", now)
+        elif self.phase == "up":
+            for mount in self.mounts:
+                if mount.state in ("waiting", "starting") and now >= mount.away + WINDOW:
+                    self._give_up(mount, f"{mount.role} was without a daemon for {WINDOW:.0f} s", now)
         for child in self.children.values():
             if child.state == "stopping" and now >= child.due:
                 child.due = now + DAEMON_GRACE
@@ -444,13 +452,6 @@ class Machine:
                 ]
             elif child.state == "waiting" and now >= child.due:
                 self._spawn(child, now)
-        if self.phase == "starting" and self._begun is not None and now >= self._begun + START_LIMIT:
-            slow = ", ".join(c.role for c in self.children.values() if c.state != "ready")
-            self._fail(f"not ready within {START_LIMIT:.0f} s: {slow}", now)
-        elif self.phase == "up":
-            for mount in self.mounts:
-                if mount.state in ("waiting", "starting") and now >= mount.away + WINDOW:
-                    self._give_up(mount, f"{mount.role} was without a daemon for {WINDOW:.0f} s", now)
 
     def _became(self, child: Child, state: State, now: float, pid: int | None = None) -> None:
         child.state, child.since, child.pid = state, now, pid

@@ -288,6 +288,17 @@ def test_start_takes_too_long() -> None:
     assert "worker" in (m.error or "")
 
 
+def test_a_start_that_runs_out_starts_nothing_in_the_same_breath() -> None:
+    """The worker's next start falls due in the very tick that gives the whole start up (found by the storm below)."""
+    m = machine()
+    m.handle(s.Begin(0.0))
+    m.handle(s.Started(W, 10, 0.1))
+    m.handle(s.Exited(W, 0, "", s.START_LIMIT - 0.001))
+    out = m.handle(s.Tick(s.START_LIMIT + 60.0))
+    assert m.phase == "stopping"
+    assert not any(isinstance(o, s.Spawn) for o in out)
+
+
 class World:
     """A model of the shell: which processes live, and that every instruction makes sense."""
 
