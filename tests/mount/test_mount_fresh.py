@@ -134,6 +134,26 @@ def test_a_refresh_reaches_the_kernel() -> None:
         until(lambda: not (m / "gone").exists())
 
 
+def test_what_vanished_while_the_daemon_was_dead_is_gone_afterwards() -> None:
+    """The worker had nobody to tell, and nothing else would end the kernel's entry where names never expire."""
+    with lab(mode="event") as made:
+        (made.model / "gone").write_bytes(b"gone")
+        (made.model / "stays").write_bytes(b"stays")
+        m = start(made)
+        assert (m / "gone").read_bytes() == b"gone"
+        with Door(made.run / "worker.sock") as door:
+            until(lambda: door.call(wire.Stat(b"/gone")).size == 4)
+            made.kill_daemon()
+            (made.model / "gone").unlink()
+            door.call(wire.Refresh(path=b"/"))
+            page = door.call(wire.Children(b"/"))
+            assert isinstance(page, wire.Page)
+            assert [n.name for n in page.nodes] == [b"stays"]
+        made.start_daemon()
+        until(lambda: not (m / "gone").exists())
+        assert (m / "stays").read_bytes() == b"stays"
+
+
 def test_evicted_files_give_their_space_back(options: list[str], tmp_path: Path) -> None:
     """The tier is a tmpfs of its own: what idle backing ids kept alive would show as used blocks."""
     libc = ctypes.CDLL(None, use_errno=True)
