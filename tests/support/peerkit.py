@@ -11,9 +11,12 @@ from pathlib import Path
 import msgspec
 
 from forebay.cache.extents import block_range, blocks_of, checksum
+from forebay.cache.index import BLOCK
 from forebay.cache.membership import Member
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signed, Signer, sha256
+from forebay.cache.peers.call import BlobCall
+from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Piece, Port, Serving, Small, SmallFailed
 from forebay.cache.peers.wire import Absent, Batch, Mode, Ref
 from forebay.cache.stores.base import Entry, NotFound, Page, StoreError
@@ -215,3 +218,25 @@ __all__ = [
     "member_of",
     "signed",
 ]
+
+
+def blocks(
+    client: PeerClient, member: Member, ref: Ref, first: int, count: int, mode: Mode = Mode.FETCH, wait: float = 5
+) -> bytes:
+    call = client.blob(member, ref, first, count, mode)
+    out = bytearray()
+    buffer = bytearray(BLOCK)
+    try:
+        while call.count:
+            n = call.block(memoryview(buffer), wait)
+            if n == 0:
+                break
+            out += buffer[:n]
+    finally:
+        call.close()
+    return bytes(out)
+
+
+def drain_call(call: BlobCall, buffer: memoryview) -> None:
+    while call.block(buffer, 5):
+        pass

@@ -6,7 +6,7 @@ import gzip
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from fakes3 import FakeS3, fault, listing, url_key
@@ -17,8 +17,7 @@ from storekit import QUICK, drain, entries, s3
 
 from forebay.api.spec import Mount
 from forebay.cache.stores import open_store
-from forebay.cache.stores.base import BadReply, Changed, Denied, Entry, NotFound, Store, StoreError, Unavailable
-from forebay.cache.stores.s3config import settings_of
+from forebay.cache.stores.base import BadReply, Changed, Denied, Entry, NotFound, Store, Unavailable
 from forebay.cache.stores.transport import Timeouts
 
 BIG = os.urandom(1 << 20)
@@ -176,151 +175,6 @@ def test_a_gateway_without_tags_is_read_by_time_and_size() -> None:
         when[0] = "Wed, 21 Oct 2015 07:28:01 GMT"
         with pytest.raises(Changed):
             store.read(b"k", entry.version, 1, 3)
-        store.close()
-
-
-# -- bad answers to a range --
-
-ETAG = '"e"'
-Answer = Callable[[Request, Wire], None]
-
-
-def _range_reply(headers: dict[str, str], body: bytes, status: int = 206) -> Answer:
-    return lambda request, wire: wire.reply(status, {"ETag": ETAG} | headers, body)
-
-
-def _half(how: str) -> Answer:
-    def answer(request: Request, wire: Wire) -> None:
-        wire.raw(
-            b"HTTP/1.1 206 x\r\nETag: %s\r\nContent-Range: bytes 100-199/1000\r\nContent-Length: 100\r\n\r\n" % ETAG.encode()
-        )
-        wire.raw(SOURCE[100:150])
-        getattr(wire, how)()
-
-    return answer
-
-
-SOURCE = os.urandom(1000)
-RIGHT = SOURCE[100:200]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        _range_reply({"Content-Range": "bytes 100-199/1000"}, RIGHT),
-        _range_reply({"Content-Range": "bytes 100-199/*"}, RIGHT),
-        _range_reply({}, SOURCE, 200),
-        _range_reply({"Content-Encoding": "identity"}, SOURCE, 200),
-        lambda request, wire: wire.raw(
-            b'HTTP/1.1 200 OK\r\nETag: "e"\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n' + SOURCE + b"\r\n0\r\n\r\n"
-        ),
-        lambda request, wire: wire.raw(
-            b'HTTP/1.1 206 OK\r\nETag: "e"\r\nContent-Range: bytes 100-199/1000\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n'
-            + RIGHT
-            + b"\r\n0\r\n\r\n"
-        ),
-    ],
-)
-def test_good_answers_to_a_range(answer: Answer) -> None:
-    with FaultServer(answer) as server:
-        store = s3(server.url)
-        assert drain(store.read(b"k", ETAG.encode(), 100, 100), 7) == RIGHT
-        assert drain(store.read(b"k", ETAG.encode(), 100, 100)) == RIGHT
-        store.close()
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (_range_reply({"Content-Range": "bytes 0-99/1000"}, SOURCE[:100]), BadReply),
-        (_range_reply({"Content-Range": "bytes 100-198/1000"}, SOURCE[100:199]), BadReply),
-        (_range_reply({"Content-Range": "bytes 100-300/1000"}, SOURCE[100:301]), BadReply),
-        (_range_reply({"Content-Range": "bytes 100-149/150"}, SOURCE[100:150]), Changed),
-        (_range_reply({"Content-Range": "bytes 100-199/1000"}, SOURCE[100:190]), BadReply),
-        (_range_reply({"Content-Range": "items 100-199/1000"}, RIGHT), BadReply),
-        (_range_reply({"Content-Range": "bytes 100-199/1000, bytes 100-199/1000"}, RIGHT), BadReply),
-        (_range_reply({"Content-Type": "multipart/byteranges; boundary=x"}, RIGHT), BadReply),
-        (_range_reply({}, RIGHT), BadReply),
-        (_range_reply({}, SOURCE[:150], 200), Changed),
-        (_range_reply({"Content-Encoding": "gzip"}, gzip.compress(SOURCE), 200), BadReply),
-        (_range_reply({"ETag": '"f"', "Content-Range": "bytes 100-199/1000"}, RIGHT), Changed),
-        (lambda request, wire: wire.reply(206, {"Content-Range": "bytes 100-199/1000"}, RIGHT), BadReply),
-        (_range_reply({}, b"", 204), BadReply),
-        (_range_reply({}, fault("PreconditionFailed"), 412), Changed),
-        (_range_reply({"Content-Range": "bytes */50"}, fault("InvalidRange"), 416), Changed),
-        (_range_reply({}, fault("AccessDenied"), 403), Denied),
-        (_range_reply({}, fault("NoSuchKey"), 404), NotFound),
-        (_range_reply({}, fault("NoSuchBucket"), 404), Denied),
-        (_range_reply({}, fault("InternalError"), 500), Unavailable),
-        (_range_reply({"Retry-After": "9"}, fault("SlowDown"), 503), Unavailable),
-        (_half("close"), Unavailable),
-        (_half("reset"), Unavailable),
-        (_half("stall"), Unavailable),
-        (
-            lambda request, wire: wire.raw(
-                b'HTTP/1.1 200 OK\r\nETag: "e"\r\nTransfer-Encoding: chunked\r\n\r\n96\r\n' + SOURCE[:150] + b"\r\n0\r\n\r\n"
-            ),
-            BadReply,
-        ),
-    ],
-)
-def test_bad_answers_to_a_range(answer: Answer, kind: type[StoreError]) -> None:
-    started = time.monotonic()
-    with FaultServer(answer) as server:
-        store = s3(server.url)
-        with pytest.raises(kind) as caught:
-            drain(store.read(b"k", ETAG.encode(), 100, 100))
-        assert str(caught.value).startswith("s3://bucket/k")
-        store.close()
-    assert time.monotonic() - started < QUICK.answer + 2 * QUICK.stall + 3
-
-
-ANSWERS = [
-    b'HTTP/1.1 206 x\r\nETag: "e"\r\nContent-Range: bytes 100-199/1000\r\nContent-Length: 100\r\n\r\n' + RIGHT,
-    b'HTTP/1.1 200 x\r\nETag: "e"\r\nContent-Length: 1000\r\n\r\n' + SOURCE,
-    b'HTTP/1.1 200 x\r\nConnection: close\r\nETag: "e"\r\n\r\n' + SOURCE,
-    b'HTTP/1.1 200 x\r\nETag: "e"\r\nTransfer-Encoding: chunked\r\n\r\n3e8;x=y\r\n' + SOURCE + b"\r\n0\r\n\r\n",
-    b'HTTP/1.1 206 x\r\nETag: "e"\r\nContent-Range: bytes 100-199/1000\r\nTransfer-Encoding: chunked\r\n\r\n'
-    + b"32\r\n" + RIGHT[:50] + b"\r\n32\r\n" + RIGHT[50:] + b"\r\n0\r\n\r\n",
-]  # fmt: skip
-
-
-def test_any_cut_gives_right_bytes_or_an_error() -> None:
-    """Each answer, ended after any number of bytes, sent in any pieces, or with any byte of its head replaced."""
-    script: list[tuple[list[bytes], str]] = []
-
-    def handler(request: Request, wire: Wire) -> None:
-        pieces, end = script[-1]
-        for piece in pieces:
-            wire.raw(piece)
-        getattr(wire, end)()
-
-    with FaultServer(handler) as server:
-        store = s3(server.url, timeouts=Timeouts(connect=1, stall=0.5, answer=0.2))
-
-        @settings(max_examples=300, deadline=None)
-        @given(
-            st.sampled_from(ANSWERS),
-            st.integers(0, 1300),
-            st.integers(0, 1300),
-            st.binary(max_size=3),
-            st.sampled_from(["close", "reset"]),
-        )
-        def check(answer: bytes, cut: int, at: int, change: bytes, end: str) -> None:
-            head = answer.index(b"\r\n\r\n") + 4
-            changed = answer
-            if change and at < head:
-                changed = answer[:at] + change + answer[at + len(change) :] if at + len(change) <= head else answer
-            whole = changed[:cut] if cut < len(changed) else changed
-            script.append(([whole[:at], whole[at:]], end))
-            try:
-                got = drain(store.read(b"k", b'"e"', 100, 100), 33)
-            except StoreError:
-                return
-            # A head with one byte changed can tell a consistent lie (a coding's name lost, say); never a short one.
-            assert got == RIGHT if changed == answer else len(got) == len(RIGHT)
-
-        check()
         store.close()
 
 
@@ -497,7 +351,7 @@ def test_virtual_style_puts_the_bucket_into_the_host(monkeypatch: pytest.MonkeyP
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with FaultServer(lambda request, wire: wire.reply(200, {"ETag": ETAG}, b"", head_only=True)) as server:
+    with FaultServer(lambda request, wire: wire.reply(200, {"ETag": '"e"'}, b"", head_only=True)) as server:
         store = s3(f"http://store.test:{server.port}/base/", path_style="false")
         store.stat(b"k")
         assert asked == ["bucket.store.test"]
@@ -539,90 +393,6 @@ def test_something_else_at_the_endpoint() -> None:
         with pytest.raises(BadReply, match="speaks S3"):
             store.probe()
         store.close()
-
-
-# -- configuration --
-
-
-def mount(source: str = "s3://b/p/q", secrets: dict[str, str] | None = None, **options: str) -> Mount:
-    return Mount(source, "s3", "/", "m", options, secrets or {})
-
-
-@pytest.mark.parametrize(
-    ("source", "options", "endpoint", "path_style", "aws"),
-    [
-        ("s3://b", {}, "https://s3.us-east-1.amazonaws.com", False, True),
-        ("s3://b.c", {}, "https://s3.us-east-1.amazonaws.com", True, True),
-        ("s3://b", {"region": "cn-north-1"}, "https://s3.cn-north-1.amazonaws.com.cn", False, True),
-        ("s3://b", {"endpoint": "minio:9000"}, "https://minio:9000", True, False),
-        ("s3://b", {"endpoint": "10.0.0.1:9000"}, "http://10.0.0.1:9000", True, False),
-        ("s3://b", {"endpoint": "localhost:9000"}, "http://localhost:9000", True, False),
-        ("s3://b", {"endpoint": "http://minio"}, "http://minio", True, False),
-        ("s3://b", {"endpoint": "http://minio", "path_style": "false"}, "http://minio", False, False),
-        ("s3://b", {"endpoint": "https://oss-cn-hangzhou.aliyuncs.com"}, "https://oss-cn-hangzhou.aliyuncs.com", False, False),
-        (
-            "s3://b",
-            {"endpoint": "https://s3.eu-west-1.amazonaws.com", "path_style": "yes"},
-            "https://s3.eu-west-1.amazonaws.com",
-            True,
-            True,
-        ),
-    ],
-)
-def test_endpoints(source: str, options: dict[str, str], endpoint: str, path_style: bool, aws: bool) -> None:
-    found = settings_of(mount(source, **options))
-    assert (found.endpoint, found.path_style, found.aws) == (endpoint, path_style, aws)
-
-
-@pytest.mark.parametrize(
-    ("source", "bucket", "prefix"),
-    [
-        ("s3://b", "b", b""),
-        ("s3://b/", "b", b""),
-        ("s3://b/p/q", "b", b"p/q/"),
-        ("s3a://b/p/q/", "b", b"p/q/"),
-        ("s3://b/ü %", "b", "ü %/".encode()),
-    ],
-)
-def test_sources(source: str, bucket: str, prefix: bytes) -> None:
-    found = settings_of(mount(source))
-    assert (found.bucket, found.prefix) == (bucket, prefix)
-
-
-@pytest.mark.parametrize(
-    ("source", "secrets", "options", "says"),
-    [
-        ("s3://", {}, {}, "names no bucket"),
-        ("s3:///x", {}, {}, "names no bucket"),
-        ("s3://b@d/x", {}, {}, "no bucket name"),
-        ("s3://b/../x", {}, {}, "'..'"),
-        ("s3://b", {"access_key": "x"}, {}, "secret_key"),
-        ("s3://b", {"secret_key": "x"}, {}, "access_key"),
-        ("s3://b", {"access_key": "x\r\nEvil: 1", "secret_key": "x"}, {}, "line breaks"),
-        ("s3://b", {}, {"endpoint": "ftp://h"}, "not http"),
-        ("s3://b", {}, {"endpoint": "http://u:p@h"}, "plain URL"),
-        ("s3://b", {}, {"region": "a b"}, "no region"),
-        ("s3://b", {}, {"path_style": "maybe"}, "true or false"),
-        ("s3://b", {}, {"verify": "maybe"}, "true or false"),
-        ("s3://b", {}, {"ca_file": "/no/such"}, "no file"),
-    ],
-)
-def test_configuration_that_cannot_work(source: str, secrets: dict[str, str], options: dict[str, str], says: str) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
-        open_store(mount(source, secrets, **options))
-    assert "'m'" in str(caught.value)
-
-
-def test_without_keys_requests_are_unsigned() -> None:
-    keys = {"access_key": "A", "secret_key": "S"}
-    assert settings_of(mount()).credentials is None
-    assert settings_of(mount(secrets=keys, anonymous="true")).credentials is None
-    assert settings_of(mount(secrets=keys)).credentials is not None
-
-
-def test_unknown_kind() -> None:
-    with pytest.raises(ValueError, match="no store kind 'tape'"):
-        open_store(Mount("tape://x", "tape", "/", "m"))
 
 
 def test_entries_are_plain_values(store: Store) -> None:
