@@ -246,18 +246,15 @@ class Session:
                 return p.error_reply(unique, errno.ENOENT)
             return p.ENTRY_REPLY.pack(144, 0, unique, 0, 0, ttl, *_ZEROS19)
         row, ttl = found
-        kind, _, _, _, size, mtime, ino, _, _, _ = unpack_fixed(row)
-        s, ns = divmod(mtime, SECOND)
-        s &= _MASK64
-        if kind == DIR:
-            mode, nlink, size, blocks = DIR_MODE, 2, DIR_SIZE, 8
-        else:
-            mode, nlink, blocks = FILE_MODE, 1, (size + 511) >> 9
-        uid, gid = self.owner
-        return _ENTRY(144, 0, unique, ino, ttl, ttl, ino, size, blocks, s, s, s, ns, ns, ns, mode, nlink, uid, gid, BLKSIZE)
+        attributes = self._attributes(row)
+        return _ENTRY(144, 0, unique, attributes[0], ttl, ttl, *attributes)
 
     def _getattr(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> bytes:
         row, ttl = self.names.getattr(nodeid, wait)
+        return _ATTR(120, 0, unique, ttl, *self._attributes(row))
+
+    def _attributes(self, row: bytes) -> tuple[int, ...]:
+        """The fields of the kernel's attr that are not padding, beginning with the inode number."""
         kind, _, _, _, size, mtime, ino, _, _, _ = unpack_fixed(row)
         s, ns = divmod(mtime, SECOND)
         s &= _MASK64
@@ -266,7 +263,7 @@ class Session:
         else:
             mode, nlink, blocks = FILE_MODE, 1, (size + 511) >> 9
         uid, gid = self.owner
-        return _ATTR(120, 0, unique, ttl, ino, size, blocks, s, s, s, ns, ns, ns, mode, nlink, uid, gid, BLKSIZE)
+        return ino, size, blocks, s, s, s, ns, ns, ns, mode, nlink, uid, gid, BLKSIZE
 
     def _forget(self, raw: bytes, unique: int, nodeid: int, wait: bool) -> None:
         """Nothing is kept for an inode because the kernel knows it: the index is persistent."""
