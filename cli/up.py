@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -74,12 +74,15 @@ def up(
     started: list[Running] = []
     try:
         for spec in specs:
-            started.append(start(spec, points[spec.id], no_passthrough=no_passthrough))
+            start(spec, points[spec.id], started, no_passthrough=no_passthrough)
+        _tell(started, output)
+        if not foreground:  # it is told, and stays: from here on an interruption comes too late
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
     except BaseException:
         for running in reversed(started):
             stop(running)
         raise
-    _tell(started, output)
     if foreground:
         stay(started)
 
@@ -134,50 +137,63 @@ def check_all(specs: list[DatasetSpec], points: dict[str, str], *, offline_ok: b
         raise CommandError("\nforebay: ".join(problems))
 
 
-def start(spec: DatasetSpec, point: str, *, no_passthrough: bool) -> Running:
-    """Start the supervisor of one dataset and wait until its mount answers; on failure nothing of it is left."""
+def start(spec: DatasetSpec, point: str, started: list[Running], *, no_passthrough: bool) -> None:
+    """Start the supervisor of one dataset and wait until its mount answers; on failure nothing of it is left.
+
+    It is in `started` from before its first process until it failed: an interruption at any instant finds it there.
+    """
     with locked(spec.namespace, spec.name) as run:
         if (run / places.SPEC).exists():
             raise CommandError(f"dataset {spec.id} was started by another command meanwhile: see `forebay status`")
+        children: list[int] = []
         try:
-            return _start(spec, point, run, no_passthrough=no_passthrough)
+            places.make_private(run)
+            rundir.replace_file(str(run / places.SPEC), encode_spec(spec))
+            started.append(Running(run))
+            _start(spec.id, point, run, children, no_passthrough=no_passthrough)
         except BaseException:
+            # by pid first: in the instant of its exec a process has no command line to be known by
+            leftovers.end([leftovers.Process(pid, "supervisor") for pid in children])
             leftovers.clear(str(run), spec.id)
+            started[:] = [r for r in started if r.run != run]
             raise
 
 
-def _start(spec: DatasetSpec, point: str, run: Path, *, no_passthrough: bool) -> Running:
-    places.make_private(run)
-    rundir.replace_file(str(run / places.SPEC), encode_spec(spec))
+def _start(dataset: str, point: str, run: Path, children: list[int], *, no_passthrough: bool) -> None:
     argv = processes.python("forebay.fuse.supervisor", "--run-dir", str(run), "--mount", point)
     if no_passthrough:
         argv.append("--no-passthrough")
-    with open(run / places.SUPERVISOR_LOG, "a+b", buffering=0) as log:
-        child = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, close_fds=True
-        )
-        answer = _wait(run, child)
-        if answer is None:  # it died before anybody could ask: its log, still open here, says why
-            log.seek(0)
-            lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-            raise CommandError(f"dataset {spec.id}: the supervisor failed: {lines[-1] if lines else 'it said nothing'}")
-    if answer.get("done"):
-        child.wait(timeout=10)
-        raise CommandError(f"dataset {spec.id} did not start: {answer.get('error') or 'it was stopped meanwhile'}")
-    return Running(run)
+    log = run / places.SUPERVISOR_LOG
+    asked = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, asked)  # whoever interrupts us finds the pid on record
+    try:
+        pid = processes.spawn(argv, str(log))
+        children.append(pid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, asked)
+    pidfd = os.pidfd_open(pid)
+    try:
+        answer = _wait(run, pidfd)
+        if answer is None:  # it died before anybody could ask: its log says why
+            raise CommandError(
+                f"dataset {dataset}: the supervisor failed: {processes.last_line(str(log)) or 'it said nothing'}"
+            )
+        if answer.get("done"):
+            select.select([pidfd], [], [], 10)
+            raise CommandError(f"dataset {dataset} did not start: {answer.get('error') or 'it was stopped meanwhile'}")
+    finally:
+        os.close(pidfd)
 
 
-def _wait(run: Path, child: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+def _wait(run: Path, pidfd: int) -> dict[str, Any] | None:
     """The supervisor's word on the start; None when it died without one."""
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline:
         try:
             return control.ask(str(run / places.SUPERVISOR_SOCK), {"op": "wait"}, deadline - time.monotonic())
         except control.Silence:
-            if child.poll() is not None:
+            if select.select([pidfd], [], [], 0.02)[0]:
                 return None
-            time.sleep(0.02)
-    child.terminate()
     raise CommandError(f"the start took longer than {START_LIMIT:.0f} s: see {run / places.SUPERVISOR_LOG}")
 
 
