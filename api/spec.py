@@ -67,6 +67,18 @@ class Tier(msgspec.Struct, frozen=True):
     low: float = 0.7
 
 
+class Cluster(msgspec.Struct, frozen=True):
+    """How the worker of one node meets the others of its dataset: docs/cluster.md."""
+
+    members: str  # where the member list is: "file:PATH" or "dns:NAME:PORT"
+    secret_file: str  # the dataset's secret, the same on every node; mode 0600
+    node: str  # this node's name, for people and for `--node`
+    listen: str = ""  # "host:port" of the data port, as the member list has it; "" for a client tier
+    control: str = ""  # "host:port" of the control door; "" = none
+    weight: float = 1.0  # share of the bytes
+    owns: bool = True  # False: a client tier, which owns nothing and has no credentials of the stores
+
+
 class DatasetSpec(msgspec.Struct, frozen=True):
     """Everything a worker and a mount need. Mounts are in declared order; tiers are ordered MEM, SSD, HDD."""
 
@@ -79,6 +91,7 @@ class DatasetSpec(msgspec.Struct, frozen=True):
     gid: int | None = None
     floor_ratio: float = FLOOR_RATIO  # admission stops at min(ratio, bytes) of free space
     floor_bytes: int = FLOOR_BYTES
+    cluster: Cluster | None = None  # None: this node alone
     version: int = SPEC_VERSION
 
     @property
