@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from forebay.cache import placement
 from forebay.cache.extents import segments_of
+from forebay.cache.fetch import Source
 from forebay.cache.index import BLOCK, SEGMENT, object_id
 from forebay.cache.log import log
 from forebay.cache.membership import Member, Membership
@@ -225,7 +226,7 @@ class Wanted(NamedTuple):
 
 
 class ClusterStore:
-    """See the module. `source` is `Mount.source`: it names the same tree on every node."""
+    """See the module. `source` is `Mount.identity`: it names the same tree on every node, and the objects in it."""
 
     def __init__(self, source: str, cluster: Cluster, local: Store | None = None) -> None:
         self.source = source
@@ -326,10 +327,11 @@ class ClusterStore:
         entry = self.stat(key)
         return entry, self.read(key, entry.version, 0, entry.size, entry.size)
 
-    def read_many(self, wanted: Sequence[Wanted]) -> Generator[tuple[int, Body | StoreError], None, None]:
+    def read_many(self, objects: Sequence[tuple[bytes, bytes, int]]) -> Generator[tuple[int, Body | StoreError], None, None]:
         """Small files, each once, as they come: those of one owner in one exchange. A body that came in a batch is in memory;
         what no batch brought is read as `read` does it."""
         c = self.cluster
+        wanted = [Wanted(*o) for o in objects]
         groups: dict[str, list[int]] = {}
         rest: list[int] = []
         for i, w in enumerate(wanted):
@@ -415,6 +417,15 @@ class ClusterStore:
     def close(self) -> None:
         if self.local is not None:
             self.local.close()
+
+
+class ClusterSource(Source):
+    """A `Source` whose store is a `ClusterStore`: it is told the size, which the caller knows."""
+
+    def open(self, size: int, offset: int, length: int) -> Body:
+        store = self.store
+        assert isinstance(store, ClusterStore)
+        return store.read(self.key, self.version, offset, length, size)
 
 
 def _parent(key: bytes) -> bytes:

@@ -18,9 +18,14 @@ KEPT = 2
 
 
 class Dispatcher:
-    """`lanes` lanes and what waits for them. `healths` are the mounts', made when first needed."""
+    """`lanes` lanes and what waits for them. `healths` are the mounts', made when first needed.
 
-    def __init__(self, lanes: int) -> None:
+    `hop`: small files that share one; `fill`: as many as wait go together, because one exchange brings them all.
+    """
+
+    def __init__(self, lanes: int, hop: int = HOP, *, fill: bool = False) -> None:
+        self._most = hop
+        self._fill = fill
         self.healths: dict[int, Health] = {}
         self._busy: dict[int, int] = {}  # lane -> fetches left in it
         self._free = list(range(lanes - 1, -1, -1))
@@ -96,7 +101,8 @@ class Dispatcher:
         return []
 
     def _hop(self, queue: deque[Fetching], goal: Goal, ready: Callable[[Fetching], bool]) -> list[Fetching]:
-        most = 1 if goal is Goal.DEMAND else max(1, min(HOP, len(queue) // len(self._free)))
+        share = len(queue) if self._fill else len(queue) // len(self._free)
+        most = 1 if goal is Goal.DEMAND else max(1, min(self._most, share))
         hop: list[Fetching] = []
         while queue and len(hop) < most:
             if hop and queue[0].active.thing.size > TINY:

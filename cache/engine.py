@@ -87,6 +87,8 @@ class Engine:
         on_evicted: Callable[[list[int]], None],
         policy: Policy | None = None,
         lanes: int = LANES,
+        source: type[Source] = Source,
+        far_lanes: int = 0,
     ) -> None:
         self.machine = machine
         self.tiers = tiers
@@ -105,7 +107,7 @@ class Engine:
         self._doubts: dict[bytes, dict[int, Extent]] = {}  # checksums of another boot's blocks, until they were compared
         self._next = 0
         self._things: dict[int, Thing] = {}
-        self._sources: dict[int, Source] = {}
+        self._sources: dict[bytes, Source] = {}
         self._events: deque[m.Event | Sums] = deque()
         self._todo: deque[m.Instruction] = deque()
         self._working = False
@@ -113,7 +115,10 @@ class Engine:
         self._dirty = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
-        self._lanes = Lanes(lanes, tiers=[t.path for t in tiers], sink=self.sink, meters=meters, buffers=self.buffers)
+        self._source_type = source
+        paths = [t.path for t in tiers]
+        self._lanes = Lanes(lanes, tiers=paths, sink=self.sink, meters=meters, buffers=self.buffers)
+        self._far_lanes = Lanes(far_lanes, tiers=paths, sink=self.sink, meters=meters, buffers=self.buffers)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out instructions until cancelled; commits what waits at the end."""
@@ -128,6 +133,7 @@ class Engine:
         finally:
             self._nursery = None
             self._lanes.close()
+            self._far_lanes.close()
             self._drain()
             self.records.commit()
 
@@ -164,19 +170,25 @@ class Engine:
             path = core.path_of(txn, parent)
         if path is not None and row.mount < len(core.stores):
             key = b"/".join((*path[core.depth[row.mount] :], row.name))
-            self._sources[row.ino] = Source(core.stores[row.mount], key, row.version)
+            self._sources[row.oid] = self._source_type(core.stores[row.mount], key, row.version)
         return thing
 
-    def _source(self, ino: int) -> Source:
-        """Where an inode's bytes come from. Raises `NotFound` when the index no longer knows it."""
-        known = self._sources.get(ino)
+    def _source(self, thing: Thing) -> Source:
+        """Where an object's bytes come from. Raises `NotFound` when the index no longer knows it."""
+        known = thing.source or self._sources.get(thing.oid)
         if known is not None:
             return known
-        where = self.namespace.locate(ino)
-        return Source(self.namespace.core.stores[where.mount], where.key, where.row.version)
+        where = self.namespace.locate(thing.ino)
+        return self._source_type(self.namespace.core.stores[where.mount], where.key, where.row.version)
 
-    async def want(self, thing: Thing, lo: int, hi: int, goal: Goal, timeout: float) -> Released:
-        """Wait until bytes [lo, hi) of an object are somewhere. Raises `Fault`."""
+    def foreign(self, oid: bytes, mount: int, size: int, key: bytes, version: bytes) -> Thing:
+        """An object that another node names, whether the tree here has it or not."""
+        return Thing(oid, 0, 0, mount, size, self._source_type(self.namespace.core.stores[mount], key, version))
+
+    async def want(  # noqa: PLR0917 - a range, why, and for how long
+        self, thing: Thing, lo: int, hi: int, goal: Goal, timeout: float, span: tuple[int, int] | None = None
+    ) -> Released:
+        """Wait until bytes [lo, hi) of an object are somewhere; those of `span` are fetched with them. Raises `Fault`."""
         known = None
         if thing.oid not in self.machine:
             found = self.records.known(thing)
@@ -190,7 +202,7 @@ class Engine:
         waiter = self._next
         future = self._futures[waiter] = _Future()
         now = time.monotonic()
-        self.tell(m.Want(waiter, thing, lo, hi, goal, now, now + timeout, known))
+        self.tell(m.Want(waiter, thing, lo, hi, goal, now, now + timeout, known, span))
         try:
             await future.event.wait()
         except trio.Cancelled:
@@ -323,7 +335,7 @@ class Engine:
         for f in run.fetches:
             slot = -1
             try:
-                source = self._source(f.thing.ino)
+                source = self._source(f.thing)
                 if f.tier == NO_TIER:
                     slot = self._slots[f.slot] = files.slot(f.thing.size)
             except NotFound as e:
@@ -334,7 +346,7 @@ class Engine:
                 continue
             hop.append(Task(f, slot, source, self._doubts.get(f.thing.oid) if f.tier != NO_TIER else None))
         if hop:
-            self._lanes.run(hop)
+            (self._far_lanes if run.far else self._lanes).run(hop)
 
     def _release(self, r: m.Release) -> None:
         future = self._futures.get(r.waiter)

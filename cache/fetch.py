@@ -10,8 +10,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from forebay.cache import files
 from forebay.cache import messages as m
@@ -45,6 +46,19 @@ class Source(NamedTuple):
     store: Store
     key: bytes
     version: bytes
+
+    def open(self, size: int, offset: int, length: int) -> Body:
+        """Bytes [offset, offset + length) of an object of `size` bytes. As `Store.read`."""
+        return self.store.read(self.key, self.version, offset, length)
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A store that brings many small objects in one exchange."""
+
+    def read_many(self, wanted: Sequence[tuple[bytes, bytes, int]]) -> Generator[tuple[int, Body | StoreError], None, None]:
+        """Objects (key, version, size), each once, in any order, by their number in `wanted`."""
+        ...
 
 
 class Task(NamedTuple):
@@ -105,6 +119,33 @@ class Lanes:
         finally:
             threading.stack_size(old)
 
+    def together(self, hop: list[Task], store: Together) -> None:
+        """Carry out a hop of whole small objects of one store."""
+        began = time.monotonic()
+        left = dict(enumerate(hop))
+        try:
+            wanted = [(t.source.key, t.source.version, t.fetch.thing.size) for t in hop]
+            with closing(store.read_many(wanted)) as bodies:
+                for i, body in bodies:
+                    task = left.pop(i)
+                    if isinstance(body, Exception):
+                        self._sink(self._broken(task.fetch, body, began))
+                    else:
+                        self._one(task, body)
+        except Exception as e:  # noqa: BLE001 - as in `_work`
+            for task in left.values():
+                self._sink(self._broken(task.fetch, e, began))
+
+    def _one(self, task: Task, body: Body | None = None) -> None:
+        began = time.monotonic()
+        try:
+            allocated = self._fetch(task, body)
+        except Exception as e:  # noqa: BLE001 - a lane outlives whatever a store or a disk does, and tells of it
+            self._sink(self._broken(task.fetch, e, began))
+        else:
+            if allocated is not None:
+                self._sink(m.Finished(task.fetch.fetch, allocated, time.monotonic()))
+
     def run(self, hop: list[Task]) -> None:
         """Queue what one lane does in one go."""
         self._queue.put(hop)
@@ -122,21 +163,21 @@ class Lanes:
             hop = self._queue.get()
             if hop is None:
                 return
+            store = hop[0].source.store
+            if len(hop) > 1 and isinstance(store, Together) and all(_whole(t) and t.source.store is store for t in hop):
+                self.together(hop, store)
+                continue
             for task in hop:
-                began = time.monotonic()
-                try:
-                    allocated = self._fetch(task)
-                except Exception as e:  # noqa: BLE001 - a lane outlives whatever a store or a disk does, and tells of it
-                    self._sink(self._broken(task.fetch, e, began))
-                else:
-                    if allocated is not None:
-                        self._sink(m.Finished(task.fetch.fetch, allocated, time.monotonic()))
+                self._one(task)
 
-    def _fetch(self, task: Task) -> int | None:
-        """Carry out one fetch; bytes the cache file occupies afterwards, -1 for a slot, None when `Delivered` was told."""
+    def _fetch(self, task: Task, body: Body | None = None) -> int | None:
+        """Carry out one fetch; bytes the cache file occupies afterwards, -1 for a slot, None when `Delivered` was told.
+
+        `body`: its bytes, where they are here already.
+        """
         f = task.fetch
         if task.doubts is None:
-            return self._read(task, f.first, f.count, whole=f.create)
+            return self._read(task, f.first, f.count, whole=f.create, body=body)
         for first, count in self._recheck(task, task.doubts):
             self._read(task, first, count, whole=False)
         fd = files.create(self._tiers[f.tier], f.thing.oid, f.thing.size, make=False)
@@ -169,16 +210,17 @@ class Lanes:
             self._buffers.give(buffer)
         return runs_of(bad)
 
-    def _read(self, task: Task, first: int, count: int, *, whole: bool) -> int | None:
+    def _read(self, task: Task, first: int, count: int, *, whole: bool, body: Body | None = None) -> int | None:
         f, slot, source, _ = task
         thing = f.thing
         offset = first * BLOCK
         length = min((first + count) * BLOCK, thing.size) - offset
-        self._meters[thing.mount].add(requests=1)
-        try:
-            body = source.store.read(source.key, source.version, offset, length)
-        except OSError as e:
-            raise Unavailable(f"reading {source.key!r}: {e}") from e
+        if body is None:
+            self._meters[thing.mount].add(requests=1)
+            try:
+                body = source.open(thing.size, offset, length)
+            except OSError as e:
+                raise Unavailable(f"reading {source.key!r}: {e}") from e
         try:
             if whole and length == thing.size < RESERVE_FROM and f.tier != NO_TIER:
                 self._small(f, body)
@@ -252,6 +294,11 @@ class Lanes:
         if why not in (Why.FULL, Why.LOCAL, Why.LOST):
             self._meters[f.thing.mount].fail(message)
         return m.Broken(f.fetch, why, message, now, now - began)
+
+
+def _whole(t: Task) -> bool:
+    """Whether a task is a small object as a whole, with nothing of it here."""
+    return t.doubts is None and t.fetch.first == 0 and 0 < t.fetch.thing.size <= t.fetch.count * BLOCK
 
 
 def runs_of(blocks: list[int]) -> list[tuple[int, int]]:

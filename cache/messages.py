@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from forebay.cache.policy import Space
 
@@ -32,13 +32,17 @@ class Why(Enum):
 
 
 class Thing(NamedTuple):
-    """One object version and where it is shown."""
+    """One object version and where it is shown; inode 0 where another node asked for it and no name here shows it yet.
+
+    `source` is then where its bytes come from; otherwise the namespace knows.
+    """
 
     oid: bytes
     ino: int
     parent: int
     mount: int
     size: int
+    source: Any = None  # a `fetch.Source`, opaque to the machine
 
 
 class Known(NamedTuple):
@@ -59,7 +63,8 @@ class Known(NamedTuple):
 class Want(NamedTuple):
     """`waiter` waits for bytes [lo, hi) until `deadline`; lo == hi asks only where the object is placed.
 
-    `known` is what the index says of an object the machine does not hold at the moment, None for nothing.
+    `known` is what the index says of an object the machine does not hold at the moment, None for nothing. `span`: bytes
+    [from, to) around them that are fetched with them, and nothing beyond: the caller knows what it will ask for.
     """
 
     waiter: int
@@ -70,6 +75,7 @@ class Want(NamedTuple):
     now: float
     deadline: float
     known: Known | None = None
+    span: tuple[int, int] | None = None
 
 
 class Cancel(NamedTuple):
@@ -180,10 +186,11 @@ class Fetch(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Fetches for one thread, one after the other."""
+    """Fetches for one thread, one after the other. `far`: from other members, by threads of their own."""
 
     lane: int
     fetches: list[Fetch]
+    far: bool = False
 
 
 class Piece(NamedTuple):

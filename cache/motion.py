@@ -24,6 +24,7 @@ class Fetching:
     first: int
     count: int
     goal: Goal
+    far: bool = False  # its bytes come from another member
     lane: int = -1
     tier: int = NO_TIER
     slot: int = -1

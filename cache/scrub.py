@@ -20,7 +20,7 @@ from forebay.cache.extents import Extent, blocks_of
 from forebay.cache.fetch import runs_of
 from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, IndexError_, Object, unpack_object
 from forebay.cache.log import log
-from forebay.cache.messages import Goal
+from forebay.cache.messages import Goal, Thing
 from forebay.cache.tiers import TierDir
 
 INTERVAL = 7 * 86400.0
@@ -98,13 +98,17 @@ class Scrubber:
 
         Raises `IndexError_` when the index cannot take that: then nobody may believe the bytes.
         """
-        engine = self.engine
-        thing = engine.thing(ino)
+        thing = self.engine.thing(ino)
         if thing is None or offset < 0 or length <= 0:
             return
+        span = offset // BLOCK, min((offset + length + BLOCK - 1) // BLOCK, blocks_of(thing.size))
+        await self.recheck(thing, span)
+
+    async def recheck(self, thing: Thing, span: tuple[int, int]) -> None:
+        """Compare blocks [first, last) of a complete object with their checksums; what is wrong counts as absent."""
+        engine = self.engine
         engine.records.commit()
         o = engine.records.object(thing.oid)
-        span = offset // BLOCK, min((offset + length + BLOCK - 1) // BLOCK, blocks_of(thing.size))
         if o is None or o.state != COMPLETE or o.tier not in self._paths or span[0] >= span[1]:
             return
         extents = engine.records.sums(thing.oid, o.size)
@@ -118,9 +122,9 @@ class Scrubber:
         now = engine.records.object(thing.oid)
         if bad and now is not None and now.state == COMPLETE and thing.oid not in engine.machine:
             self.bad += len(bad)
-            log("scrub", "corrupt", tier=self._paths[o.tier], oid=thing.oid.hex(), ino=ino, blocks=runs_of(bad))
+            log("scrub", "corrupt", tier=self._paths[o.tier], oid=thing.oid.hex(), ino=o.ino, blocks=runs_of(bad))
             engine.records.damaged(thing.oid, bad)
-            engine.on_evicted([ino])
+            engine.on_evicted([thing.ino or o.ino])
 
     def _check(self, oid: bytes, o: Object, extents: dict[int, Extent], span: tuple[int, int]) -> list[int]:
         bad = []
