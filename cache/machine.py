@@ -115,6 +115,14 @@ class Machine:
         a = self._active.get(oid)
         return None if a is None else (a.tier, a.here)
 
+    def run(self, oid: bytes, first: int, last: int) -> tuple[int, int] | None:
+        """(tier, blocks in the cache file from `first` on without a gap) of an active object."""
+        a = self._active.get(oid)
+        if a is None:
+            return None
+        here = bytes(a.blocks[first:last])
+        return a.tier, len(here) - len(here.lstrip(b"\x02"))
+
     def opened(self, parent: int, ino: int) -> list[Instruction]:
         """A small file was opened, here or by a mount on its own: maybe its neighbours come next."""
         scan = self._order.opened(parent, ino)

@@ -17,7 +17,7 @@ import lmdb
 
 from forebay.cache import messages as m
 from forebay.cache.ballast import Ballast
-from forebay.cache.extents import Extent, blocks_in_segment, blocks_of, segments_of, split
+from forebay.cache.extents import SUM, Extent, blocks_in_segment, blocks_of, segments_of, split
 from forebay.cache.index import (
     BLOCK,
     BLOCKS_PER_SEGMENT,
@@ -290,6 +290,32 @@ class Records:
         """The extents of an object by segment, for verification."""
         with self.index.env.begin() as txn:
             return dict(self._extents(txn, oid, size))
+
+    def block_sums(self, oid: bytes, size: int, first: int, count: int) -> bytes | None:
+        """Checksums of blocks [first, first + count), committed or not; None when one of them is unknown."""
+        out = bytearray(count * SUM)
+        known = bytearray(count)
+        last = first + count
+        p = self._pending.get(oid)
+        for at, sums in () if p is None else p.runs:
+            lo, hi = max(at, first), min(at + len(sums) // SUM, last)
+            if lo < hi:
+                out[(lo - first) * SUM : (hi - first) * SUM] = sums[(lo - at) * SUM : (hi - at) * SUM]
+                known[lo - first : hi - first] = b"\x01" * (hi - lo)
+        if all(known):
+            return bytes(out)
+        with self.index.env.begin() as txn:
+            for segment in range(first // BLOCKS_PER_SEGMENT, (last - 1) // BLOCKS_PER_SEGMENT + 1):
+                raw = txn.get(oid + _U32.pack(segment), db=self.index.extents)
+                if raw is None:
+                    continue
+                extent = Extent(blocks_in_segment(size, segment), raw)
+                base = segment * BLOCKS_PER_SEGMENT
+                for block in range(max(first, base), min(last, base + extent.n)):
+                    if not known[block - first] and extent.has(block - base):
+                        out[(block - first) * SUM : (block - first + 1) * SUM] = extent.sum(block - base)
+                        known[block - first] = 1
+        return bytes(out) if all(known) else None
 
     def _extents(self, txn: Any, oid: bytes, size: int) -> Iterator[tuple[int, Extent]]:
         for segment in range(segments_of(size)):

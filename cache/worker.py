@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -27,10 +28,10 @@ from forebay.api.spec import DatasetSpec, decode_spec
 from forebay.cache.door import Door
 from forebay.cache.durable import Durability, Reconciler, by_tier, mark_clean, open_index
 from forebay.cache.engine import Engine
-from forebay.cache.fetch import Meter
+from forebay.cache.fetch import Meter, Source
 from forebay.cache.index import IndexError_, boot_id
 from forebay.cache.log import Lines, log
-from forebay.cache.machine import Machine
+from forebay.cache.machine import FAR_LANES, Machine
 from forebay.cache.namespace import Namespace
 from forebay.cache.records import Records
 from forebay.cache.report import report
@@ -38,6 +39,9 @@ from forebay.cache.scrub import INTERVAL, Scrubber
 from forebay.cache.service import DatasetService
 from forebay.cache.stores import open_store
 from forebay.cache.tiers import CacheDirError, Lock, TierDir, state_of
+
+if TYPE_CHECKING:
+    from forebay.cache.node import Node
 
 CONFIGURATION = 2
 """Exit status for what a restart does not heal."""
@@ -70,13 +74,19 @@ class Worker:
         self.lock = Lock(spec.index_dir)
         self.tiers = [TierDir(i, t) for i, t in enumerate(spec.tiers)]
         self.index, self.ledger = open_index(spec.index_dir, boot)
-        self.stores = [open_store(mount) for mount in spec.mounts]
+        self.node: Node | None = None
+        if spec.cluster is not None:
+            from forebay.cache.node import Node  # megabytes that a node alone does not need
+
+            self.node = Node(spec)
+        self.stores = [open_store(mount) for mount in spec.mounts] if self.node is None else self.node.stores
         self.records = Records(self.index, boot, len(self.tiers))
         self.meters = [Meter() for _ in spec.mounts]
         used, count = by_tier(self.index, len(self.tiers))
         self.records.count.update(dict(enumerate(count)))
         states = [state_of(t, spec, n) for t, n in zip(spec.tiers, used, strict=True)]
-        self.machine = Machine(states, rng=random.Random())
+        node = self.node
+        self.machine = Machine(states, rng=random.Random(), far=None if node is None else node.far)
         self.namespace = Namespace(spec, self.index, self.stores, on_changed=self._changed)
         self.engine = Engine(
             machine=self.machine,
@@ -86,21 +96,28 @@ class Worker:
             namespace=self.namespace,
             meters=self.meters,
             on_evicted=self._evicted,
+            source=Source if node is None else node.source,
+            far_lanes=0 if node is None else FAR_LANES,
         )
         self.durability = Durability(self.records, self.ledger, self.tiers)
         self.reconciler = Reconciler(self.engine, self.tiers)
         self.scrubber = Scrubber(self.engine, self.tiers, scrub)
         self.service = DatasetService(
             spec, index=self.index, namespace=self.namespace, engine=self.engine,
-            report=lambda: report(self), suspect=self.scrubber.suspect,
+            report=self.report, suspect=self.scrubber.suspect,
         )  # fmt: skip
         self.namespace.reaper.held = self.service.holds
         self.door = Door(os.path.join(run_dir, places.WORKER_SOCK), self.service)
+
+    def report(self) -> dict[str, object]:
+        """What `status` and the metrics show."""
+        return report(self) | {"cluster": None if self.node is None else self.node.report()}
 
     def _changed(self, event: wire.Changed) -> None:
         self.service.publish(event)
 
     def _evicted(self, inos: list[int]) -> None:
+        inos = [i for i in inos if i]  # of objects that only other nodes asked for no mount here knows
         for i in range(0, len(inos), 4096):
             self.service.publish(wire.Evicted(inos[i : i + 4096]))
 
@@ -110,12 +127,14 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.namespace.run)
                 await nursery.start(self.engine.run)
+                if self.node is not None:
+                    await self.node.start(self)
                 await nursery.start(self.door.serve)
                 if self.metrics is not None:
                     from forebay.cache.metrics import exposition
                     from forebay.cache.metrics import serve as serve_metrics
 
-                    port = await nursery.start(serve_metrics, self.metrics, lambda: exposition(report(self)))
+                    port = await nursery.start(serve_metrics, self.metrics, lambda: exposition(self.report()))
                     log("worker", "metrics", port=port)
                 for task in (self.namespace.run_walk, self.durability.run, self.reconciler.run, self.scrubber.run):
                     nursery.start_soon(task)
@@ -130,6 +149,8 @@ class Worker:
 
         Then the index is not marked, which costs nothing in this boot; in the next one the ledger is asked.
         """
+        if self.node is not None:
+            self.node.close()
         self.records.commit()
         marking = threading.Thread(target=mark_clean, args=(self.index,), daemon=True)
         marking.start()

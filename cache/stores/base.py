@@ -79,8 +79,10 @@ class Body(Protocol):
 class Store(Protocol):
     """A tree of objects below one mount point. Keys are relative to it, without a leading slash; directories end in "/"."""
 
-    strong: bool
-    """True where `version` is a validator that changes with every change of the bytes."""
+    @property
+    def strong(self) -> bool:
+        """True where `version` is a validator that changes with every change of the bytes."""
+        ...
 
     def list(self, prefix: bytes, token: bytes | None = None, limit: int = 1000) -> Page:
         """One page of the directory `prefix` (b"" or ending in "/"). `NotFound` only when the store says so."""

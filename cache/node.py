@@ -1,0 +1,143 @@
+"""What a worker holds as one node of a cluster: who it is, whom it knows, what it serves to others."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import trio
+
+from forebay.api.spec import Cluster as ClusterSpec
+from forebay.api.spec import DatasetSpec
+from forebay.cache.cluster import Cluster, ClusterSource, ClusterStore
+from forebay.cache.log import log
+from forebay.cache.membership import Member, Watcher, identity, open_source, split_address
+from forebay.cache.peers.auth import Key, load_secret
+from forebay.cache.peers.client import PeerClient
+from forebay.cache.peers.port import Port
+from forebay.cache.peers.provide import EngineProvider
+from forebay.cache.stores import open_store
+from forebay.cache.stores.base import Store
+
+if TYPE_CHECKING:
+    from forebay.cache.worker import Worker
+
+FIRST_LOOK = 1.0
+"""Seconds a start waits for the member list to be read and its strangers to be greeted; then it serves with what is known."""
+
+
+def free(address: str) -> None:
+    """Raises `ValueError` with a sentence when nothing can listen at `address`."""
+    host, port = split_address(address)
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as e:
+        raise ValueError(f"the data port {address} cannot be had ({e.strerror}): give another --listen, or end who has it") from e
+
+
+class Node:
+    """Everything of a cluster that one worker holds. Raises `ValueError` for what a person has to correct."""
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        assert spec.cluster is not None
+        self.spec: ClusterSpec = spec.cluster
+        if self.spec.listen:
+            free(self.spec.listen)
+        me, before = identity(spec.index_dir)
+        self.key = Key(load_secret(self.spec.secret_file), spec.id)
+        self.client = PeerClient(self.key)
+        own = None
+        if self.spec.owns:
+            own = Member(me, self.spec.listen, self.spec.control, self.spec.weight, self.spec.node)
+        self.list = open_source(self.spec.members)
+        self.watcher = Watcher(self.list, self.client.greet, own=own)
+        self.cluster = Cluster(
+            spec.id, me, membership=self.watcher, client=self.client, owns=self.spec.owns, returned=before,
+            weight=self.spec.weight, node=self.spec.node, control=self.spec.control,
+        )  # fmt: skip
+        self.names = {m.identity: i for i, m in enumerate(spec.mounts)}
+        self.local: dict[str, Store] = {m.identity: open_store(m) for m in spec.mounts} if self.spec.owns else {}
+        self.stores: list[Store] = [ClusterStore(m.identity, self.cluster, self.local.get(m.identity)) for m in spec.mounts]
+        self.port: Port | None = None
+        self.source = ClusterSource
+
+    def far(self, oid: bytes, segment: int) -> bool:
+        """Whether another member fetches this segment from the store."""
+        c = self.cluster
+        if not c.owns:
+            return True
+        ranked = c.ranked(oid, segment)
+        return bool(ranked) and ranked[0].id != c.me and not c.stands_in(oid, segment)
+
+    async def start(self, worker: Worker) -> None:
+        """Serve others, and know them, before anybody here is served. OSError when the data port cannot be had."""
+        token = trio.lowlevel.current_trio_token()
+        provider = EngineProvider(
+            self.cluster, worker.engine, worker.scrubber, mounts=self.names, stores=self.local, token=token
+        )  # fmt: skip
+        if self.spec.listen:
+            host, port = split_address(self.spec.listen)
+            self.port = Port(provider, self.key, self.cluster.me, host, port)
+            self.port.start()
+        looked = trio.Event()
+
+        def look() -> None:
+            try:
+                self.watcher.start()
+            finally:
+                token.run_sync_soon(looked.set)
+
+        threading.Thread(target=look, name="forebay-look", daemon=True).start()
+        with trio.move_on_after(FIRST_LOOK):
+            await looked.wait()
+        self.cluster.start()
+        log(
+            "node",
+            "serving",
+            identity=self.cluster.me,
+            node=self.spec.node,
+            members=len(self.cluster.members()),
+            data=self.spec.listen,
+        )
+
+    def close(self) -> None:
+        if self.port is not None:
+            self.port.close(0.5)
+        self.cluster.close(0.2)
+        self.watcher.close(0.2)
+        self.client.close()
+
+    def report(self) -> dict[str, object]:
+        """What `status` shows of the cluster."""
+        c, now = self.cluster, self.cluster.clock()
+        port = self.port
+        return {
+            "me": c.me,
+            "node": self.spec.node,
+            "owns": c.owns,
+            "epoch": f"{c.epoch():016x}",
+            "members": [
+                {
+                    "id": m.id,
+                    "node": m.node,
+                    "data": m.data,
+                    "control": m.control,
+                    "weight": m.weight,
+                    "down": c.health.down(m.id, now),
+                }
+                for m in c.members()
+            ],
+            "bytes": dict(c.bytes),
+            "events": dict(c.events),
+            "list_error": self.list.error,
+            "port": None
+            if port is None
+            else {
+                "requests": dict(port.requests),
+                "refused": dict(port.refused),
+                "sent": port.sent,
+                "cut": port.cut,
+                "connections": port.connections,
+            },
+        }
