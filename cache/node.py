@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import trio
@@ -37,14 +38,17 @@ def free(address: str) -> None:
 
 
 class Node:
-    """Everything of a cluster that one worker holds. Raises `ValueError` for what a person has to correct."""
+    """Everything of a cluster that one worker holds. Raises `ValueError` for what a person has to correct.
 
-    def __init__(self, spec: DatasetSpec) -> None:
+    `returned`: its cache holds objects of an earlier life.
+    """
+
+    def __init__(self, spec: DatasetSpec, *, returned: bool) -> None:
         assert spec.cluster is not None
         self.spec: ClusterSpec = spec.cluster
         if self.spec.listen:
             free(self.spec.listen)
-        me, before = identity(spec.index_dir)
+        me, _ = identity(spec.index_dir)
         self.key = Key(load_secret(self.spec.secret_file), spec.id)
         self.client = PeerClient(self.key)
         own = None
@@ -53,7 +57,7 @@ class Node:
         self.list = open_source(self.spec.members)
         self.watcher = Watcher(self.list, self.client.greet, own=own)
         self.cluster = Cluster(
-            spec.id, me, membership=self.watcher, client=self.client, owns=self.spec.owns, returned=before,
+            spec.id, me, membership=self.watcher, client=self.client, owns=self.spec.owns, returned=returned,
             weight=self.spec.weight, node=self.spec.node, control=self.spec.control,
         )  # fmt: skip
         self.names = {m.identity: i for i, m in enumerate(spec.mounts)}
@@ -83,7 +87,12 @@ class Node:
         looked = trio.Event()
 
         def look() -> None:
+            until = time.monotonic() + FIRST_LOOK
             try:
+                self.watcher.look()
+                while self.watcher.roster.unknown() and time.monotonic() < until:
+                    time.sleep(0.1)  # nodes that start together find each other before the first reader asks
+                    self.watcher.look()
                 self.watcher.start()
             finally:
                 token.run_sync_soon(looked.set)

@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -39,9 +38,6 @@ from forebay.cache.scrub import INTERVAL, Scrubber
 from forebay.cache.service import DatasetService
 from forebay.cache.stores import open_store
 from forebay.cache.tiers import CacheDirError, Lock, TierDir, state_of
-
-if TYPE_CHECKING:
-    from forebay.cache.node import Node
 
 CONFIGURATION = 2
 """Exit status for what a restart does not heal."""
@@ -74,18 +70,18 @@ class Worker:
         self.lock = Lock(spec.index_dir)
         self.tiers = [TierDir(i, t) for i, t in enumerate(spec.tiers)]
         self.index, self.ledger = open_index(spec.index_dir, boot)
-        self.node: Node | None = None
-        if spec.cluster is not None:
-            from forebay.cache.node import Node  # megabytes that a node alone does not need
-
-            self.node = Node(spec)
-        self.stores = [open_store(mount) for mount in spec.mounts] if self.node is None else self.node.stores
         self.records = Records(self.index, boot, len(self.tiers))
         self.meters = [Meter() for _ in spec.mounts]
         used, count = by_tier(self.index, len(self.tiers))
         self.records.count.update(dict(enumerate(count)))
+        node = None
+        if spec.cluster is not None:
+            from forebay.cache.node import Node  # megabytes that a node alone does not need
+
+            node = Node(spec, returned=any(count))
+        self.node = node
+        self.stores = [open_store(mount) for mount in spec.mounts] if node is None else node.stores
         states = [state_of(t, spec, n) for t, n in zip(spec.tiers, used, strict=True)]
-        node = self.node
         self.machine = Machine(states, rng=random.Random(), far=None if node is None else node.far)
         self.namespace = Namespace(spec, self.index, self.stores, on_changed=self._changed)
         self.engine = Engine(
