@@ -13,19 +13,21 @@ TINY = 1 << 20
 HOP = 8
 QUEUE_MOST = 1024
 """Bound of queued look-ahead of each kind; demand is bounded by the door's connections, warm-up by its own."""
+GOALS = tuple(Goal)  # an enum's own iterator costs 1 us
 KEPT = 2
-"""Lanes kept for demand while others run."""
 
 
 class Dispatcher:
     """`lanes` lanes and what waits for them. `healths` are the mounts', made when first needed.
 
-    `hop`: small files that share one; `fill`: as many as wait go together, because one exchange brings them all.
+    `hop`: small files that share one; `fill`: as many as wait go together, because one exchange brings them all. `kept`:
+    lanes that only demand may take while others run.
     """
 
-    def __init__(self, lanes: int, hop: int = HOP, *, fill: bool = False) -> None:
+    def __init__(self, lanes: int, hop: int = HOP, *, fill: bool = False, kept: int = KEPT) -> None:
         self._most = hop
         self._fill = fill
+        self._kept = kept
         self.healths: dict[int, Health] = {}
         self._busy: dict[int, int] = {}  # lane -> fetches left in it
         self._free = list(range(lanes - 1, -1, -1))
@@ -87,8 +89,8 @@ class Dispatcher:
         return out
 
     def _next(self, ready: Callable[[Fetching], bool]) -> list[Fetching]:
-        for goal in Goal:
-            if goal is not Goal.DEMAND and len(self._free) <= KEPT and self._busy:
+        for goal in GOALS:
+            if goal is not Goal.DEMAND and len(self._free) <= self._kept and self._busy:
                 return []
             if self._narrow[goal]:
                 hop = self._hop(self._narrow[goal], goal, ready)

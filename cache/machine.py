@@ -41,9 +41,10 @@ DOWN_AFTER, DOWN_FOR = 4, 3.0
 """After so many failures in a row with patience spent, a mount refuses at once for some seconds and hangs no more readers."""
 IDLE = 30.0
 AHEAD_SLOTS = 32 << 20
-FAR_LANES = 16
+FAR_LANES, FAR_AHEAD = 16, 4
+"""Lanes to other members, and how many of them look-ahead and warm-up may take: with more, small files went one by one."""
 FAR_HOP = 64
-"""Small files fetched from a member in one exchange: 64 of 16 KiB are 1 MiB, 2 ms of a 500 MB/s link."""
+"""Small files fetched from members in one exchange: 64 of 16 KiB are 1 MiB, 2 ms of a 500 MB/s link."""
 
 
 class Machine:
@@ -66,7 +67,7 @@ class Machine:
         self._waiters: dict[int, Waiter] = {}
         self._fetches: dict[int, Fetching] = {}
         self._lanes = Dispatcher(lanes)
-        self._far_lanes = Dispatcher(FAR_LANES, FAR_HOP, fill=True)
+        self._far_lanes = Dispatcher(FAR_LANES, FAR_HOP, fill=True, kept=FAR_LANES - FAR_AHEAD)
         self._parked: dict[int, list[Fetching]] = {}  # tier -> fetches that wait for an eviction
         self._starved: deque[Fetching] = deque()  # wait for buffer slots
         self._retries: list[tuple[float, int]] = []
