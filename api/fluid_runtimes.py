@@ -62,7 +62,7 @@ RUNTIME_STATUS = obj(
 )
 
 _ENGINE = "our own engine serves this dataset here; the field is for the engine of this kind"
-_REPLICAS = Field(REPLICAS, note="one machine runs one worker of a dataset")
+_REPLICAS = Field(REPLICAS, note="one machine runs one worker of a dataset; `forebay up --workers N` runs N")
 _POD = words("volumeMounts imagePullSecrets", ANY_LIST)
 
 
@@ -351,7 +351,7 @@ _COMPONENT = {
         tolerations=ANY_LIST,
     ).fields.items()
 }
-_CACHE_REPLICAS = Field(Int(min=0), note="one machine runs one worker of a dataset")
+_CACHE_REPLICAS = Field(Int(min=0), note="one machine runs one worker of a dataset; `forebay up --workers N` runs N")
 CACHE = runtime(
     runtimeClassName=Field(STR, required=True, note="every class is served by our own engine on one machine"),
     options=MAP,

@@ -1,6 +1,6 @@
 """Where a dataset's processes meet on one machine: the run directory and the names in it.
 
-    <run root>/<namespace>/<name>/
+    <run root>/<namespace>/<name>/            of one of several nodes: <name>@<node>/
         spec.json         the resolved dataset, mode 0600 (it carries secrets)
         state.json        what the supervisor observes: processes, mounts, readiness
         worker.sock       the worker's door              worker.log
@@ -71,9 +71,18 @@ def run_root(environ: Mapping[str, str] | None = None, uid: int | None = None) -
     return Path(f"/tmp/forebay-{uid}")
 
 
-def run_dir(namespace: str, name: str, *, root: Path | None = None) -> Path:
-    """The run directory of a dataset. It exists only while the dataset is up."""
-    return (root or run_root()) / escape(namespace) / escape(name)
+def run_dir(namespace: str, name: str, node: str = "", *, root: Path | None = None) -> Path:
+    """The run directory of a dataset, or of one node of it. It exists only while that is up."""
+    return (root or run_root()) / escape(namespace) / (_of_node(name, node) if node else escape(name))
+
+
+def _of_node(name: str, node: str) -> str:
+    """`name@node` as one path component, as long as one of `escape` at most and different from each of those."""
+    plain = f"{name}@{node}"
+    if escape(name) == name and escape(node) == node and len(plain) <= _LABEL_MAX:
+        return plain
+    digest = hashlib.blake2b(f"{name}\0{node}".encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    return f"{_UNSAFE.sub('_', name).lstrip('.')[: _LABEL_MAX - 9]}@{digest}"
 
 
 def command_lock(run: Path) -> Path:
@@ -114,5 +123,5 @@ def socket_address(path: Path | str) -> Iterator[str]:
 
 
 def datasets_up(root: Path | None = None) -> list[Path]:
-    """Run directories that hold a spec, sorted: datasets that are up, or were when their processes were killed."""
+    """Run directories that hold a spec, sorted: datasets and nodes that are up, or were when their processes were killed."""
     return sorted(p.parent for p in (root or run_root()).glob(f"*/*/{SPEC}"))

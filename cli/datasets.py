@@ -1,4 +1,4 @@
-"""Which datasets are up on this machine, and how to reach one by the name a person typed."""
+"""Which datasets are up on this machine, on which nodes, and how to reach one by the name a person typed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ LOCK_LIMIT = 120.0
 
 
 class Running:
-    """A dataset with a run directory: it is up, on its way, or was killed with everything."""
+    """A dataset with a run directory: it is up, on its way, or was killed with everything. Of several nodes: one of them."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
@@ -35,6 +36,16 @@ class Running:
     @property
     def id(self) -> str:
         return self.spec.id
+
+    @property
+    def node(self) -> str:
+        """Name of the node, "" for a dataset that has no others."""
+        return self.spec.cluster.node if self.spec.cluster else ""
+
+    @property
+    def label(self) -> str:
+        """How messages name it, and how a person may: `namespace/name`, with `@node` where there are several."""
+        return label(self.spec)
 
     def state(self) -> dict[str, Any]:
         """The supervisor's own answer; its last state file with phase `dead` when no supervisor lives."""
@@ -66,8 +77,13 @@ class Running:
         return Door(self.run / places.WORKER_SOCK, "cli")
 
 
+def label(spec: DatasetSpec) -> str:
+    """`namespace/name`, with `@node` where the dataset has several nodes."""
+    return f"{spec.id}@{spec.cluster.node}" if spec.cluster else spec.id
+
+
 def running() -> list[Running]:
-    """Every dataset of this run root; a spec that cannot be read is an error that names its file."""
+    """Every dataset of this run root, its nodes in order; a spec that cannot be read is an error that names its file."""
     found = []
     for run in places.datasets_up():
         try:
@@ -78,20 +94,51 @@ def running() -> list[Running]:
             continue  # went down meanwhile
         except PermissionError as e:
             raise CommandError(f"{run} belongs to another user: ask as that user, or as root") from e
-    return found
+    return sorted(found, key=lambda r: order(r.spec))
+
+
+def order(spec: DatasetSpec) -> tuple[str, bool, list[tuple[int, str]]]:
+    """Sorts datasets by id, and nodes of one: workers before client tiers, node-2 before node-10."""
+    node, owns = (spec.cluster.node, spec.cluster.owns) if spec.cluster else ("", True)
+    parts = [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", node)]
+    return spec.id, not owns, parts
+
+
+def of_dataset(namespace: str, name: str) -> list[Running]:
+    """What is up of one dataset; specs that cannot be read are somebody else's matter."""
+    found = []
+    for run in places.datasets_up():
+        if run.parent.name == places.escape(namespace):
+            with contextlib.suppress(ValueError, OSError):
+                found.append(Running(run))
+    return [r for r in found if (r.spec.namespace, r.spec.name) == (namespace, name)]
+
+
+def find_all(name: str) -> list[Running]:
+    """All nodes of the dataset called `name` or `namespace/name`, or the one of `name@node`, never none of them.
+
+    Raises `CommandError` with a sentence when nothing is up by that name, or in more than one namespace.
+    """
+    everything = running()
+    matching = [r for r in everything if name in (r.id, r.spec.name)]
+    dataset, at, node = name.rpartition("@")
+    if at and not matching:
+        matching = [r for r in everything if dataset in (r.id, r.spec.name) and r.node == node]
+        if not matching and (nodes := [r for r in everything if dataset in (r.id, r.spec.name)]):
+            there = ", ".join(r.label for r in nodes)
+            raise CommandError(f'node "{node}" of dataset "{dataset}" is not up here: say one of {there}')
+    ids = sorted({r.id for r in matching})
+    if len(ids) == 1:
+        return matching
+    if ids:
+        raise CommandError(f'"{name}" is up in several namespaces: say which, one of {", ".join(ids)}')
+    known = f"up are: {', '.join(r.label for r in everything)}" if everything else "nothing is up"
+    raise CommandError(f'dataset "{name}" is not up ({known}): start it with `forebay up -f FILE`')
 
 
 def find(name: str) -> Running:
-    """The dataset called `name` or `namespace/name`; a sentence when there is none or more than one."""
-    everything = running()
-    matching = [r for r in everything if name in (r.id, r.spec.name)]
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
-        ids = ", ".join(r.id for r in matching)
-        raise CommandError(f'"{name}" is up in several namespaces: say which, one of {ids}')
-    known = f"up are: {', '.join(r.id for r in everything)}" if everything else "nothing is up"
-    raise CommandError(f'dataset "{name}" is not up ({known}): start it with `forebay up -f FILE`')
+    """The dataset called `name`, its first node where it has several, or that of `name@node`. Raises as `find_all`."""
+    return find_all(name)[0]
 
 
 def split(target: str) -> tuple[str, bytes]:
@@ -125,9 +172,9 @@ def _try_lock(run: Path, path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def locked(namespace: str, name: str) -> Iterator[Path]:
-    """Hold the dataset against another `up` or `down`; yields its run directory. Leaves no lock file behind."""
-    run = places.run_dir(namespace, name)
+def locked(namespace: str, name: str, node: str = "") -> Iterator[Path]:
+    """Hold a dataset, or one node of it, against another `up` or `down`; yields its run directory. Leaves no lock file."""
+    run = places.run_dir(namespace, name, node)
     path = places.command_lock(run)
     deadline = time.monotonic() + LOCK_LIMIT
     while (fd := _try_lock(run, path)) is None:

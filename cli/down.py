@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import click
 
 from forebay.api import places
-from forebay.cli.datasets import Running, find, locked, running
+from forebay.cli.datasets import Running, find_all, locked, running
 from forebay.cli.output import CommandError, emit_json, say, warn
 from forebay.fuse import control, leftovers
 
 STOP_LIMIT = 45.0
 """Seconds for a clean end: 3 for a busy mount, 5 for the daemon, 30 for the worker, and room."""
+AT_ONCE = 16
 
 
 class Stopped(NamedTuple):
     """What a stop has to say."""
 
-    id: str
+    id: str  # namespace/name, with @node where there are several
     notes: list[str]  # for a person to know
     problems: list[str]  # what could not be taken away
 
@@ -30,6 +32,7 @@ Examples:
   forebay down                      everything of this user
   forebay down imagenet logs        two datasets
   forebay down research/imagenet    one of several with the same name
+  forebay down imagenet@node-2      one node of several
 
 \b
 The cache stays, and the next `forebay up` finds it. A mount in use is given 3 seconds, then it is
@@ -39,8 +42,9 @@ detached under its users, who are named."""
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
 def down(names: tuple[str, ...], output: str) -> None:
     """Unmount datasets and stop their processes; the cache stays."""
-    targets = [find(name) for name in dict.fromkeys(names)] if names else running()
-    results = [stop(target) for target in targets]
+    named = (r for name in dict.fromkeys(names) for r in find_all(name))
+    targets = list({r.run: r for r in named}.values()) if names else running()
+    results = stop_all(targets)
     if output == "json":
         emit_json({"datasets": [r._asdict() for r in results]})
     elif not targets:
@@ -55,9 +59,17 @@ def down(names: tuple[str, ...], output: str) -> None:
         raise CommandError("\nforebay: ".join(problems))
 
 
+def stop_all(targets: list[Running]) -> list[Stopped]:
+    """Stop several at once: each may take seconds, and nodes of one dataset need not wait for each other."""
+    if len(targets) < 2:
+        return [stop(target) for target in targets]
+    with ThreadPoolExecutor(min(len(targets), AT_ONCE)) as pool:
+        return list(pool.map(stop, targets))
+
+
 def stop(target: Running) -> Stopped:
-    """Stop one dataset, whatever state it is in."""
-    with locked(target.spec.namespace, target.spec.name) as run:
+    """Stop one dataset, or one node of it, whatever state it is in."""
+    with locked(target.spec.namespace, target.spec.name, target.node) as run:
         deadline = time.monotonic() + STOP_LIMIT
         notes: list[str] = []
         while (run / places.SPEC).exists() and target.alive() and time.monotonic() < deadline:
@@ -70,7 +82,7 @@ def stop(target: Running) -> Stopped:
             _gone(pids, deadline)
             break
         problems = leftovers.clear(str(run), target.id)
-    return Stopped(target.id, notes, problems)
+    return Stopped(target.label, notes, problems)
 
 
 def _gone(pids: list[int], deadline: float) -> None:

@@ -91,6 +91,16 @@ def cycles(spec: DatasetSpec, path: str) -> str | None:
     return None
 
 
+def nested(points: list[str]) -> list[str]:
+    """Why several mounts cannot stand side by side, one sentence each."""
+    found = []
+    for i, one in enumerate(points):
+        for other in points[i + 1 :]:
+            if _below(one, other) or _below(other, one):
+                found.append(f"the mounts {one} and {other} would lie inside each other: choose another --mount for one of them")
+    return found
+
+
 def _below(path: str, top: str) -> bool:
     path, top = os.path.realpath(path), os.path.realpath(top)
     return path == top or path.startswith(top.rstrip("/") + "/")

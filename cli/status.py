@@ -12,7 +12,8 @@ import click
 from forebay.api import places, wire
 from forebay.api.spec import Mount
 from forebay.cli import preflight
-from forebay.cli.datasets import Running, find, running
+from forebay.cli.datasets import Running, find_all, running
+from forebay.cli.members import COLUMNS, RIGHT, clusters, sentence, table_rows
 from forebay.cli.output import duration, emit_json, size, table
 
 STATS_LIMIT = 5.0
@@ -24,6 +25,7 @@ STATS_LIMIT = 5.0
 Examples:
   forebay status
   forebay status imagenet
+  forebay status imagenet@node-2       one node of several
   forebay status -o json | jq '.datasets[].processes'
 
 \b
@@ -33,21 +35,24 @@ Exit code 1 when a dataset named is not up, or when one that is up has trouble."
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
 def status(*, name: str | None, output: str) -> None:
     """Show what is up: mounts, processes, cache, trouble."""
-    reports = [report_of(r) for r in ([find(name)] if name else running())]
+    reports = [report_of(r) for r in (find_all(name) if name else running())]
+    views = clusters(reports)
     if output == "json":
-        emit_json({"datasets": reports})
+        emit_json({"datasets": reports, "clusters": views})
     elif not reports:
         click.echo("nothing is up: `forebay up -f FILE` starts a dataset")
     for report in reports if output == "text" else ():
         _show(report)
+    for view in views if output == "text" else ():
+        _show_cluster(view)
     if any(r["phase"] != "up" or r["error"] for r in reports):
         raise SystemExit(1)
 
 
 def report_of(target: Running) -> dict[str, Any]:
-    """Everything known about one dataset. Secrets are in none of it."""
+    """Everything known about one dataset, or one node of it. Secrets are in none of it."""
     spec, state = target.spec, target.state()
-    stats, silence = _stats(target) if state["phase"] != "dead" else ({}, "")
+    stats, silence = stats_of(target) if state["phase"] != "dead" else ({}, "")
     points = [_point(target, row) for row in state["mounts"]]
     tiers = _tiers(target, stats)
     mounts = [_mount(m, seen) for m, seen in zip(spec.mounts, stats.get("mounts") or [{}] * len(spec.mounts), strict=False)]
@@ -64,8 +69,12 @@ def report_of(target: Running) -> dict[str, Any]:
         error = error or silence
     return {
         "id": spec.id,
+        "label": target.label,
         "name": spec.name,
         "namespace": spec.namespace,
+        "node": target.node,
+        "owns": spec.cluster is None or spec.cluster.owns,
+        "listen": spec.cluster.listen if spec.cluster else "",
         "phase": state["phase"],
         "error": error,
         "notes": notes,
@@ -143,7 +152,7 @@ def _point(target: Running, row: dict[str, Any]) -> dict[str, Any]:
     return {**session, **shown}
 
 
-def _stats(target: Running) -> tuple[dict[str, Any], str]:
+def stats_of(target: Running) -> tuple[dict[str, Any], str]:
     """The worker's numbers, or why there are none."""
     try:
         with target.door() as door:
@@ -158,18 +167,17 @@ def _stats(target: Running) -> tuple[dict[str, Any], str]:
 def _show(report: dict[str, Any]) -> None:
     since = report["ready"] or report["started"]
     age = f" for {duration(time.time() - since)}" if since and report["phase"] == "up" else ""
-    click.echo(f"{report['id']}: {report['phase']}{age}")
+    click.echo(f"{report['label']}: {report['phase']}{age}")
     if report["error"]:
         click.echo(f"  error: {report['error']}")
     for note in report["notes"]:
         click.echo(f"  note: {note}")
-    table(
-        ("mount point", "state", "passthrough", "after a crash", "restarts"),
-        [
-            (p["path"], p["state"], _yes(p["passthrough"]), "kernel resends" if p["resend"] else "record", str(p["restarts"]))
-            for p in report["mountpoints"]
-        ],
-    )
+    rows = [
+        (p["path"], p["state"], _yes(p["passthrough"]), "kernel resends" if p["resend"] else "record", str(p["restarts"]))
+        for p in report["mountpoints"]
+    ]
+    if rows:
+        table(("mount point", "state", "passthrough", "after a crash", "restarts"), rows)
     table(
         ("in the tree", "store", "freshness", "fetched", "errors"),
         [(m["path"], m["source"], m["freshness"], _size(m["fetched"]), _count(m["errors"])) for m in report["mounts"]],
@@ -191,6 +199,15 @@ def _show(report: dict[str, Any]) -> None:
     )
     for line in _sentences(report):
         click.echo(f"  {line}")
+
+
+def _show_cluster(view: dict[str, Any]) -> None:
+    epochs = view["epochs"]
+    click.echo(f"nodes of {view['id']}" + (f", epoch {epochs[0]}" if len(epochs) == 1 else ""))
+    for note in view["notes"]:
+        click.echo(f"  note: {note}")
+    table(COLUMNS, table_rows(view), right=RIGHT)
+    click.echo(f"  {sentence(view)}")
 
 
 def _sentences(report: dict[str, Any]) -> Iterator[str]:

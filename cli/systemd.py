@@ -7,6 +7,7 @@ import shlex
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from forebay.api.spec import DatasetSpec
@@ -16,18 +17,17 @@ AMBIENT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE")
 
 
 def unit(
-    files: tuple[Path, ...], specs: list[DatasetSpec], at: Path | None, cache_dir: Path | None, *, no_passthrough: bool
+    files: tuple[Path, ...], specs: list[DatasetSpec], at: Sequence[Path], cache_dir: Path | None, more: Sequence[str] = ()
 ) -> str:
-    """Text of a service unit for `forebay up --foreground` with these arguments; paths are absolute."""
+    """Text of a service unit for `forebay up --foreground` with these arguments and `more`; paths are absolute."""
     argv = [*_command(), "up", "--foreground"]
     for file in files:
         argv += ["-f", str(file.absolute())]
-    if at is not None:
-        argv += ["--mount", str(at.absolute())]
+    for mount in at:
+        argv += ["--mount", str(mount.absolute())]
     if cache_dir is not None:
         argv += ["--cache-dir", str(cache_dir.absolute())]
-    if no_passthrough:
-        argv.append("--no-passthrough")
+    argv += more
     names = ", ".join(s.id for s in specs)
     root = os.geteuid() == 0
     place = (

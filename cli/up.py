@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -18,14 +19,30 @@ from forebay.api import places
 from forebay.api.spec import DatasetSpec, encode_spec
 from forebay.cache.stores.base import Unavailable
 from forebay.cli import preflight
-from forebay.cli.datasets import Running, locked
-from forebay.cli.down import stop
+from forebay.cli.datasets import Running, label, locked, of_dataset
+from forebay.cli.down import stop_all
 from forebay.cli.load import cache_option, file_option, specs_or_fail
+from forebay.cli.members import members_known
+from forebay.cli.nodes import (
+    MOST_WORKERS,
+    Join,
+    Start,
+    check_join,
+    free,
+    joined,
+    lowest_ephemeral,
+    pick_ports,
+    prepare,
+    read_join,
+    several,
+)
 from forebay.cli.output import CommandError, emit_json, say, table, warn
 from forebay.fuse import control, leftovers, mounting, processes, rundir
 
 START_LIMIT = 330.0
 """Seconds until a start that neither succeeded nor failed is given up; above the supervisor's own limit."""
+ACQUAINTED = 5.0
+"""Seconds for nodes that start together to know each other: each looks at the list every second."""
 
 
 @click.command(
@@ -35,16 +52,35 @@ Examples:
   forebay up -f dataset.yaml --mount ~/data --cache-dir /nvme/cache
   AWS_PROFILE=lab forebay up -f dataset.yaml -f secrets.yaml
   forebay up -f dataset.yaml --systemd > /etc/systemd/system/forebay-data.service
+  forebay up -f dataset.yaml --workers 3 --mount /a --mount /b --cache-dir /nvme/cache
+  forebay up -f dataset.yaml --mount /data --join file:/etc/forebay/members.yaml \\
+      --listen 10.0.0.11:7401 --secret-file /etc/forebay/demo.secret
 
 \b
 Without --mount a dataset appears at /mnt/forebay/<namespace>/<name> (an ordinary user: ~/forebay/...).
 With --mount DIR one dataset appears at DIR, several at DIR/<name> each.
-The command returns once every mount answers. `forebay down` takes everything back and keeps the cache."""
+The command returns once every mount answers. `forebay down` takes everything back and keeps the cache.
+
+\b
+Several nodes (docs/cluster.md): --workers N makes node-1 to node-N here, each with a cache of its own in
+DIR/<node> of --cache-dir DIR; the i-th --mount shows what the i-th node sees. More mounts than workers make
+client-1 and so on: they own nothing and have no credentials. --join makes this machine one node of several."""
 )
 @file_option
 # no click.Path: it stats, and would hang with a dead mount
-@click.option("--mount", "at", type=Path, metavar="DIR", help="Where to mount.")
+@click.option("--mount", "at", type=Path, metavar="DIR", multiple=True, help="Where to mount; one for each node.")
 @cache_option
+@click.option("--workers", type=click.IntRange(1, MOST_WORKERS), metavar="N", help="Make N nodes on this machine.")
+@click.option("--join", metavar="LIST", help="Be a node among those of a member list: file:PATH or dns:NAME[:PORT].")
+@click.option("--listen", default="", metavar="HOST:PORT", help="With --join: this node's address in the list.")
+@click.option(
+    "--control-listen", default="", metavar="HOST:PORT", help="With --join: where loads and drains are asked for (port + 1)."
+)
+@click.option("--secret-file", type=Path, metavar="FILE", help="With --join: the dataset's secret, the same on every node.")
+@click.option("--node", default="", metavar="NAME", help="With --join: this node's name (the machine's).")
+@click.option("--weight", type=float, metavar="W", help="With --join: this node's share of the bytes (1).")
+@click.option("--client", is_flag=True, help="With --join: own nothing, serve nobody, have no credentials.")
+@click.option("--no-mount", is_flag=True, help="With --join: serve other nodes only.")
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C or `forebay down`, then unmount.")
 @click.option("--no-passthrough", is_flag=True, help="Let every read pass through the daemon, as on kernels before 6.9.")
 @click.option("--offline-ok", is_flag=True, help="Start although a store cannot be reached, with an empty cache too.")
@@ -53,8 +89,17 @@ The command returns once every mount answers. `forebay down` takes everything ba
 def up(
     *,
     files: tuple[Path, ...],
-    at: Path | None,
+    at: tuple[Path, ...],
     cache_dir: Path | None,
+    workers: int | None,
+    join: str | None,
+    listen: str,
+    control_listen: str,
+    secret_file: Path | None,
+    node: str,
+    weight: float | None,
+    client: bool,
+    no_mount: bool,
     foreground: bool,
     no_passthrough: bool,
     offline_ok: bool,
@@ -62,29 +107,75 @@ def up(
     output: str,
 ) -> None:
     """Mount the datasets of YAML files and keep them cached."""
-    specs = specs_or_fail(files, cache_dir)
-    points = mount_points(specs, at.absolute() if at else None)
+    if join is None and (listen or control_listen or secret_file or node or weight is not None or client or no_mount):
+        raise click.UsageError("--listen, --secret-file and the like go with --join: --workers N chooses them itself")
+    joining = None
+    if join is not None:
+        if workers is not None:
+            raise click.UsageError("--workers makes all nodes on this machine, --join one among those of others: choose one")
+        joining = read_join(
+            join, listen=listen, secret_file=secret_file, node=node, control=control_listen,
+            weight=1.0 if weight is None else weight, client=client,
+        )  # fmt: skip
+    specs = specs_or_fail(files, cache_dir, workers=workers)
+    starts = planned(specs, at, cache_dir, workers=workers, join=joining, no_mount=no_mount)
     if systemd:
         from forebay.cli.systemd import unit
 
-        click.echo(unit(files, specs, at, cache_dir, no_passthrough=no_passthrough), nl=False)
+        words = ["--workers", str(workers)] if workers is not None else joining.words() if joining else []
+        words += ["--no-mount"] * no_mount + ["--no-passthrough"] * no_passthrough
+        click.echo(unit(files, specs, at, cache_dir, words), nl=False)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: what was started is taken back
-    check_all(specs, points, offline_ok=offline_ok)
+    check_all(starts, offline_ok=offline_ok, joining=joining is not None)
+    shared = None if joining else cache_dir
     started: list[Running] = []
     try:
         for spec in specs:
-            start(spec, points[spec.id], started, no_passthrough=no_passthrough)
+            mine = [s for s in starts if s.spec.id == spec.id]
+            start(mine, started, shared, no_passthrough=no_passthrough)
+            acquainted([r for r in started if r.id == spec.id])
         _tell(started, output)
         if not foreground:  # it is told, and stays: from here on an interruption comes too late
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
     except BaseException:
-        for running in reversed(started):
-            stop(running)
+        stop_all(list(reversed(started)))
         raise
     if foreground:
         stay(started)
+
+
+def planned(
+    specs: list[DatasetSpec],
+    at: tuple[Path, ...],
+    cache_dir: Path | None,
+    *,
+    workers: int | None,
+    join: Join | None,
+    no_mount: bool,
+) -> list[Start]:
+    """Every node that is to be started, of all datasets."""
+    if no_mount and at:
+        raise click.UsageError("--no-mount and --mount exclude each other")
+    points = [mount_points(specs, a.absolute()) for a in at] or [mount_points(specs, None)]
+    if join is not None:
+        if len(specs) > 1 or len(points) > 1:
+            raise CommandError("--join starts one node of one dataset: start each with an `up` of its own, and one --mount")
+        return [joined(specs[0], join, "" if no_mount else points[0][specs[0].id])]
+    if (workers or 1) == 1 and len(points) == 1:
+        return [Start(s, points[0][s.id]) for s in specs]
+    if cache_dir is None:
+        raise CommandError("several nodes need --cache-dir DIR: each keeps cache and identity in DIR/<node>")
+    starts: list[Start] = []
+    taken: set[int] = set()
+    for spec in specs:
+        ports = pick_ports(
+            f"{spec.id} {cache_dir.absolute()}", 2 * (workers or 1), lowest_ephemeral(), lambda p: p not in taken and free(p)
+        )
+        taken.update(ports)
+        starts += several(spec, workers or 1, [p[spec.id] for p in points], cache_dir, ports)
+    return starts
 
 
 def mount_points(specs: list[DatasetSpec], at: Path | None) -> dict[str, str]:
@@ -100,32 +191,53 @@ def mount_points(specs: list[DatasetSpec], at: Path | None) -> dict[str, str]:
     return {s.id: os.path.normpath(at / s.name) for s in specs}
 
 
-def check_all(specs: list[DatasetSpec], points: dict[str, str], *, offline_ok: bool) -> None:
+def check_all(starts: list[Start], *, offline_ok: bool, joining: bool) -> None:
     """Everything that can be found out before a process starts. Raises `CommandError` with all that is wrong."""
     problems: list[str] = []
-    table_ = list(mounting.entries())
-    for spec in specs:
-        run = places.run_dir(spec.namespace, spec.name)
-        if (run / places.SPEC).exists():
-            running = Running(run)
+    up_already: set[str] = set()
+    for one in {s.spec.id: s for s in starts}.values():
+        for running in of_dataset(one.spec.namespace, one.spec.name):
+            if joining and running.node and running.node != label(one.spec).partition("@")[2]:
+                continue  # another node, on the same machine
             if running.alive():
-                where = ", ".join(m["path"] for m in running.state()["mounts"])
-                problems.append(f"dataset {spec.id} is already up at {where}: `forebay down {spec.name}` first")
-                continue
-            leftovers.clear(str(run), spec.id)
-            table_ = list(mounting.entries())
+                where = ", ".join(m["path"] for m in running.state()["mounts"]) or "no mount"
+                problems.append(f"dataset {running.label} is already up at {where}: `forebay down {one.spec.name}` first")
+                up_already.add(running.id)
+            else:
+                leftovers.clear(str(running.run), running.id)
+    table_ = list(mounting.entries())
+    points = [s.mount for s in starts if s.mount]
+    problems += preflight.nested(points)
+    for spec, mount in starts:
+        if spec.id in up_already:
+            continue
+        run = run_of(spec)
         if len(os.fsencode(run / places.SUPERVISOR_SOCK)) > places.SUN_PATH:
             problems.append(f"{run} is too long a path for a socket: set FOREBAY_RUN_DIR to a shorter one")
-        point = points[spec.id]
-        found = [preflight.mount_point(point, table_), preflight.cycles(spec, point), preflight.index_place(spec)]
-        problems += [f for f in found if f]
+        found = [preflight.mount_point(mount, table_)] if mount else []
+        own = [s.mount for s in starts if s.mount and s.spec.id == spec.id]
+        found += [*(preflight.cycles(spec, point) for point in own), preflight.index_place(spec)]
+        problems += [f for f in found if f and f not in problems]
+        if joining:
+            wrong, known = check_join(spec)
+            problems += wrong
+            for text in known:
+                warn(text)
     if problems:
         raise CommandError("\nforebay: ".join(problems))
-    for spec in specs:
-        for reach in preflight.reach(spec.mounts):
+    _check_stores(starts, offline_ok=offline_ok)
+
+
+def _check_stores(starts: list[Start], *, offline_ok: bool) -> None:
+    """Each store is asked once, and for one dataset's nodes by one of them. Raises `CommandError`."""
+    problems: list[str] = []
+    for one in {s.spec.id: s for s in reversed(starts)}.values():
+        spec = one.spec
+        client = spec.cluster is not None and not spec.cluster.owns
+        warm = any(os.path.isdir(os.path.join(s.spec.index_dir, "live")) for s in starts if s.spec.id == spec.id)
+        for reach in () if client else preflight.reach(spec.mounts):
             if reach.problem is None:
                 continue
-            warm = os.path.isdir(os.path.join(spec.index_dir, "live"))
             if isinstance(reach.problem, Unavailable) and (warm or offline_ok):
                 warn(f"{reach.problem}; dataset {spec.id} starts with what is cached")
             else:
@@ -137,47 +249,72 @@ def check_all(specs: list[DatasetSpec], points: dict[str, str], *, offline_ok: b
         raise CommandError("\nforebay: ".join(problems))
 
 
-def start(spec: DatasetSpec, point: str, started: list[Running], *, no_passthrough: bool) -> None:
-    """Start the supervisor of one dataset and wait until its mount answers; on failure nothing of it is left.
+def run_of(spec: DatasetSpec) -> Path:
+    """The run directory of a dataset's node."""
+    return places.run_dir(spec.namespace, spec.name, spec.cluster.node if spec.cluster else "")
 
-    It is in `started` from before its first process until it failed: an interruption at any instant finds it there.
+
+def start(starts: list[Start], started: list[Running], cache_dir: Path | None, *, no_passthrough: bool) -> None:
+    """Start the nodes of one dataset and wait until each answers; on failure nothing of any of them is left.
+
+    Each is in `started` from before its first process until all failed: an interruption at any instant finds it there.
+    They start together, because a node waits a moment for those that its member list has.
     """
-    with locked(spec.namespace, spec.name) as run:
-        if (run / places.SPEC).exists():
-            raise CommandError(f"dataset {spec.id} was started by another command meanwhile: see `forebay status`")
-        children: list[int] = []
+    children: dict[Path, list[int]] = {}
+    with contextlib.ExitStack() as held:
         try:
-            places.make_private(run)
-            rundir.replace_file(str(run / places.SPEC), encode_spec(spec))
-            started.append(Running(run))
-            _start(spec.id, point, run, children, no_passthrough=no_passthrough)
+            for spec, _ in starts:
+                run = held.enter_context(locked(spec.namespace, spec.name, spec.cluster.node if spec.cluster else ""))
+                if (run / places.SPEC).exists():
+                    raise CommandError(f"dataset {label(spec)} was started by another command meanwhile: see `forebay status`")
+            prepare(starts, cache_dir)
+            for spec, mount in starts:
+                run = run_of(spec)
+                children[run] = []
+                places.make_private(run)
+                rundir.replace_file(str(run / places.SPEC), encode_spec(spec))
+                started.append(Running(run))
+                _spawn(run, mount, children[run], no_passthrough=no_passthrough)
+            for spec, _ in starts:
+                _await(label(spec), run_of(spec), children[run_of(spec)][0])
         except BaseException:
-            # by pid first: in the instant of its exec a process has no command line to be known by
-            leftovers.end([leftovers.Process(pid, "supervisor") for pid in children])
-            leftovers.clear(str(run), spec.id)
-            started[:] = [r for r in started if r.run != run]
+            _take_back(starts[0].spec.id, children)
+            started[:] = [r for r in started if r.run not in children]
             raise
 
 
-def _start(dataset: str, point: str, run: Path, children: list[int], *, no_passthrough: bool) -> None:
-    argv = processes.python("forebay.fuse.supervisor", "--run-dir", str(run), "--mount", point)
-    if no_passthrough:
-        argv.append("--no-passthrough")
-    log = run / places.SUPERVISOR_LOG
+def _take_back(dataset: str, children: dict[Path, list[int]]) -> None:
+    """End what a failed start had started, by pid first: in the instant of its exec a process has no command line to be
+    known by."""
+    pids = [pid for found in children.values() for pid in found]
+    for pid in pids:  # all at once: each takes seconds
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    leftovers.end([leftovers.Process(pid, "supervisor") for pid in pids])
+    for run in children:
+        leftovers.clear(str(run), dataset)
+
+
+def _spawn(run: Path, mount: str, children: list[int], *, no_passthrough: bool) -> None:
+    argv = processes.python("forebay.fuse.supervisor", "--run-dir", str(run))
+    argv += ["--mount", mount] if mount else []
+    argv += ["--no-passthrough"] if no_passthrough else []
     asked = (signal.SIGINT, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, asked)  # whoever interrupts us finds the pid on record
     try:
-        pid = processes.spawn(argv, str(log))
-        children.append(pid)
+        children.append(processes.spawn(argv, str(run / places.SUPERVISOR_LOG)))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, asked)
+
+
+def _await(dataset: str, run: Path, pid: int) -> None:
+    """Wait for the word of a supervisor that was started. Raises `CommandError` when it is no good one."""
     pidfd = os.pidfd_open(pid)
     try:
         answer = _wait(run, pidfd)
         if answer is None:  # it died before anybody could ask: its log says why
-            raise CommandError(
-                f"dataset {dataset}: the supervisor failed: {processes.last_line(str(log)) or 'it said nothing'}"
-            )
+            said = processes.last_line(str(run / places.SUPERVISOR_LOG))
+            raise CommandError(f"dataset {dataset}: the supervisor failed: {said or 'it said nothing'}")
         if answer.get("done"):
             select.select([pidfd], [], [], 10)
             raise CommandError(f"dataset {dataset} did not start: {answer.get('error') or 'it was stopped meanwhile'}")
@@ -204,15 +341,30 @@ def _tell(started: list[Running], output: str) -> None:
     if output == "json":
         emit_json({"datasets": reports})
         return
+    how = {True: "passthrough", False: "through the daemon", None: "?"}
     rows = [
-        (r["id"], point["path"], {True: "passthrough", False: "through the daemon", None: "?"}[point.get("passthrough")])
+        (r["label"], point["path"], how[point.get("passthrough")])
         for r in reports
-        for point in r["mountpoints"]
+        for point in r["mountpoints"] or [{"path": "-", "passthrough": None}]
     ]
     table(("dataset", "mounted at", "reads of cached files"), rows)
     for report in reports:
         for note in report["notes"]:
-            say(f"{report['id']}: {note}")
+            say(f"{report['label']}: {note}")
+
+
+def acquainted(nodes: list[Running]) -> None:
+    """Wait until nodes that were started together know each other: before that two may fetch the same bytes."""
+    from forebay.cli.status import stats_of
+
+    workers = {r.node for r in nodes if r.spec.cluster and r.spec.cluster.owns}
+    left = nodes if len(nodes) > 1 else []
+    deadline = time.monotonic() + ACQUAINTED
+    while left and time.monotonic() < deadline:
+        left = [r for r in left if not workers <= members_known(stats_of(r)[0])]
+        time.sleep(0.05 if left else 0)
+    for r in left:
+        warn(f"{r.label} does not know every other node yet: some bytes may be fetched twice, see `forebay status {r.id}`")
 
 
 def stay(started: list[Running]) -> None:
@@ -231,7 +383,5 @@ def stay(started: list[Running]) -> None:
     while not asked and any(r.run.exists() for r in started):
         time.sleep(0.2)
     notify("STOPPING=1")
-    for running in reversed(started):
-        if running.run.exists():
-            stop(running)
+    stop_all([r for r in reversed(started) if r.run.exists()])
     sys.stdout.flush()

@@ -312,7 +312,7 @@ def test_unit_quotes_and_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for name in systemd.AMBIENT:
         monkeypatch.delenv(name, raising=False)
-    text = systemd.unit((Path("my data.yaml"), Path("50%$x.yaml")), [spec(tmp_path)], Path("m"), None, no_passthrough=True)
+    text = systemd.unit((Path("my data.yaml"), Path("50%$x.yaml")), [spec(tmp_path)], [Path("m")], None, ["--no-passthrough"])
     line = next(row for row in text.splitlines() if row.startswith("ExecStart="))
     assert f"-f '{tmp_path}/my data.yaml'" in line
     assert f"-f '{tmp_path}/50%%$$x.yaml'" in line
@@ -321,13 +321,13 @@ def test_unit_quotes_and_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "WantedBy=multi-user.target" in text or "WantedBy=default.target" in text
     assert "credentials" not in text
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    assert "EnvironmentFile" in systemd.unit((Path("d.yaml"),), [spec(tmp_path)], None, None, no_passthrough=False)
+    assert "EnvironmentFile" in systemd.unit((Path("d.yaml"),), [spec(tmp_path)], [], None)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     file = tmp_path / "forebay-data.service"
-    file.write_text(systemd.unit((tmp_path / "my data.yaml",), [spec(tmp_path)], None, tmp_path / "c", no_passthrough=False))
+    file.write_text(systemd.unit((tmp_path / "my data.yaml",), [spec(tmp_path)], [], tmp_path / "c"))
     done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert "forebay-data.service" not in done.stderr, done.stderr
 

@@ -1,0 +1,158 @@
+"""What several nodes of one dataset say together: who owns how much, what came from where, what the store sent twice. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from forebay.cli.output import size
+
+PEER = ("owner", "cached", "standin")
+"""What a node counts of bytes that came from other members."""
+
+
+def members_known(stats: dict[str, Any]) -> set[str]:
+    """Names of the nodes in the member list, as one worker has it."""
+    return {m["node"] for m in (stats.get("cluster") or {}).get("members") or []}
+
+
+def clusters(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One view for each dataset that has several nodes, from the reports of those that are up here (`status.report_of`)."""
+    by_id: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        if report["node"]:
+            by_id.setdefault(report["id"], []).append(report)
+    return [_view(dataset, found) for dataset, found in by_id.items()]
+
+
+def _view(dataset: str, reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    known: dict[str, dict[str, Any]] = {}  # identity, or the name of a node that does not say it -> row
+    unreached: dict[str, list[str]] = {}  # identity -> nodes that cannot reach it
+    for report in reports:
+        cluster = report["worker"].get("cluster") or {}
+        row = _here(report, cluster)
+        known[cluster.get("me") or report["node"]] = row
+    for report in reports:
+        cluster = report["worker"].get("cluster") or {}
+        for m in cluster.get("members") or []:
+            if m["down"]:
+                unreached.setdefault(m["id"], []).append(report["node"])
+            row = known.setdefault(m["id"], _elsewhere(m))
+            row["weight"], row["member"] = m["weight"], True
+    for identity, nodes in unreached.items():
+        known[identity]["unreached_by"] = nodes
+    rows = sorted(known.values(), key=lambda r: (not r["owns"], not r["here"]))
+    epochs = sorted({e for r in reports if (e := (r["worker"].get("cluster") or {}).get("epoch"))})
+    here = [r for r in rows if r["here"]]
+    store = _sum(r["store"] for r in here)
+    distinct = _distinct(here)
+    complete = all(r["here"] for r in rows)
+    return {
+        "id": dataset,
+        "epochs": epochs,
+        "members": rows,
+        "store_bytes": store,
+        "distinct_bytes": distinct,
+        "amplification": round(store / distinct, 3) if store is not None and distinct and complete else None,
+        "notes": _notes(reports, rows, epochs),
+    }
+
+
+def _here(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
+    """A node that this machine asked."""
+    stats, came = report["worker"], cluster.get("bytes") or {}
+    tiers = stats.get("tiers") or []
+    used = sum(t["bytes_used"] for t in tiers) if stats else None
+    copies = sum(t.get("copies_bytes") or 0 for t in tiers) if stats else None
+    served = stats.get("bytes_served") or {}
+    return {
+        "identity": cluster.get("me"),
+        "node": report["node"],
+        "address": report["listen"],
+        "owns": report["owns"],
+        "weight": None,
+        "here": True,
+        "member": False,
+        "state": report["phase"],
+        "unreached_by": [],
+        "owned": None if used is None or copies is None else used - copies,
+        "copies": copies,
+        "memory": served.get("memory", 0) if stats else None,
+        "disk": served.get("disk", 0) if stats else None,
+        "peer": sum(came.get(name, 0) for name in PEER) if cluster else None,
+        "store": came.get("store", 0) if cluster else None,
+    }
+
+
+def _elsewhere(m: dict[str, Any]) -> dict[str, Any]:
+    """A member of which only the list is known here."""
+    numbers = dict.fromkeys(("owned", "copies", "memory", "disk", "peer", "store"))
+    return {
+        "identity": m["id"], "node": m["node"], "address": m["data"], "owns": True, "weight": m["weight"], "here": False,
+        "member": True, "state": "listed", "unreached_by": [], **numbers,
+    }  # fmt: skip
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """None when one of them is unknown."""
+    found = list(values)
+    known = [v for v in found if v is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def _distinct(rows: Sequence[dict[str, Any]]) -> int | None:
+    """Bytes of the dataset that are cached somewhere, each counted once.
+
+    A lower bound: what several nodes own in parts counts as a copy on each, so the fullest node stands for it if that is
+    more.
+    """
+    owned = _sum(r["owned"] for r in rows)
+    if owned is None:
+        return None
+    fullest: int = max(r["owned"] + r["copies"] for r in rows)
+    return max(owned, fullest)
+
+
+def _notes(reports: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], epochs: Sequence[str]) -> list[str]:
+    notes = []
+    if len(epochs) > 1:
+        notes.append("the nodes have different member lists: while they do, some bytes are fetched twice")
+    for report in reports:
+        if error := (report["worker"].get("cluster") or {}).get("list_error"):
+            notes.append(f"{report['label']}: {error}")
+    for r in rows:
+        if r["here"] and r["owns"] and not r["member"] and r["state"] == "up":
+            notes.append(
+                f"{r['node']} is up and no member: its address {r['address']} is not in the member list, or it was drained"
+            )
+    return notes
+
+
+COLUMNS = ("node", "address", "state", "owned", "copies", "memory", "disk", "peers", "store")
+RIGHT = COLUMNS[3:]
+
+
+def table_rows(view: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A view as rows of `COLUMNS`."""
+    return [
+        (
+            r["node"] or r["identity"] or "?",
+            r["address"] or "client tier",
+            f"not reached by {', '.join(r['unreached_by'])}" if r["unreached_by"] else r["state"],
+            *("-" if r[key] is None else size(r[key]) for key in ("owned", "copies", "memory", "disk", "peer", "store")),
+        )
+        for r in view["members"]
+    ]
+
+
+def sentence(view: dict[str, Any]) -> str:
+    """What the store sent, in words."""
+    store, distinct, ratio = view["store_bytes"], view["distinct_bytes"], view["amplification"]
+    if store is None or distinct is None:
+        return "a node did not say what it has: no amplification is known"
+    text = f"{size(store)} came from the store since the nodes started, {size(distinct)} are cached, each counted once"
+    if ratio is not None:
+        return f"{text}: amplification {ratio:.2f}"
+    if any(not r["here"] for r in view["members"]):
+        return f"{text}; that is of the nodes of this machine alone"
+    return text
