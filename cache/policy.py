@@ -59,8 +59,10 @@ class TierState:
         return 1 << 62 if self.space is None else self.space.free - self.since - self.floor()
 
     def inodes_short(self) -> bool:
-        s = self.space
-        return s is not None and s.inodes_total > 0 and s.inodes_free < s.inodes_total * self.floor_ratio
+        s = self.space  # a floor of bytes alone (ratio 1.0) says nothing of inodes
+        return (
+            self.floor_ratio < 1.0 and s is not None and s.inodes_total > 0 and s.inodes_free < s.inodes_total * self.floor_ratio
+        )
 
     def ceiling(self) -> int:
         """The largest object this tier could hold if it held nothing else."""

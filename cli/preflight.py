@@ -164,7 +164,7 @@ def floors(spec: DatasetSpec) -> list[Floor]:
     for tier in spec.tiers:
         st = os.statvfs(nearest(tier.path))
         floor = min(int(spec.floor_ratio * st.f_blocks * st.f_frsize), spec.floor_bytes)
-        inodes = bool(st.f_files) and st.f_favail < spec.floor_ratio * st.f_files
+        inodes = spec.floor_ratio < 1.0 and bool(st.f_files) and st.f_favail < spec.floor_ratio * st.f_files
         found.append(Floor(tier, st.f_bavail * st.f_frsize, floor, inodes))
     return found
 

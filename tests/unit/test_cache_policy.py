@@ -38,6 +38,13 @@ def test_ask(state: TierState, need: int, answer: Answer) -> None:
     assert state.ask(need, 0.0) is answer
 
 
+def test_a_floor_of_bytes_alone_says_nothing_of_inodes() -> None:
+    t = tier(inodes_free=1)
+    t.floor_ratio, t.floor_bytes = 1.0, 0  # forebay.io/free-space-floor: "0", which switches it off
+    assert t.ask(GIB, 0.0) is Answer.ADMIT
+    assert t.stopped("/c", 0.0) == ""
+
+
 def test_what_was_promised_counts_before_statvfs_sees_it() -> None:
     t = tier(free=21 * GIB)
     t.since = GIB

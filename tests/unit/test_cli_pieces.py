@@ -256,6 +256,8 @@ def test_floor(tmp_path: Path) -> None:
     (found,) = preflight.floors(spec(tmp_path, floor_bytes=0))
     assert not found.stopped
     assert found.floor == 0
+    (found,) = preflight.floors(spec(tmp_path, floor_ratio=1.0, floor_bytes=0))  # a floor of bytes says nothing of inodes
+    assert not found.stopped
     (found,) = preflight.floors(spec(tmp_path, floor_ratio=1.0, floor_bytes=1 << 60))
     assert found.stopped
     assert found.floor == pytest.approx(whole, rel=0.01)
