@@ -63,7 +63,7 @@ def _here(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
     stats, came = report["worker"], cluster.get("bytes") or {}
     tiers = stats.get("tiers") or []
     used = sum(t["bytes_used"] for t in tiers) if stats else None
-    copies = sum(t.get("copies_bytes") or 0 for t in tiers) if stats else None
+    copies = _copies(stats, used, owns=report["owns"])
     served = stats.get("bytes_served") or {}
     return {
         "identity": cluster.get("me"),
@@ -82,6 +82,14 @@ def _here(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
         "peer": sum(came.get(name, 0) for name in PEER) if cluster else None,
         "store": came.get("store", 0) if cluster else None,
     }
+
+
+def _copies(stats: dict[str, Any], used: int | None, *, owns: bool) -> int | None:
+    """Bytes of a node that belong to others: all of a client tier's."""
+    if used is None or not owns:
+        return used
+    found = [t.get("copies_bytes") for t in stats.get("tiers") or []]
+    return None if None in found else sum(found)
 
 
 def _elsewhere(m: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +111,8 @@ def _sum(values: Iterable[int | None]) -> int | None:
 def _distinct(rows: Sequence[dict[str, Any]]) -> int | None:
     """Bytes of the dataset that are cached somewhere, each counted once.
 
-    A lower bound: what several nodes own in parts counts as a copy on each, so the fullest node stands for it if that is
-    more.
+    A lower bound: an object of which no node owns half counts as a copy on each, so the fullest node stands for it if that
+    is more.
     """
     owned = _sum(r["owned"] for r in rows)
     if owned is None:
