@@ -258,7 +258,7 @@ def prepare(starts: Sequence[Start], cache_dir: Path | None) -> None:
     Raises `CommandError`.
     """
     for start in starts:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the worker says what is wrong there
             os.unlink(os.path.join(start.spec.index_dir, DRAINED))
     if cache_dir is None or starts[0].spec.cluster is None:
         return

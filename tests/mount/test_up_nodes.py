@@ -1,0 +1,310 @@
+"""Several nodes of one dataset on one machine: real workers, real mounts, one origin that each byte should leave once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from up_place import BIG, FOREBAY, Place, make_place
+
+pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
+
+TOTAL = BIG + sum(3000 + i for i in range(20))
+
+
+class Nodes:
+    """A place whose dataset is up on several nodes."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.mounts = [place.top / f"m{i}" for i in range(4)]
+
+    def words(self, workers: int | None, mounts: int) -> list[str]:
+        said = ["up", "-f", str(self.place.yaml), "--cache-dir", str(self.place.cache)]
+        said += [] if workers is None else ["--workers", str(workers)]
+        for mount in self.mounts[:mounts]:
+            said += ["--mount", str(mount)]
+        return said
+
+    def up(self, workers: int | None, mounts: int, *more: str) -> subprocess.CompletedProcess[str]:
+        return self.place(*self.words(workers, mounts), *more)
+
+    def status(self, name: str = "data") -> dict[str, Any]:
+        done = self.place("status", "-o", "json", name)
+        assert done.stdout, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def view(self) -> dict[str, Any]:
+        (view,) = self.status()["clusters"]
+        return dict(view)
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        return {d["node"]: d for d in self.status()["datasets"]}
+
+    def pid(self, node: str, role: str) -> int:
+        return next(int(p["pid"]) for p in self.reports()[node]["processes"] if p["role"] == role)
+
+    def read(self, *numbers: int) -> None:
+        """Compare whole trees, all at once: byte for byte what the origin has."""
+
+        def same(i: int) -> bool:
+            argv = ["diff", "-r", str(self.place.origin), str(self.mounts[i])]
+            return subprocess.run(argv, capture_output=True, timeout=90, check=False).returncode == 0
+
+        with ThreadPoolExecutor(len(numbers)) as pool:
+            assert list(pool.map(same, numbers)) == [True] * len(numbers)
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    for place in make_place():
+        yield Nodes(place)
+
+
+def test_three_workers_and_a_client_tier_each_byte_leaves_the_store_once(nodes: Nodes) -> None:
+    done = nodes.up(3, 4)
+    assert done.returncode == 0, done.stderr
+    assert "client-1" in done.stdout
+    assert "warning" not in done.stderr, "each knows the others when the command returns"
+    nodes.read(0, 1, 2, 3)
+    view = nodes.view()
+    assert view["store_bytes"] == TOTAL
+    assert view["notes"] == []
+    assert len(view["epochs"]) == 1
+    by_node = {r["node"]: r for r in view["members"]}
+    assert list(by_node) == ["node-1", "node-2", "node-3", "client-1"]
+    assert by_node["client-1"]["store"] == 0
+    assert by_node["client-1"]["peer"] == TOTAL
+    identities = {r["identity"] for r in view["members"]}
+    assert len(identities) == 4
+    for name in by_node:
+        assert (nodes.place.cache / name / "default" / "data" / "index" / "identity").read_text().strip() in identities
+    shown = nodes.place("status").stdout
+    assert "nodes of default/data, epoch" in shown
+    assert "client tier" in shown
+
+    done = nodes.place("down", "data")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is down") == 4
+    nodes.place.assert_nothing_left()
+    assert not any(m.exists() for m in nodes.mounts), "made by up, removed by down"
+
+    nodes.place.origin.rename(nodes.place.top / "elsewhere")  # the caches have to answer now, and the identities are the same
+    done = nodes.up(3, 4, "--offline-ok")
+    assert done.returncode == 0, done.stderr
+    nodes.place.origin = nodes.place.top / "elsewhere"
+    nodes.read(0, 1, 2, 3)
+    again = nodes.view()
+    assert again["store_bytes"] == 0
+    assert {r["identity"] for r in again["members"]} == identities
+    assert [r["address"] for r in again["members"]] == [r["address"] for r in view["members"]]
+
+
+def test_a_worker_without_a_mount_serves_the_others_and_comes_back(nodes: Nodes) -> None:
+    done = nodes.up(2, 1)
+    assert done.returncode == 0, done.stderr
+    reports = nodes.reports()
+    assert sorted(p["role"] for p in reports["node-2"]["processes"]) == ["supervisor", "worker"]
+    assert reports["node-2"]["mountpoints"] == []
+    assert reports["node-2"]["phase"] == "up"
+    nodes.read(0)
+    by_node = {r["node"]: r for r in nodes.view()["members"]}
+    assert by_node["node-2"]["store"] > 0, "it fetched what it owns"
+    assert by_node["node-1"]["peer"] == by_node["node-2"]["store"]
+    old = nodes.pid("node-2", "worker")
+    begun = time.monotonic()
+    os.kill(old, signal.SIGKILL)
+    while nodes.pid("node-2", "worker") == old or nodes.reports()["node-2"]["worker"] == {}:
+        assert time.monotonic() - begun < 15
+    nodes.read(0)
+    assert nodes.place("down").returncode == 0
+    nodes.place.assert_nothing_left()
+
+
+def test_names_pick_nodes(nodes: Nodes) -> None:
+    assert nodes.up(2, 2).returncode == 0
+    cat = subprocess.run(
+        [*FOREBAY, "cat", "data@node-2:/sub/f03"], env=nodes.place.env, capture_output=True, timeout=60, check=True
+    )
+    assert cat.stdout == (nodes.place.origin / "sub" / "f03").read_bytes()
+    (only,) = nodes.status("data@node-2")["datasets"]
+    assert only["node"] == "node-2"
+    done = nodes.place("status", "data@node-7")
+    assert done.returncode == 1
+    assert "say one of default/data@node-1, default/data@node-2" in done.stderr
+    # what is up is not started a second time, in whatever form
+    for again in (nodes.up(2, 2), nodes.up(None, 1), nodes.up(3, 1)):
+        assert again.returncode == 1
+        assert "is already up" in again.stderr
+    done = nodes.place("down", "data@node-2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "default/data@node-2 is down"
+    assert not nodes.mounts[1].exists()
+    assert sorted(nodes.reports()) == ["node-1"]
+    nodes.read(0)
+    assert nodes.place("down", "data").returncode == 0
+    nodes.place.assert_nothing_left()
+
+
+def test_a_node_that_cannot_start_takes_all_back(nodes: Nodes) -> None:
+    nodes.place.cache.mkdir()
+    (nodes.place.cache / "node-2").write_text("in the way")
+    done = nodes.up(3, 2)
+    assert done.returncode == 1
+    assert "data@node-2" in done.stderr
+    assert "Traceback" not in done.stderr
+    nodes.place.assert_nothing_left()
+    assert not any(m.exists() for m in nodes.mounts)
+    (nodes.place.cache / "node-2").unlink()
+    assert nodes.up(3, 2).returncode == 0
+    nodes.read(0, 1)
+
+
+def test_mounts_that_cannot_stand_side_by_side(nodes: Nodes) -> None:
+    nodes.mounts[1] = nodes.mounts[0] / "below"
+    done = nodes.up(2, 2)
+    assert done.returncode == 1
+    assert "inside each other" in done.stderr
+    nodes.mounts[1] = nodes.place.cache / "node-1" / "default" / "data" / "tier0-ssd" / "m"
+    done = nodes.up(2, 2)
+    assert done.returncode == 1
+    assert "inside the SSD tier" in done.stderr
+    nodes.place.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_start_of_several_leaves_nothing(nodes: Nodes, number: signal.Signals) -> None:
+    interrupted = 0
+    for delay in (0.4, 0.6, 0.9):
+        child = subprocess.Popen(
+            [*FOREBAY, *nodes.words(2, 3)], env=nodes.place.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(delay)
+        child.send_signal(number)
+        _, said = child.communicate(timeout=60)
+        if child.returncode == 0:
+            assert nodes.place("down").returncode == 0
+        else:
+            interrupted += 1
+            assert child.returncode in (130, 143, -number), said
+        deadline = time.monotonic() + 20
+        while nodes.place.processes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        nodes.place.assert_nothing_left()
+        assert not any(m.exists() for m in nodes.mounts)
+    assert interrupted
+
+
+def test_everything_killed_then_fewer_nodes(nodes: Nodes) -> None:
+    """`up` clears all that was left, of nodes too that it does not start again."""
+    assert nodes.up(3, 3).returncode == 0
+    pids = [p["pid"] for r in nodes.reports().values() for p in r["processes"]]
+    assert len(pids) == 9
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
+    assert {r["phase"] for r in nodes.reports().values()} == {"dead"}
+    done = nodes.up(2, 1)
+    assert done.returncode == 0, done.stderr
+    assert sorted(nodes.reports()) == ["node-1", "node-2"]
+    nodes.read(0)
+    assert nodes.place("down").returncode == 0
+    nodes.place.assert_nothing_left()
+
+
+def test_in_the_foreground_ctrl_c_ends_all(nodes: Nodes) -> None:
+    child = subprocess.Popen(
+        [*FOREBAY, *nodes.words(2, 2), "--foreground"],
+        env=nodes.place.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (nodes.mounts[1] / "big").exists() and time.monotonic() < deadline:
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.1)
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 0, said
+    nodes.place.assert_nothing_left()
+
+
+# --- several machines, here one after the other on one -------------------------------------------------------------------
+
+
+def free_ports(count: int) -> list[int]:
+    from forebay.cli.nodes import free, lowest_ephemeral, pick_ports
+
+    return pick_ports(f"test {os.getpid()}", count, lowest_ephemeral(), free)
+
+
+def join(place: Place, node: str, mount: Path | None, *more: str) -> subprocess.CompletedProcess[str]:
+    """One node by `--join`, with a cache directory of its own, as it would be on a machine of its own."""
+    where = ["--mount", str(mount)] if mount else ["--no-mount"]
+    return place(
+        "up", "-f", str(place.yaml), "--cache-dir", str(place.top / f"cache-{node}"), "--node", node,
+        "--join", f"file:{place.top}/members.yaml", "--secret-file", str(place.top / "secret"), *where, *more,
+    )  # fmt: skip
+
+
+def test_nodes_join_by_list_and_secret(nodes: Nodes) -> None:
+    place = nodes.place
+    a, _, b, _ = free_ports(4)
+    listed = place.top / "members.yaml"
+    listed.write_text(f"- data: 127.0.0.1:{a}\n- data: 127.0.0.1:{b}\n  weight: 2\n")
+    (place.top / "secret").write_text(os.urandom(32).hex())
+    done = join(place, "one", nodes.mounts[0], "--listen", f"127.0.0.1:{a}")
+    assert done.returncode == 1
+    assert "chmod 600" in done.stderr
+    place.assert_nothing_left()
+    (place.top / "secret").chmod(0o600)
+    done = join(place, "one", nodes.mounts[0], "--listen", f"127.0.0.1:{a}")
+    assert done.returncode == 0, done.stderr
+    done = join(place, "two", None, "--listen", f"127.0.0.1:{b}")
+    assert done.returncode == 0, done.stderr
+    done = join(place, "far", nodes.mounts[2], "--client")
+    assert done.returncode == 0, done.stderr
+    done = join(place, "two", nodes.mounts[1], "--listen", f"127.0.0.1:{b}")
+    assert done.returncode == 1
+    assert "data@two is already up at no mount" in done.stderr
+    done = join(place, "three", nodes.mounts[1], "--listen", f"127.0.0.1:{b}")
+    assert done.returncode == 1
+    assert f"127.0.0.1:{b} is in use" in done.stderr
+    deadline = time.monotonic() + 20
+    while {len(r["worker"]["cluster"]["members"]) for r in nodes.reports().values()} - {2} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    nodes.read(0, 2)
+    view = nodes.view()
+    assert view["store_bytes"] == TOTAL
+    by_node = {r["node"]: r for r in view["members"]}
+    assert by_node["two"]["weight"] == 2
+    assert by_node["far"]["store"] == 0
+    assert place("down").returncode == 0
+    place.assert_nothing_left()
+
+
+def test_a_node_that_is_not_in_the_list_says_so(nodes: Nodes) -> None:
+    place = nodes.place
+    a, _, b, _ = free_ports(4)
+    (place.top / "members.yaml").write_text(f"- 127.0.0.1:{a}\n")
+    (place.top / "secret").write_text(os.urandom(32).hex())
+    (place.top / "secret").chmod(0o600)
+    done = join(place, "two", nodes.mounts[0], "--listen", f"127.0.0.1:{b}")
+    assert done.returncode == 0, done.stderr
+    assert "is not in the member list" in done.stderr
+    assert any("two is up and no member" in note for note in nodes.view()["notes"])
+    nodes.read(0)
+    with socket.create_connection(("127.0.0.1", b), 5):
+        pass  # it serves all the same: a list in which it stands may be elsewhere
