@@ -118,7 +118,9 @@ class Engine:
         self._source_type = source
         paths = [t.path for t in tiers]
         self._lanes = Lanes(lanes, tiers=paths, sink=self.sink, meters=meters, buffers=self.buffers)
-        self._far_lanes = Lanes(far_lanes, tiers=paths, sink=self.sink, meters=meters, buffers=self.buffers)
+        # buffers of their own as well: lanes that wait for members must not keep those from the stores' lanes
+        self._far_buffers = files.Buffers()
+        self._far_lanes = Lanes(far_lanes, tiers=paths, sink=self.sink, meters=meters, buffers=self._far_buffers)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out instructions until cancelled; commits what waits at the end."""
@@ -491,3 +493,4 @@ class Engine:
                 self.sample()
                 if not self.machine.load()["fetching"]:
                     self.buffers.trim()
+                    self._far_buffers.trim()

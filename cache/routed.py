@@ -90,13 +90,14 @@ class RoutedBody:
         self.close()
         c = self._cluster
         self._segment = segment
+        stands_in = c.stands_in(self._oid, segment)
         self._route = Route(
             [m.id for m in c.ranked(self._oid, segment)],
             me=c.me,
             store=self._local is not None,
             health=c.health,
-            as_owner=c.stands_in(self._oid, segment),
-            returned=c.returned(),
+            as_owner=stands_in,
+            returned=c.returned() or stands_in,  # the owner had given copies of what it fetched before it fell silent
         )
         self._step = self._route.begin(c.clock())
         self._fresh = True
