@@ -60,14 +60,14 @@ class Mount:
         return any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in poll.poll(0))
 
     def let_go(self) -> None:
-        """Close every descriptor; the last close of the device anywhere ends the connection."""
+        """Close device and record; the last close of the device anywhere ends the connection.
+
+        The link stays: its end would tell the daemon, which is about to end, to look for a new supervisor.
+        """
         for fd in (self.device, self.record):
             if fd >= 0:
                 os.close(fd)
         self.device = self.record = -1
-        if self.link is not None:
-            self.link.close()
-            self.link = None
 
 
 class Supervisor:

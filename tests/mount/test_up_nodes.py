@@ -222,6 +222,14 @@ def test_everything_killed_then_fewer_nodes(nodes: Nodes) -> None:
     nodes.place.assert_nothing_left()
 
 
+def test_down_right_after_up_waits_for_nobody(nodes: Nodes) -> None:
+    for _ in range(4):
+        assert nodes.up(2, 2).returncode == 0
+        begun = time.monotonic()
+        assert nodes.place("down").returncode == 0
+        assert time.monotonic() - begun < 4, "0.2 s on an idle machine; a daemon that does not end is killed after 5 s"
+
+
 def test_in_the_foreground_ctrl_c_ends_all(nodes: Nodes) -> None:
     child = subprocess.Popen(
         [*FOREBAY, *nodes.words(2, 2), "--foreground"],

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from forebay.fuse import control, leftovers, processes, rundir
+from forebay.fuse.supervision import Mount
 
 
 def wait_for(pid: int) -> int | None:
@@ -282,3 +283,17 @@ def test_mount_points_of_a_state_file(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(json.dumps(state))
     assert rundir.mount_points(str(tmp_path)) == {os.path.realpath(tmp_path) + "/m"}
     assert rundir.created_for_mounts(str(tmp_path)) == [str(tmp_path / "m"), str(tmp_path)]
+
+
+def test_a_detached_mount_does_not_look_like_a_dead_supervisor() -> None:
+    """A daemon whose link ends asks for a successor and waits for it 10 s: `down` would have to kill it."""
+    mount = Mount(0, "/m")
+    mount.device = os.open("/dev/null", os.O_RDONLY)
+    device, (mount.link, theirs) = mount.device, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with mount.link, theirs:
+        mount.let_go()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(device)
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
