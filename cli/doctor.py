@@ -358,12 +358,12 @@ def live() -> Iterator[Finding]:
         if state["phase"] == "dead":
             yield Finding(
                 "error",
-                f"dataset {target.id}",
+                f"dataset {target.label}",
                 "its processes were killed",
                 f"`forebay up -f FILE` or `forebay down {target.spec.name}`",
             )
         elif state.get("error"):
-            yield Finding("error", f"dataset {target.id}", str(state["error"]))
+            yield Finding("error", f"dataset {target.label}", str(state["error"]))
     for entry in mounting.entries():
         if entry.source.startswith("forebay:") and entry.path not in known:
             yield Finding(
