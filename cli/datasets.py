@@ -82,6 +82,11 @@ def label(spec: DatasetSpec) -> str:
     return f"{spec.id}@{spec.cluster.node}" if spec.cluster else spec.id
 
 
+def run_of(spec: DatasetSpec) -> Path:
+    """The run directory of a dataset's node."""
+    return places.run_dir(spec.namespace, spec.name, spec.cluster.node if spec.cluster else "")
+
+
 def running() -> list[Running]:
     """Every dataset of this run root, its nodes in order; a spec that cannot be read is an error that names its file."""
     found = []

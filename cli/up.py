@@ -17,9 +17,8 @@ import click
 
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, encode_spec
-from forebay.cache.stores.base import Unavailable
-from forebay.cli import preflight
-from forebay.cli.datasets import Running, label, locked, of_dataset
+from forebay.cli.checks import check_places, check_stores
+from forebay.cli.datasets import Running, label, locked, run_of
 from forebay.cli.down import stop_all
 from forebay.cli.load import cache_option, file_option, specs_or_fail
 from forebay.cli.members import members_known
@@ -27,7 +26,6 @@ from forebay.cli.nodes import (
     MOST_WORKERS,
     Join,
     Start,
-    check_join,
     free,
     joined,
     lowest_ephemeral,
@@ -37,7 +35,7 @@ from forebay.cli.nodes import (
     several,
 )
 from forebay.cli.output import CommandError, emit_json, say, table, warn
-from forebay.fuse import control, leftovers, mounting, processes, rundir
+from forebay.fuse import control, leftovers, processes, rundir
 
 START_LIMIT = 330.0
 """Seconds until a start that neither succeeded nor failed is given up; above the supervisor's own limit."""
@@ -127,7 +125,8 @@ def up(
         click.echo(unit(files, specs, at, cache_dir, words), nl=False)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: what was started is taken back
-    check_all(starts, offline_ok=offline_ok, joining=joining is not None)
+    check_places(starts, joining=joining is not None)
+    check_stores(starts, offline_ok=offline_ok)
     shared = None if joining else cache_dir
     started: list[Running] = []
     try:
@@ -189,69 +188,6 @@ def mount_points(specs: list[DatasetSpec], at: Path | None) -> dict[str, str]:
     if twice:
         raise CommandError(f"several datasets are called {', '.join(twice)}: with --mount start each with an `up` of its own")
     return {s.id: os.path.normpath(at / s.name) for s in specs}
-
-
-def check_all(starts: list[Start], *, offline_ok: bool, joining: bool) -> None:
-    """Everything that can be found out before a process starts. Raises `CommandError` with all that is wrong."""
-    problems: list[str] = []
-    up_already: set[str] = set()
-    for one in {s.spec.id: s for s in starts}.values():
-        for running in of_dataset(one.spec.namespace, one.spec.name):
-            if joining and running.node and running.node != label(one.spec).partition("@")[2]:
-                continue  # another node, on the same machine
-            if running.alive():
-                where = ", ".join(m["path"] for m in running.state()["mounts"]) or "no mount"
-                problems.append(f"dataset {running.label} is already up at {where}: `forebay down {one.spec.name}` first")
-                up_already.add(running.id)
-            else:
-                leftovers.clear(str(running.run), running.id)
-    table_ = list(mounting.entries())
-    points = [s.mount for s in starts if s.mount]
-    problems += preflight.nested(points)
-    for spec, mount in starts:
-        if spec.id in up_already:
-            continue
-        run = run_of(spec)
-        if len(os.fsencode(run / places.SUPERVISOR_SOCK)) > places.SUN_PATH:
-            problems.append(f"{run} is too long a path for a socket: set FOREBAY_RUN_DIR to a shorter one")
-        found = [preflight.mount_point(mount, table_)] if mount else []
-        own = [s.mount for s in starts if s.mount and s.spec.id == spec.id]
-        found += [*(preflight.cycles(spec, point) for point in own), preflight.index_place(spec)]
-        problems += [f for f in found if f and f not in problems]
-        if joining:
-            wrong, known = check_join(spec)
-            problems += wrong
-            for text in known:
-                warn(text)
-    if problems:
-        raise CommandError("\nforebay: ".join(problems))
-    _check_stores(starts, offline_ok=offline_ok)
-
-
-def _check_stores(starts: list[Start], *, offline_ok: bool) -> None:
-    """Each store is asked once, and for one dataset's nodes by one of them. Raises `CommandError`."""
-    problems: list[str] = []
-    for one in {s.spec.id: s for s in reversed(starts)}.values():
-        spec = one.spec
-        client = spec.cluster is not None and not spec.cluster.owns
-        warm = any(os.path.isdir(os.path.join(s.spec.index_dir, "live")) for s in starts if s.spec.id == spec.id)
-        for reach in () if client else preflight.reach(spec.mounts):
-            if reach.problem is None:
-                continue
-            if isinstance(reach.problem, Unavailable) and (warm or offline_ok):
-                warn(f"{reach.problem}; dataset {spec.id} starts with what is cached")
-            else:
-                problems.append(f"mount {reach.mount.name} of dataset {spec.id}: {reach.problem}")
-        for floor in preflight.floors(spec):
-            if floor.stopped:
-                warn(floor.sentence())
-    if problems:
-        raise CommandError("\nforebay: ".join(problems))
-
-
-def run_of(spec: DatasetSpec) -> Path:
-    """The run directory of a dataset's node."""
-    return places.run_dir(spec.namespace, spec.name, spec.cluster.node if spec.cluster else "")
 
 
 def start(starts: list[Start], started: list[Running], cache_dir: Path | None, *, no_passthrough: bool) -> None:

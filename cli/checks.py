@@ -1,0 +1,70 @@
+"""What `forebay up` finds out before a process starts, for all nodes at once."""
+
+from __future__ import annotations
+
+import os
+
+from forebay.api import places
+from forebay.cache.stores.base import Unavailable
+from forebay.cli import preflight
+from forebay.cli.datasets import label, of_dataset, run_of
+from forebay.cli.nodes import Start, check_join
+from forebay.cli.output import CommandError, warn
+from forebay.fuse import leftovers, mounting
+
+
+def check_places(starts: list[Start], *, joining: bool) -> None:
+    """Nothing of it is up, and every directory and address can be had. Raises `CommandError` with all that is wrong."""
+    problems: list[str] = []
+    up_already: set[str] = set()
+    for one in {s.spec.id: s for s in starts}.values():
+        for running in of_dataset(one.spec.namespace, one.spec.name):
+            if joining and running.node and running.node != label(one.spec).partition("@")[2]:
+                continue  # another node, on the same machine
+            if running.alive():
+                where = ", ".join(m["path"] for m in running.state()["mounts"]) or "no mount"
+                problems.append(f"dataset {running.label} is already up at {where}: `forebay down {one.spec.name}` first")
+                up_already.add(running.id)
+            else:
+                leftovers.clear(str(running.run), running.id)
+    table_ = list(mounting.entries())
+    points = [s.mount for s in starts if s.mount]
+    problems += preflight.nested(points)
+    for spec, mount in starts:
+        if spec.id in up_already:
+            continue
+        run = run_of(spec)
+        if len(os.fsencode(run / places.SUPERVISOR_SOCK)) > places.SUN_PATH:
+            problems.append(f"{run} is too long a path for a socket: set FOREBAY_RUN_DIR to a shorter one")
+        found = [preflight.mount_point(mount, table_)] if mount else []
+        own = [s.mount for s in starts if s.mount and s.spec.id == spec.id]
+        found += [*(preflight.cycles(spec, point) for point in own), preflight.index_place(spec)]
+        problems += [f for f in found if f and f not in problems]
+        if joining:
+            wrong, known = check_join(spec)
+            problems += wrong
+            for text in known:
+                warn(text)
+    if problems:
+        raise CommandError("\nforebay: ".join(problems))
+
+
+def check_stores(starts: list[Start], *, offline_ok: bool) -> None:
+    """Each store is asked once, and for one dataset's nodes by one of them. Raises `CommandError`."""
+    problems: list[str] = []
+    for one in {s.spec.id: s for s in reversed(starts)}.values():
+        spec = one.spec
+        client = spec.cluster is not None and not spec.cluster.owns
+        warm = any(os.path.isdir(os.path.join(s.spec.index_dir, "live")) for s in starts if s.spec.id == spec.id)
+        for reach in () if client else preflight.reach(spec.mounts):
+            if reach.problem is None:
+                continue
+            if isinstance(reach.problem, Unavailable) and (warm or offline_ok):
+                warn(f"{reach.problem}; dataset {spec.id} starts with what is cached")
+            else:
+                problems.append(f"mount {reach.mount.name} of dataset {spec.id}: {reach.problem}")
+        for floor in preflight.floors(spec):
+            if floor.stopped:
+                warn(floor.sentence())
+    if problems:
+        raise CommandError("\nforebay: ".join(problems))
