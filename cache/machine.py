@@ -41,7 +41,7 @@ DOWN_AFTER, DOWN_FOR = 4, 3.0
 """After so many failures in a row with patience spent, a mount refuses at once for some seconds and hangs no more readers."""
 IDLE = 30.0
 AHEAD_SLOTS = 32 << 20
-FAR_LANES, FAR_AHEAD = 16, 4
+FAR_LANES, FAR_AHEAD = 16, 2
 """Lanes to other members, and how many of them look-ahead and warm-up may take: with more, small files went one by one."""
 FAR_HOP = 64
 """Small files fetched from members in one exchange: 64 of 16 KiB are 1 MiB, 2 ms of a 500 MB/s link."""
