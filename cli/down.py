@@ -9,6 +9,7 @@ from typing import NamedTuple
 import click
 
 from forebay.api import places
+from forebay.cli import netns
 from forebay.cli.datasets import Running, find_all, locked, running
 from forebay.cli.output import CommandError, emit_json, say, warn
 from forebay.fuse import control, leftovers
@@ -45,6 +46,7 @@ def down(names: tuple[str, ...], output: str) -> None:
     named = (r for name in dict.fromkeys(names) for r in find_all(name))
     targets = list({r.run: r for r in named}.values()) if names else running()
     results = stop_all(targets)
+    left = [] if names else netns.sweep()  # what a start that was killed left
     if output == "json":
         emit_json({"datasets": [r._asdict() for r in results]})
     elif not targets:
@@ -54,7 +56,7 @@ def down(names: tuple[str, ...], output: str) -> None:
             warn(note)
         if output == "text" and not result.problems:
             click.echo(f"{result.id} is down")
-    problems = [p for r in results for p in r.problems]
+    problems = [p for r in results for p in r.problems] + left
     if problems:
         raise CommandError("\nforebay: ".join(problems))
 
@@ -62,9 +64,14 @@ def down(names: tuple[str, ...], output: str) -> None:
 def stop_all(targets: list[Running]) -> list[Stopped]:
     """Stop several at once: each may take seconds, and nodes of one dataset need not wait for each other."""
     if len(targets) < 2:
-        return [stop(target) for target in targets]
-    with ThreadPoolExecutor(min(len(targets), AT_ONCE)) as pool:
-        return list(pool.map(stop, targets))
+        results = [stop(target) for target in targets]
+    else:
+        with ThreadPoolExecutor(min(len(targets), AT_ONCE)) as pool:
+            results = list(pool.map(stop, targets))
+    left = netns.sweep({(t.spec.namespace, t.spec.name) for t in targets if t.node})
+    if left:
+        results[-1].problems.extend(left)
+    return results
 
 
 def stop(target: Running) -> Stopped:

@@ -56,23 +56,29 @@ class Join(NamedTuple):
         return [*said, "--listen", self.listen, "--control-listen", self.control, "--weight", f"{self.weight:g}"]
 
 
-def several(spec: DatasetSpec, workers: int, mounts: Sequence[str], cache_dir: Path, ports: Sequence[int]) -> list[Start]:
+def names(workers: int, mounts: int) -> list[str]:
+    """The nodes of one machine: a client tier for each mount beyond the workers."""
+    return [f"node-{i + 1}" for i in range(workers)] + [f"client-{i + 1}" for i in range(mounts - workers)]
+
+
+def several(
+    spec: DatasetSpec, workers: int, mounts: Sequence[str], cache_dir: Path, addresses: Sequence[tuple[str, str]]
+) -> list[Start]:
     """`workers` nodes of this machine and a client tier for each further mount; the i-th mount is the i-th node's view.
 
-    `spec` is resolved below `cache_dir`; `ports` holds two for each worker.
+    `spec` is resolved below `cache_dir`; `addresses` holds those of data port and control door for each worker.
     """
     top = str(cache_dir.absolute())
     own = places_of(spec, cache_dir)
     starts = []
-    for i in range(max(workers, len(mounts))):
+    for i, node in enumerate(names(workers, len(mounts))):
         owns = i < workers
-        node = f"node-{i + 1}" if owns else f"client-{i + 1 - workers}"
         cluster = Cluster(
             members=f"file:{own.members}",
             secret_file=str(own.secret),
             node=node,
-            listen=f"{LOOPBACK}:{ports[2 * i]}" if owns else "",
-            control=f"{LOOPBACK}:{ports[2 * i + 1]}" if owns else "",
+            listen=addresses[i][0] if owns else "",
+            control=addresses[i][1] if owns else "",
             owns=owns,
         )
         starts.append(Start(of_node(moved(spec, top, node), cluster), mounts[i] if i < len(mounts) else ""))
@@ -212,6 +218,11 @@ def pick_ports(key: str, count: int, below: int, free: Callable[[int], bool]) ->
             if len(found) == count:
                 return found
     raise CommandError(f"only {len(found)} of {count} ports between {LOWEST_PORT} and {below} are free: end what uses them")
+
+
+def on_loopback(ports: Sequence[int]) -> list[tuple[str, str]]:
+    """Two ports for each worker as its addresses."""
+    return [(f"{LOOPBACK}:{a}", f"{LOOPBACK}:{b}") for a, b in zip(ports[::2], ports[1::2], strict=True)]
 
 
 def free(port: int, host: str = LOOPBACK) -> bool:

@@ -11,7 +11,7 @@ import click
 
 from forebay.api import places, wire
 from forebay.api.spec import Mount
-from forebay.cli import preflight
+from forebay.cli import netns, preflight
 from forebay.cli.datasets import Running, find_all, running
 from forebay.cli.members import COLUMNS, RIGHT, clusters, sentence, table_rows
 from forebay.cli.output import duration, emit_json, size, table
@@ -62,6 +62,7 @@ def report_of(target: Running) -> dict[str, Any]:
     tree = stats.get("tree") or {}
     if tree.get("walk_error"):
         notes.append(f"the walk of the tree: {tree['walk_error']}")
+    place = netns.place_of(spec)
     error = state.get("error")
     if state["phase"] == "dead":
         error = f"its processes were killed: `forebay up -f FILE` starts it again, `forebay down {spec.name}` clears up"
@@ -75,6 +76,7 @@ def report_of(target: Running) -> dict[str, Any]:
         "node": target.node,
         "owns": spec.cluster is None or spec.cluster.owns,
         "listen": spec.cluster.listen if spec.cluster else "",
+        "network": place._asdict() if place else None,
         "phase": state["phase"],
         "error": error,
         "notes": notes,

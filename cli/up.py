@@ -8,7 +8,6 @@ import select
 import signal
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,25 +15,16 @@ from typing import Any
 import click
 
 from forebay.api import places
-from forebay.api.spec import DatasetSpec, encode_spec
+from forebay.api.spec import encode_spec
+from forebay.cli import netns
 from forebay.cli.checks import check_places, check_stores
 from forebay.cli.datasets import Running, label, locked, run_of
 from forebay.cli.down import stop_all
 from forebay.cli.load import cache_option, file_option, specs_or_fail
 from forebay.cli.members import members_known
-from forebay.cli.nodes import (
-    MOST_WORKERS,
-    Join,
-    Start,
-    free,
-    joined,
-    lowest_ephemeral,
-    pick_ports,
-    prepare,
-    read_join,
-    several,
-)
+from forebay.cli.nodes import MOST_WORKERS, Start, prepare, read_join
 from forebay.cli.output import CommandError, emit_json, say, table, warn
+from forebay.cli.planning import networks_for, planned
 from forebay.fuse import control, leftovers, processes, rundir
 
 START_LIMIT = 330.0
@@ -69,6 +59,7 @@ client-1 and so on: they own nothing and have no credentials. --join makes this 
 @click.option("--mount", "at", type=Path, metavar="DIR", multiple=True, help="Where to mount; one for each node.")
 @cache_option
 @click.option("--workers", type=click.IntRange(1, MOST_WORKERS), metavar="N", help="Make N nodes on this machine.")
+@click.option("--netns", "apart", is_flag=True, help="With --workers: a network namespace for each node (root).")
 @click.option("--join", metavar="LIST", help="Be a node among those of a member list: file:PATH or dns:NAME[:PORT].")
 @click.option("--listen", default="", metavar="HOST:PORT", help="With --join: this node's address in the list.")
 @click.option(
@@ -90,6 +81,7 @@ def up(
     at: tuple[Path, ...],
     cache_dir: Path | None,
     workers: int | None,
+    apart: bool,
     join: str | None,
     listen: str,
     control_listen: str,
@@ -107,6 +99,8 @@ def up(
     """Mount the datasets of YAML files and keep them cached."""
     if join is None and (listen or control_listen or secret_file or node or weight is not None or client or no_mount):
         raise click.UsageError("--listen, --secret-file and the like go with --join: --workers N chooses them itself")
+    if apart and (workers is None or join is not None):
+        raise click.UsageError("--netns goes with --workers N: it gives each node of this machine a network namespace")
     joining = None
     if join is not None:
         if workers is not None:
@@ -116,23 +110,27 @@ def up(
             weight=1.0 if weight is None else weight, client=client,
         )  # fmt: skip
     specs = specs_or_fail(files, cache_dir, workers=workers)
-    starts = planned(specs, at, cache_dir, workers=workers, join=joining, no_mount=no_mount)
+    networks = networks_for(specs, workers, len(at)) if apart and workers else {}
+    starts = planned(specs, at, cache_dir, workers=workers, join=joining, no_mount=no_mount, networks=networks)
     if systemd:
         from forebay.cli.systemd import unit
 
-        words = ["--workers", str(workers)] if workers is not None else joining.words() if joining else []
+        words = ["--workers", str(workers), *["--netns"] * apart] if workers is not None else joining.words() if joining else []
         words += ["--no-mount"] * no_mount + ["--no-passthrough"] * no_passthrough
         click.echo(unit(files, specs, at, cache_dir, words), nl=False)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: what was started is taken back
     check_places(starts, joining=joining is not None)
-    check_stores(starts, offline_ok=offline_ok)
     shared = None if joining else cache_dir
     started: list[Running] = []
     try:
+        for spec in specs if networks else ():
+            with locked(spec.namespace, spec.name):
+                netns.make(spec, networks[spec.id])
+        check_stores(starts, offline_ok=offline_ok)
         for spec in specs:
             mine = [s for s in starts if s.spec.id == spec.id]
-            start(mine, started, shared, no_passthrough=no_passthrough)
+            start(mine, started, shared, networks.get(spec.id), no_passthrough=no_passthrough)
             acquainted([r for r in started if r.id == spec.id])
         _tell(started, output)
         if not foreground:  # it is told, and stays: from here on an interruption comes too late
@@ -140,63 +138,28 @@ def up(
                 signal.signal(number, signal.SIG_IGN)
     except BaseException:
         stop_all(list(reversed(started)))
+        if networks:
+            netns.sweep({(s.namespace, s.name) for s in specs})
         raise
     if foreground:
         stay(started)
 
 
-def planned(
-    specs: list[DatasetSpec],
-    at: tuple[Path, ...],
+def start(
+    starts: list[Start],
+    started: list[Running],
     cache_dir: Path | None,
+    network: netns.Network | None = None,
     *,
-    workers: int | None,
-    join: Join | None,
-    no_mount: bool,
-) -> list[Start]:
-    """Every node that is to be started, of all datasets."""
-    if no_mount and at:
-        raise click.UsageError("--no-mount and --mount exclude each other")
-    points = [mount_points(specs, a.absolute()) for a in at] or [mount_points(specs, None)]
-    if join is not None:
-        if len(specs) > 1 or len(points) > 1:
-            raise CommandError("--join starts one node of one dataset: start each with an `up` of its own, and one --mount")
-        return [joined(specs[0], join, "" if no_mount else points[0][specs[0].id])]
-    if (workers or 1) == 1 and len(points) == 1:
-        return [Start(s, points[0][s.id]) for s in specs]
-    if cache_dir is None:
-        raise CommandError("several nodes need --cache-dir DIR: each keeps cache and identity in DIR/<node>")
-    starts: list[Start] = []
-    taken: set[int] = set()
-    for spec in specs:
-        ports = pick_ports(
-            f"{spec.id} {cache_dir.absolute()}", 2 * (workers or 1), lowest_ephemeral(), lambda p: p not in taken and free(p)
-        )
-        taken.update(ports)
-        starts += several(spec, workers or 1, [p[spec.id] for p in points], cache_dir, ports)
-    return starts
-
-
-def mount_points(specs: list[DatasetSpec], at: Path | None) -> dict[str, str]:
-    """Where each dataset (by id) is mounted."""
-    if at is None:
-        root = Path("/mnt/forebay") if os.geteuid() == 0 else Path.home() / "forebay"
-        return {s.id: str(root / s.namespace / s.name) for s in specs}
-    if len(specs) == 1:
-        return {specs[0].id: os.path.normpath(at)}
-    twice = [name for name, n in Counter(s.name for s in specs).items() if n > 1]
-    if twice:
-        raise CommandError(f"several datasets are called {', '.join(twice)}: with --mount start each with an `up` of its own")
-    return {s.id: os.path.normpath(at / s.name) for s in specs}
-
-
-def start(starts: list[Start], started: list[Running], cache_dir: Path | None, *, no_passthrough: bool) -> None:
+    no_passthrough: bool,
+) -> None:
     """Start the nodes of one dataset and wait until each answers; on failure nothing of any of them is left.
 
     Each is in `started` from before its first process until all failed: an interruption at any instant finds it there.
     They start together, because a node waits a moment for those that its member list has.
     """
     children: dict[Path, list[int]] = {}
+    spaces = {p.node: p.namespace for p in network.nodes} if network else {}
     with contextlib.ExitStack() as held:
         try:
             for spec, _ in starts:
@@ -210,7 +173,8 @@ def start(starts: list[Start], started: list[Running], cache_dir: Path | None, *
                 places.make_private(run)
                 rundir.replace_file(str(run / places.SPEC), encode_spec(spec))
                 started.append(Running(run))
-                _spawn(run, mount, children[run], no_passthrough=no_passthrough)
+                space = spaces.get(spec.cluster.node, "") if spec.cluster else ""
+                _spawn(run, mount, space, children[run], no_passthrough=no_passthrough)
             for spec, _ in starts:
                 _await(label(spec), run_of(spec), children[run_of(spec)][0])
         except BaseException:
@@ -231,10 +195,12 @@ def _take_back(dataset: str, children: dict[Path, list[int]]) -> None:
         leftovers.clear(str(run), dataset)
 
 
-def _spawn(run: Path, mount: str, children: list[int], *, no_passthrough: bool) -> None:
+def _spawn(run: Path, mount: str, space: str, children: list[int], *, no_passthrough: bool) -> None:
     argv = processes.python("forebay.fuse.supervisor", "--run-dir", str(run))
     argv += ["--mount", mount] if mount else []
     argv += ["--no-passthrough"] if no_passthrough else []
+    if space:
+        argv = netns.entered(space, argv)
     asked = (signal.SIGINT, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, asked)  # whoever interrupts us finds the pid on record
     try:

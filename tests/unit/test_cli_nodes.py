@@ -18,12 +18,12 @@ from forebay.api import places
 from forebay.api.spec import Cluster, DatasetSpec, Mount, Tier, encode_spec
 from forebay.cache.membership import parse_members
 from forebay.cache.peers.auth import load_secret, make_secret
-from forebay.cli import datasets, nodes, up
+from forebay.cli import datasets, nodes, planning
 from forebay.cli.main import cli
 from forebay.cli.nodes import Start, read_join
 from forebay.cli.output import CommandError
 
-PORTS = [10, 11, 20, 21, 30, 31]
+ADDRESSES = nodes.on_loopback([10, 11, 20, 21, 30, 31])
 
 
 def spec(top: str = "/c", name: str = "data", cluster: Cluster | None = None) -> DatasetSpec:
@@ -42,22 +42,22 @@ def node(name: str, *, owns: bool = True, dataset: str = "data") -> DatasetSpec:
 
 
 def test_the_ith_mount_is_the_ith_nodes_view_and_the_rest_are_client_tiers() -> None:
-    starts = nodes.several(spec(), 2, ["/a", "/b", "/x", "/y"], Path("/c"), PORTS)
+    starts = nodes.several(spec(), 2, ["/a", "/b", "/x", "/y"], Path("/c"), ADDRESSES)
     assert [(s.spec.cluster.node, s.mount) for s in starts if s.spec.cluster] == [
         ("node-1", "/a"), ("node-2", "/b"), ("client-1", "/x"), ("client-2", "/y"),
     ]  # fmt: skip
-    assert [s.mount for s in nodes.several(spec(), 3, ["/a"], Path("/c"), PORTS)] == ["/a", "", ""]
+    assert [s.mount for s in nodes.several(spec(), 3, ["/a"], Path("/c"), ADDRESSES)] == ["/a", "", ""]
 
 
 def test_each_node_has_its_own_directories() -> None:
-    for start in nodes.several(spec(), 1, ["/a", "/b"], Path("/c"), PORTS):
+    for start in nodes.several(spec(), 1, ["/a", "/b"], Path("/c"), ADDRESSES):
         name = start.spec.cluster.node if start.spec.cluster else ""
         assert start.spec.index_dir == f"/c/{name}/ns/data/index"
         assert [t.path for t in start.spec.tiers] == [f"/c/{name}/ns/data/tier0-mem", f"/c/{name}/ns/data/tier1-ssd"]
 
 
 def test_a_client_tier_has_no_credentials_no_port_and_owns_nothing() -> None:
-    worker, client = nodes.several(spec(), 1, ["/a", "/b"], Path("/c"), PORTS)
+    worker, client = nodes.several(spec(), 1, ["/a", "/b"], Path("/c"), ADDRESSES)
     assert b"SK" in encode_spec(worker.spec)
     assert b"SK" not in encode_spec(client.spec)
     assert b"AK" not in encode_spec(client.spec)
@@ -67,7 +67,7 @@ def test_a_client_tier_has_no_credentials_no_port_and_owns_nothing() -> None:
 
 
 def test_member_list_is_what_the_workers_read() -> None:
-    starts = nodes.several(spec(), 2, ["/a", "/b", "/x"], Path("/c"), PORTS)
+    starts = nodes.several(spec(), 2, ["/a", "/b", "/x"], Path("/c"), ADDRESSES)
     listed = parse_members(nodes.member_list(starts))
     assert [(m.data, m.control, m.node, m.weight) for m in listed] == [
         ("127.0.0.1:10", "127.0.0.1:11", "node-1", 1.0), ("127.0.0.1:20", "127.0.0.1:21", "node-2", 1.0),
@@ -76,7 +76,7 @@ def test_member_list_is_what_the_workers_read() -> None:
 
 
 def test_prepare_makes_list_and_secret_and_takes_the_drained_back(tmp_path: Path) -> None:
-    starts = nodes.several(spec(str(tmp_path)), 2, ["/a"], tmp_path, PORTS)
+    starts = nodes.several(spec(str(tmp_path)), 2, ["/a"], tmp_path, ADDRESSES)
     drained = Path(starts[1].spec.index_dir) / nodes.DRAINED
     drained.parent.mkdir(parents=True)
     drained.touch()
@@ -126,7 +126,7 @@ def test_a_port_in_use_is_not_free() -> None:
 def plan(specs: list[DatasetSpec], at: list[str], workers: int | None = None, **more: Any) -> list[Start]:
     cache = more.pop("cache_dir", Path("/c"))
     arguments = {"join": None, "no_mount": False} | more
-    return up.planned(specs, tuple(map(Path, at)), cache, workers=workers, **arguments)
+    return planning.planned(specs, tuple(map(Path, at)), cache, workers=workers, **arguments)
 
 
 def test_one_worker_and_one_mount_is_a_dataset_without_a_cluster() -> None:
@@ -315,7 +315,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[DatasetSpe
     monkeypatch.setenv("FOREBAY_RUN_DIR", str(tmp_path / "run"))
 
     def write(one: DatasetSpec) -> Path:
-        run = up.run_of(one)
+        run = datasets.run_of(one)
         run.mkdir(parents=True)
         (run / places.SPEC).write_bytes(encode_spec(one))
         return run

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, Mount, Tier
-from forebay.cli import datasets, doctor, output, preflight, systemd, up
+from forebay.cli import datasets, doctor, output, planning, preflight, systemd
 from forebay.cli.main import COMMANDS, cli
 from forebay.cli.warm import sentence
 from forebay.fuse import rundir
@@ -290,12 +290,12 @@ def test_reach_has_a_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 def test_mount_points(tmp_path: Path) -> None:
     a, b = spec(tmp_path, "a"), spec(tmp_path, "b")
-    assert up.mount_points([a], Path("/m/x/")) == {"default/a": "/m/x"}
-    assert up.mount_points([a, b], Path("/m")) == {"default/a": "/m/a", "default/b": "/m/b"}
+    assert planning.mount_points([a], Path("/m/x/")) == {"default/a": "/m/x"}
+    assert planning.mount_points([a, b], Path("/m")) == {"default/a": "/m/a", "default/b": "/m/b"}
     root = "/mnt/forebay" if os.geteuid() == 0 else str(Path.home() / "forebay")
-    assert up.mount_points([a], None) == {"default/a": f"{root}/default/a"}
+    assert planning.mount_points([a], None) == {"default/a": f"{root}/default/a"}
     with pytest.raises(output.CommandError, match="several datasets are called a"):
-        up.mount_points([a, spec(tmp_path, "a", "other")], Path("/m"))
+        planning.mount_points([a, spec(tmp_path, "a", "other")], Path("/m"))
 
 
 # --- run directory, systemd, doctor --------------------------------------------------------------------------------------
