@@ -5,34 +5,41 @@ from __future__ import annotations
 import os
 
 from forebay.api import places
+from forebay.api.spec import DatasetSpec
 from forebay.cache.stores.base import Unavailable
 from forebay.cli import preflight
-from forebay.cli.datasets import label, of_dataset, run_of
+from forebay.cli.datasets import of_dataset, run_of
 from forebay.cli.nodes import Start, check_join
 from forebay.cli.output import CommandError, warn
 from forebay.fuse import leftovers, mounting
 
 
-def check_places(starts: list[Start], *, joining: bool) -> None:
-    """Nothing of it is up, and every directory and address can be had. Raises `CommandError` with all that is wrong."""
+def clear_the_way(specs: list[DatasetSpec], node: str = "") -> None:
+    """Nothing of these datasets is up here, for one that joins others nothing of `node`; what a killed one left is removed.
+
+    Raises `CommandError` that names what is up.
+    """
     problems: list[str] = []
-    up_already: set[str] = set()
-    for one in {s.spec.id: s for s in starts}.values():
-        for running in of_dataset(one.spec.namespace, one.spec.name):
-            if joining and running.node and running.node != label(one.spec).partition("@")[2]:
+    for spec in specs:
+        for running in of_dataset(spec.namespace, spec.name):
+            if node and running.node not in ("", node):
                 continue  # another node, on the same machine
             if running.alive():
                 where = ", ".join(m["path"] for m in running.state()["mounts"]) or "no mount"
-                problems.append(f"dataset {running.label} is already up at {where}: `forebay down {one.spec.name}` first")
-                up_already.add(running.id)
+                problems.append(f"dataset {running.label} is already up at {where}: `forebay down {spec.name}` first")
             else:
                 leftovers.clear(str(running.run), running.id)
+    if problems:
+        raise CommandError("\nforebay: ".join(problems))
+
+
+def check_places(starts: list[Start], *, joining: bool) -> None:
+    """Every directory and address can be had. Raises `CommandError` with all that is wrong."""
+    problems: list[str] = []
     table_ = list(mounting.entries())
     points = [s.mount for s in starts if s.mount]
     problems += preflight.nested(points)
     for spec, mount in starts:
-        if spec.id in up_already:
-            continue
         run = run_of(spec)
         if len(os.fsencode(run / places.SUPERVISOR_SOCK)) > places.SUN_PATH:
             problems.append(f"{run} is too long a path for a socket: set FOREBAY_RUN_DIR to a shorter one")

@@ -17,7 +17,7 @@ import click
 from forebay.api import places
 from forebay.api.spec import encode_spec
 from forebay.cli import netns
-from forebay.cli.checks import check_places, check_stores
+from forebay.cli.checks import check_places, check_stores, clear_the_way
 from forebay.cli.datasets import Running, label, locked, run_of
 from forebay.cli.down import stop_all
 from forebay.cli.load import cache_option, file_option, specs_or_fail
@@ -110,7 +110,11 @@ def up(
             weight=1.0 if weight is None else weight, client=client,
         )  # fmt: skip
     specs = specs_or_fail(files, cache_dir, workers=workers)
-    networks = networks_for(specs, workers, len(at)) if apart and workers else {}
+    networks: dict[str, netns.Network] = {}
+    if not systemd:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: what was started is taken back
+        clear_the_way(specs, joining.node if joining else "")
+        networks = networks_for(specs, workers, len(at)) if apart and workers else {}
     starts = planned(specs, at, cache_dir, workers=workers, join=joining, no_mount=no_mount, networks=networks)
     if systemd:
         from forebay.cli.systemd import unit
@@ -119,7 +123,6 @@ def up(
         words += ["--no-mount"] * no_mount + ["--no-passthrough"] * no_passthrough
         click.echo(unit(files, specs, at, cache_dir, words), nl=False)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: what was started is taken back
     check_places(starts, joining=joining is not None)
     shared = None if joining else cache_dir
     started: list[Running] = []
