@@ -10,7 +10,7 @@ reader needs no decoder and memory does not grow with the number of files.
     dirs      ino                                  -> Dir         how far and when a directory was listed, and from which mounts
     objects   oid (16 B)                           -> Object      what of an object version is in the cache
     extents   oid + segment (4 B)                  -> bitmap and xxh3 of each 256 KiB block of one 64 MiB segment
-    recency   last use (4 B) + oid                 -> tier (1 B)  least recently used first
+    recency   turn (4 B) + oid                     -> tier (1 B)  who goes first: copies, then the rest, by last use
     meta      name                                 -> value
 
 The root's row is the child (0, ROOT); a directory that lost its name keeps its children until it is swept, so that who
@@ -104,7 +104,7 @@ class Object(NamedTuple):
     state: int  # PARTIAL or COMPLETE
     tier: int  # position in DatasetSpec.tiers
     flags: int
-    used: int  # unix second of last use, as in `recency`
+    used: int  # unix second of last use
     size: int
     present: int  # bytes
     boot: int  # low 32 bits of the boot in which it was verified; another boot's rows are doubtful
@@ -115,7 +115,13 @@ NO_OID = bytes(16)
 NO_MOUNT = 0xFFFF
 DURABLE = 1
 PINNED = 2
+"""Object flag: never evicted."""
 COPY = 4
+"""Object flag: most of it belongs to another node."""
+_COPY_TURN = 0x40000000
+"""Seconds by which a copy's turn comes before its last use: 34 years, so that all copies come before everything else."""
+NEVER = b"\xff\xff\xff\xff"
+"""The turn of pinned objects, after all others."""
 
 
 def pack_row(row: Row) -> bytes:
@@ -170,6 +176,13 @@ def pack_object(o: Object) -> bytes:
 def unpack_object(raw: Any) -> Object:
     state, tier, flags, used, size, present, boot, ino = _OBJECT.unpack_from(raw)
     return Object(state, tier, flags, used, size, present, boot, ino)
+
+
+def turn(used: int, flags: int) -> bytes:
+    """The place of an object among those that may go: the first 4 B of its key in `recency`."""
+    if flags & PINNED:
+        return NEVER
+    return _U32.pack(max(used - _COPY_TURN, 0) if flags & COPY else used)
 
 
 def object_id(store: str, key: bytes, version: bytes) -> bytes:
@@ -331,16 +344,17 @@ class Index:
     def put_object(self, txn: Any, oid: bytes, o: Object) -> None:
         """Write an object's row and move its place in the recency order."""
         old = self.object(txn, oid)
-        if old is not None and old.used != o.used:
-            txn.delete(_U32.pack(old.used) + oid, db=self.recency)
-        txn.put(_U32.pack(o.used) + oid, bytes((o.tier,)), db=self.recency)
+        place = turn(o.used, o.flags)
+        if old is not None and (before := turn(old.used, old.flags)) != place:
+            txn.delete(before + oid, db=self.recency)
+        txn.put(place + oid, bytes((o.tier,)), db=self.recency)
         txn.put(oid, pack_object(o), db=self.objects)
 
     def drop_object(self, txn: Any, oid: bytes) -> None:
         old = self.object(txn, oid)
         if old is None:
             return
-        txn.delete(_U32.pack(old.used) + oid, db=self.recency)
+        txn.delete(turn(old.used, old.flags) + oid, db=self.recency)
         txn.delete(oid, db=self.objects)
         for segment in range((old.size + SEGMENT - 1) // SEGMENT):
             txn.delete(oid + _U32.pack(segment), db=self.extents)

@@ -9,7 +9,7 @@ import os
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,17 +17,21 @@ import lmdb
 
 from forebay.cache import messages as m
 from forebay.cache.ballast import Ballast
+from forebay.cache.copies import Copies
 from forebay.cache.extents import SUM, Extent, blocks_in_segment, blocks_of, segments_of, split
 from forebay.cache.index import (
     BLOCK,
     BLOCKS_PER_SEGMENT,
     COMPLETE,
+    COPY,
+    NEVER,
     PARTIAL,
     PINNED,
     Index,
     IndexError_,
     Object,
     pack_object,
+    turn,
     unpack_object,
 )
 from forebay.cache.ledger import Change
@@ -48,10 +52,11 @@ _U32 = struct.Struct(">I")
 
 
 class _Pending:
-    __slots__ = ("blocks", "complete", "runs", "thing", "tier")
+    __slots__ = ("blocks", "complete", "ino", "runs", "thing", "tier")
 
     def __init__(self, thing: m.Thing, tier: int) -> None:
         self.thing = thing
+        self.ino = thing.ino
         self.tier = tier
         self.runs: list[tuple[int, bytes]] = []
         self.blocks = 0
@@ -60,14 +65,17 @@ class _Pending:
 
 class Records:
     """`boot`: low 32 bits of this boot, written into rows verified in it. Rows of tiers from `tiers` on (a spec that lost
-    one) count as absent; the reconciler takes them out."""
+    one) count as absent; the reconciler takes them out. `is_copy`: whether an object (oid, size) is a copy, None where
+    everything belongs here; asked when a row is written first."""
 
-    def __init__(self, index: Index, boot: int, tiers: int) -> None:
+    def __init__(self, index: Index, boot: int, tiers: int, is_copy: Callable[[bytes, int], bool] | None = None) -> None:
         self.index = index
         self.boot = boot
         self.tiers = tiers
         self.dirty: set[bytes] = set()  # oids changed since the ledger last looked
         self.count: Counter[int] = Counter()  # objects of each tier
+        self.is_copy = is_copy
+        self.held_copies = Copies()
         self._pending: dict[bytes, _Pending] = {}
         self._touched: dict[bytes, int] = {}
         self._bytes = 0
@@ -76,6 +84,8 @@ class Records:
         self.laid = True
         self._recent: dict[bytes, Object] = {}  # completed lately
         self._absent: set[bytes] = set()  # asked for lately, and not in the index
+        self._adopted: dict[bytes, int] = {}  # inodes for rows without one, to be written
+        self._named: dict[bytes, int] = {}  # inodes of objects that have no row yet
 
     # --- what happened
 
@@ -100,6 +110,10 @@ class Records:
         p = self._pending.get(thing.oid)
         if p is None or p.tier != tier:
             p = self._pending[thing.oid] = _Pending(thing, tier)
+            if not p.ino and self._named:
+                p.ino = self._named.pop(thing.oid, 0)
+        elif not p.ino:
+            p.ino = thing.ino
         return p
 
     def due(self) -> bool:
@@ -107,7 +121,7 @@ class Records:
         return self._bytes >= COMMIT_BYTES
 
     def waiting(self) -> bool:
-        return bool(self._pending or self._touched)
+        return bool(self._pending or self._touched or self._adopted)
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:
@@ -135,16 +149,19 @@ class Records:
             return True
         now = int(time.time())
         new: list[_Pending] = []
-        count: Counter[int] = Counter()
+        changed: list[tuple[Object | None, Object]] = []
         try:
             with self._writing() as txn:
                 for oid, p in self._pending.items():
                     if oid in self._absent:
                         new.append(p)
-                        count[p.tier] += 1
                     else:
-                        self._update(txn, oid, p, now, count)
-                self._insert(txn, new, now)
+                        changed.append(self._update(txn, oid, p, now))
+                copies = self._insert(txn, new, now)
+                for oid, ino in self._adopted.items():
+                    o = self.index.object(txn, oid)
+                    if o is not None and not o.ino:
+                        self.index.put_object(txn, oid, o._replace(ino=ino))
                 for oid, used in self._touched.items():
                     if oid not in self._pending:
                         o = self.index.object(txn, oid)
@@ -156,7 +173,15 @@ class Records:
             if len(self._touched) > PENDING_MOST:
                 self._touched.clear()
             return False
-        self.count.update(count)
+        self.count.update(p.tier for p in new)
+        for row in copies:
+            self.held_copies.changed(None, row)
+        for old, row in changed:
+            self.held_copies.changed(old, row)
+            self.count[row.tier] += 1
+            if old is not None:
+                self.count[old.tier] -= 1
+        self._adopted.clear()
         self.dirty.update(self._pending)
         self._absent.difference_update(self._pending)
         self._pending.clear()
@@ -164,32 +189,41 @@ class Records:
         self._bytes = 0
         return True
 
-    def _insert(self, txn: Any, new: list[_Pending], now: int) -> None:
-        """Rows of objects the index has nothing of, in bulk: every single get and put hands the interpreter's lock around."""
-        extents, objects, recency = [], [], []
+    def _insert(self, txn: Any, new: list[_Pending], now: int) -> list[Object]:
+        """Rows of objects the index has nothing of, in bulk: every single get and put hands the interpreter's lock around.
+
+        Returns those of copies.
+        """
+        extents, objects, recency, copies = [], [], [], []
         used = _U32.pack(now)
         for p in new:
             oid = p.thing.oid
             for segment, extent in self._segments(txn, p, fresh=True):
                 extents.append((oid + _U32.pack(segment), extent.pack()))
-            objects.append((oid, pack_object(self._row(p, None, now))))
-            recency.append((used + oid, bytes((p.tier,))))
+            o = self._row(p, None, now)
+            objects.append((oid, pack_object(o)))
+            recency.append(((turn(now, o.flags) if o.flags else used) + oid, bytes((p.tier,))))
+            if o.flags:
+                copies.append(o)
         for db, items in ((self.index.extents, extents), (self.index.objects, objects), (self.index.recency, recency)):
             if items:
                 with txn.cursor(db=db) as cursor:
                     cursor.putmulti(items)
+        return copies
 
-    def _update(self, txn: Any, oid: bytes, p: _Pending, now: int, count: Counter[int]) -> None:
-        old = self.index.object(txn, oid)
+    def _update(self, txn: Any, oid: bytes, p: _Pending, now: int) -> tuple[Object | None, Object]:
+        """The row before and after."""
+        before = old = self.index.object(txn, oid)
         if old is not None and (old.tier != p.tier or old.size != p.thing.size):
             self.index.drop_object(txn, oid)
-            count[old.tier] -= 1
             old = None
-        if old is None:
-            count[p.tier] += 1
         for segment, extent in self._segments(txn, p, fresh=old is None):
             txn.put(oid + _U32.pack(segment), extent.pack(), db=self.index.extents)
-        self.index.put_object(txn, oid, self._row(p, old, now))
+        row = self._row(p, old, now)
+        if before is not None and old is None:  # in another tier now: what was said of it still holds
+            row = row._replace(flags=row.flags | (before.flags & PINNED), ino=row.ino or before.ino)
+        self.index.put_object(txn, oid, row)
+        return before, row
 
     def _segments(self, txn: Any, p: _Pending, *, fresh: bool) -> Iterator[tuple[int, Extent]]:
         by_segment: dict[int, list[tuple[int, bytes]]] = {}
@@ -205,10 +239,12 @@ class Records:
 
     def _row(self, p: _Pending, old: Object | None, now: int) -> Object:
         size = p.thing.size
-        had, flags = (0, 0) if old is None else (old.present, old.flags)
+        had, flags, ino = (0, 0, p.ino) if old is None else (old.present, old.flags, p.ino or old.ino)
+        if old is None and self.is_copy is not None and self.is_copy(p.thing.oid, size):
+            flags = COPY
         if not p.complete:
-            return Object(PARTIAL, p.tier, flags, now, size, min(had + p.blocks * BLOCK, size), self.boot, p.thing.ino)
-        o = Object(COMPLETE, p.tier, flags, now, size, size, self.boot, p.thing.ino)
+            return Object(PARTIAL, p.tier, flags, now, size, min(had + p.blocks * BLOCK, size), self.boot, ino)
+        o = Object(COMPLETE, p.tier, flags, now, size, size, self.boot, ino)
         if len(self._recent) >= RECENT:
             self._recent.clear()
         self._recent[p.thing.oid] = o
@@ -217,10 +253,10 @@ class Records:
     # --- what is known
 
     def object(self, oid: bytes) -> Object | None:
-        """The row as it will be after the next commit. PARTIAL rows may lag in `present`."""
+        """The row as it will be after the next commit. PARTIAL rows may lag in `present`; what waits has no flags and no time."""
         p = self._pending.get(oid)
         if p is not None and p.complete:
-            return Object(COMPLETE, p.tier, 0, 0, p.thing.size, p.thing.size, self.boot, p.thing.ino)
+            return Object(COMPLETE, p.tier, 0, 0, p.thing.size, p.thing.size, self.boot, p.ino)
         o = self._recent.get(oid)
         if o is not None:
             return o
@@ -244,6 +280,27 @@ class Records:
             self.absent(oid)
             return False
         return o.state == COMPLETE and o.boot == self.boot and o.tier < self.tiers
+
+    def adopt(self, oid: bytes, ino: int) -> None:
+        """A name here shows an object that only other nodes asked for until now: its row gets the inode, if it has none."""
+        p = self._pending.get(oid)
+        if p is not None:
+            p.ino = p.ino or ino
+            return
+        o = self.object(oid)
+        if o is None:
+            if len(self._named) >= RECENT:
+                self._named.clear()
+            self._named[oid] = ino
+        elif not o.ino:
+            self._adopted[oid] = ino
+            if oid in self._recent:
+                self._recent[oid] = o._replace(ino=ino)
+
+    @property
+    def copies(self) -> dict[str, int]:
+        """`objects` and `bytes` (allocated) of what belongs to other nodes, in all tiers."""
+        return self.held_copies.total()
 
     def absent(self, oid: bytes) -> None:
         """The index was just seen to have nothing of an object, and only a commit here can change that."""
@@ -283,7 +340,9 @@ class Records:
         """Leave of an object only that it has a file in its tier."""
         with self._writing() as txn:
             self.index.drop_object(txn, oid)
-            self.index.put_object(txn, oid, o._replace(state=PARTIAL, present=0, boot=self.boot))
+            empty = o._replace(state=PARTIAL, present=0, boot=self.boot)
+            self.index.put_object(txn, oid, empty)
+        self.held_copies.changed(o, empty)
         self._recent.pop(oid, None)
 
     def sums(self, oid: bytes, size: int) -> dict[int, Extent]:
@@ -363,6 +422,7 @@ class Records:
             self._pending.pop(oid, None)
         for oid, o in out:
             self.count[o.tier] -= 1
+            self.held_copies.changed(o, None)
             self.dirty.add(oid)
         return out
 
@@ -385,13 +445,16 @@ class Records:
                 lost += min(BLOCK, o.size - block * BLOCK)
             state = o._replace(state=PARTIAL, present=max(o.present - lost, 0), boot=self.boot)
             self.index.put_object(txn, oid, state)
-            self.dirty.add(oid)
+        self.held_copies.changed(o, state)
+        self.dirty.add(oid)
 
     def oldest(self, txn: Any, tier: int) -> Iterator[Candidate]:
-        """Objects of a tier, least recently used first."""
+        """Objects of a tier that may go: copies first, and of each kind the least recently used. Pinned ones do not come."""
         for key, value in txn.cursor(db=self.index.recency):
             if value[0] != tier:
                 continue
+            if key[:4] == NEVER:
+                return
             oid = bytes(key[4:])
             o = self.index.object(txn, oid)
             if o is not None:

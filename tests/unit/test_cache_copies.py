@@ -1,0 +1,166 @@
+"""Copies and pins: flags of rows, the order in which objects go, and what is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebay.cache import messages as m
+from forebay.cache.extents import SUM
+from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, COPY, PINNED, SEGMENT, Index, Object, turn
+from forebay.cache.policy import Lru
+from forebay.cache.records import Records
+
+BOOT = 77
+NOW = 1_800_000_000
+
+
+def sums(*numbers: int) -> bytes:
+    return b"".join(n.to_bytes(SUM, "little") for n in numbers)
+
+
+def thing(number: int, size: int = 5 * BLOCK, *, ino: int | None = None) -> m.Thing:
+    return m.Thing(bytes([number]) * 16, number if ino is None else ino, 1, 0, size)
+
+
+def odd(oid: bytes, size: int) -> bool:
+    return oid[0] % 2 == 1
+
+
+def records(tmp_path: Path, tiers: int = 2) -> Records:
+    return Records(Index(tmp_path / "index" / "live"), BOOT, tiers, odd)
+
+
+def whole(r: Records, t: m.Thing, tier: int = 0, *, bulk: bool = True) -> None:
+    if bulk:
+        assert r.object(t.oid) is None  # now it is known to be absent, and is inserted in bulk
+    r.arrived(t, tier, 0, sums(*range(5)))
+    r.complete(t, tier)
+    assert r.commit()
+
+
+def row(r: Records, oid: bytes) -> Object:
+    with r.index.env.begin() as txn:
+        o = r.index.object(txn, oid)
+    assert o is not None
+    return o
+
+
+def order(r: Records, tier: int = 0) -> list[int]:
+    with r.index.env.begin() as txn:
+        return [c.oid[0] for c in r.oldest(txn, tier)]
+
+
+def test_rows_say_whether_they_are_copies(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    for number in (1, 2, 3, 4):
+        whole(r, thing(number), number // 3, bulk=number % 2 == 0)
+    assert [row(r, thing(n).oid).flags for n in (1, 2, 3, 4)] == [COPY, 0, COPY, 0]
+    assert dict(r.held_copies.objects) == {0: 1, 1: 1}
+    assert r.copies == {"objects": 2, "bytes": 10 * BLOCK}
+
+
+def test_what_grows_is_counted_by_what_it_allocates(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    t = thing(1)
+    r.arrived(t, 0, 0, sums(1, 2))
+    r.commit()
+    assert r.copies == {"objects": 1, "bytes": 2 * BLOCK}
+    r.arrived(t, 0, 2, sums(3))
+    r.commit()
+    assert r.copies == {"objects": 1, "bytes": 3 * BLOCK}
+    r.damaged(t.oid, [1])
+    assert r.copies == {"objects": 1, "bytes": 2 * BLOCK}
+    r.arrived(t, 1, 0, sums(1, 2, 3, 4, 5))
+    r.complete(t, 1)
+    r.commit()
+    assert (r.held_copies.bytes[0], r.held_copies.bytes[1]) == (0, 5 * BLOCK)
+    assert (r.count[0], r.count[1]) == (0, 1)
+    r.drop([t.oid])
+    assert r.copies == {"objects": 0, "bytes": 0}
+
+
+def test_copies_go_first_and_the_oldest_of_each_kind(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    with r.index.env.begin(write=True) as txn:
+        for number, used in ((1, NOW + 5), (2, NOW - 100), (3, NOW + 2), (4, NOW), (6, NOW - 1000)):
+            flags = COPY if number % 2 else PINNED if number == 6 else 0
+            r.index.put_object(txn, bytes([number]) * 16, Object(COMPLETE, 0, flags, used, 5000, 5000, BOOT, number))
+    assert order(r) == [3, 1, 2, 4]
+    with r.index.env.begin() as txn:
+        gone = Lru().victims(r.oldest(txn, 0), 3 * 8192, {bytes([1]) * 16})
+    assert [v.oid[0] for v in gone] == [3, 2, 4]
+    with r.index.env.begin(write=True) as txn:
+        used_now = row(r, bytes([3]) * 16)._replace(used=NOW + 9)
+        r.index.put_object(txn, bytes([3]) * 16, used_now)
+        assert txn.stat(r.index.recency)["entries"] == 5, "an object has two turns"
+    assert order(r) == [1, 3, 2, 4]
+    with r.index.env.begin(write=True) as txn:
+        for number in (1, 2, 3, 4, 6):
+            r.index.drop_object(txn, bytes([number]) * 16)
+        assert txn.stat(r.index.recency)["entries"] == 0
+
+
+@given(st.integers(1_500_000_000, 2_500_000_000), st.integers(1_500_000_000, 2_500_000_000))
+def test_every_copy_comes_before_every_other(a: int, b: int) -> None:
+    assert turn(a, COPY) < turn(b, 0) < turn(a, PINNED) == turn(b, PINNED | COPY)
+    assert (turn(a, COPY) < turn(b, COPY)) == (turn(a, 0) < turn(b, 0)) == (a < b)
+
+
+def test_a_row_without_an_inode_gets_one(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    waits, written, lately, early = (thing(n, ino=0) for n in (1, 2, 3, 4))
+    whole(r, written)
+    r._recent.clear()
+    whole(r, lately)
+    r.arrived(waits, 0, 0, sums(*range(5)))
+    r.complete(waits, 0)
+    r.adopt(early.oid, 104)
+    for t in (waits, written, lately):
+        assert r.object(t.oid).ino == 0  # type: ignore[union-attr]
+        r.adopt(t.oid, 100 + t.oid[0])
+    assert r.object(waits.oid).ino == 101  # type: ignore[union-attr]
+    assert r.object(lately.oid).ino == 103  # type: ignore[union-attr]
+    r.arrived(early, 0, 0, sums(*range(5)))
+    r.commit()
+    assert not r.waiting()
+    assert [row(r, t.oid).ino for t in (waits, written, lately, early)] == [101, 102, 103, 104]
+    r.adopt(waits.oid, 999)
+    r.commit()
+    assert row(r, waits.oid).ino == 101, "a row that has an inode got another"
+
+
+def test_another_nodes_request_does_not_take_an_inode_away(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    r.arrived(thing(1), 0, 0, sums(1))
+    r.commit()
+    r.arrived(thing(1, ino=0), 0, 1, sums(2, 3, 4, 5))
+    r.complete(thing(1, ino=0), 0)
+    r.commit()
+    assert row(r, thing(1).oid).ino == 1
+    assert r.object(thing(1).oid).ino == 1  # type: ignore[union-attr]
+
+
+def test_checksums_of_blocks_whether_committed_or_not(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    t = thing(1, SEGMENT + 4 * BLOCK)
+    edge = BLOCKS_PER_SEGMENT
+    r.arrived(t, 0, edge - 2, sums(1, 2, 3))
+    r.commit()
+    r.arrived(t, 0, edge + 1, sums(4, 5, 6))
+    assert r.block_sums(t.oid, t.size, edge - 2, 6) == sums(1, 2, 3, 4, 5, 6)
+    assert r.block_sums(t.oid, t.size, edge - 1, 3) == sums(2, 3, 4)
+    assert r.block_sums(t.oid, t.size, edge + 2, 1) == sums(5)
+    assert r.block_sums(t.oid, t.size, edge - 3, 3) is None
+    assert r.block_sums(t.oid, t.size + BLOCK, edge, 1) is None, "a row of another size proved something"
+    r.commit()
+    assert r.block_sums(t.oid, t.size, edge - 2, 6) == sums(1, 2, 3, 4, 5, 6)
+    r.damaged(t.oid, [edge])
+    assert r.block_sums(t.oid, t.size, edge - 2, 6) is None
+    assert r.block_sums(t.oid, t.size, edge + 1, 3) == sums(4, 5, 6)
+    full = thing(2, SEGMENT)
+    r.arrived(full, 0, 0, sums(*range(edge)))
+    r.commit()
+    assert r.block_sums(full.oid, full.size, 3, 200) == sums(*range(3, 203))
