@@ -23,6 +23,7 @@ from typing import Any
 from forebay.api import places, wire
 from forebay.fuse import control, mounting, processes, record, rundir
 from forebay.fuse import supervise as decide
+from forebay.fuse.guard import Guard
 
 PROBE_EVERY = 20.0
 """Seconds between questions to a mount and to the worker that answers them."""
@@ -95,6 +96,8 @@ class Supervisor:
         self._stoppers: list[socket.socket] = []
         self._finished = False
         self._written = b""
+        # a mount daemon starts a new supervisor when this one dies; without one somebody else has to
+        self.guard = None if mounts else Guard(run, self._selector, self.after, self.report)
         self._server = control.Server(f"{run}/{places.SUPERVISOR_SOCK}", self._selector, self._serve)
 
     # events and instructions
@@ -400,6 +403,8 @@ class Supervisor:
                 listed.append(_process(role, child.pid, child.state, child.restarts, child.trouble))
                 if role == "mount":
                     listed[-1]["mount"] = self.mounts[child.role].path
+        if self.guard is not None and self.guard.pid:
+            listed.append(_process("guard", self.guard.pid, "ready", self.guard.restarts, ""))
         return {
             "version": STATE_VERSION,
             "dataset": self.dataset,
@@ -440,6 +445,8 @@ class Supervisor:
 
     def begin(self) -> None:
         """Everything that can be adopted was: start the rest."""
+        if self.guard is not None and not self.guard.pid:
+            self.guard.start()
         self.feed(decide.Begin(time.monotonic()))
         if self.machine.worker.state == "ready":
             self._greet_worker()
@@ -485,6 +492,8 @@ class Supervisor:
 
     def _finish(self, error: str | None) -> None:
         self._finished = True
+        if self.guard is not None:
+            self.guard.end()
         rundir.remove(self.run_dir)
         answer = {"done": True, "error": error, "notes": self.notes, "reports": list(self.reports)}
         for peer in (*self._waiting, *self._stoppers):

@@ -7,8 +7,11 @@ as long as the mount does and costs a few MiB.
 
 **Command lines**
 
-    python -P -m forebay.fuse.supervisor --run-dir RUN --mount DIR [--mount DIR]... [--no-passthrough]
+    python -P -m forebay.fuse.supervisor --run-dir RUN [--mount DIR]... [--no-passthrough]
     python -P -m forebay.fuse.supervisor --run-dir RUN --adopt JSON
+    python -P -m forebay.fuse.supervisor --run-dir RUN --resume
+
+Without --mount it keeps a worker that serves other nodes; then `forebay.fuse.guard` is what runs --resume when it dies.
 
 What it starts (each with stdin from /dev/null, stdout and stderr appended to its log in RUN, cwd /, its own session,
 no descriptor but those named):
@@ -125,14 +128,33 @@ def _detach_output(run: str) -> None:
     os.close(null)
 
 
-def _resume(run: str, message: dict[str, Any], fds: list[int]) -> Supervisor:
-    """A supervisor for processes that outlived the last one: mounts as in state.json, the worker behind its socket."""
+def _take_over(run: str) -> int:
+    """Become the supervisor of a node without a mount, whose last one died."""
+    os.closerange(3, 1 << 20)
+    deadline = time.monotonic() + HANDOVER_LIMIT
+    try:
+        while rundir.lock(run, create=False) is None:
+            if time.monotonic() > deadline:
+                print(f"{run} has a supervisor already: `forebay status`", file=sys.stderr)  # noqa: T201
+                return EXIT_FAILED
+            time.sleep(_RETRY)
+    except FileNotFoundError:
+        return EXIT_NOTHING
+    return _resume(run, None, []).run()
+
+
+def _resume(run: str, message: dict[str, Any] | None, fds: list[int]) -> Supervisor:
+    """A supervisor for processes that outlived the last one: mounts as in state.json, the worker behind its socket.
+
+    `message` and `fds` are what a mount daemon hands over, None where there is no mount.
+    """
     try:
         with open(f"{run}/{places.STATE}", "rb") as f:
             state = json.load(f)
     except (OSError, ValueError):
         state = {}  # killed before its first state: there is just the mount that is handed over
-    known = state.get("mounts") or [{"index": message["index"], "path": message["mount"], "created": []}]
+    first = [] if message is None else [{"index": message["index"], "path": message["mount"], "created": []}]
+    known = state.get("mounts") or first
     mounts = []
     for row in known:
         mount = Mount(row["index"], row["path"])
@@ -146,8 +168,13 @@ def _resume(run: str, message: dict[str, Any], fds: list[int]) -> Supervisor:
     worker = control.listening_pid(f"{run}/{places.WORKER_SOCK}") or _pid_of_worker(state)
     if worker is not None:
         supervisor.adopt(decide.WORKER, worker)
-    supervisor.expect([m.role for m in mounts if m.device < 0], HANDOVER_LIMIT)
-    supervisor.handed_over(message, fds)
+    if message is None:
+        if state.get("phase") == "up":
+            supervisor.machine.phase = "up"  # a worker that died as well is tried for ever, not rolled back
+        supervisor.begin()
+    else:
+        supervisor.expect([m.role for m in mounts if m.device < 0], HANDOVER_LIMIT)
+        supervisor.handed_over(message, fds)
     if state.get("phase") == "stopping":
         supervisor.feed(decide.Stop(time.monotonic()))
     return supervisor
@@ -167,11 +194,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mount", action="append", default=[])
     parser.add_argument("--no-passthrough", action="store_true")
     parser.add_argument("--adopt")
+    parser.add_argument("--resume", action="store_true")
     args = parser.parse_args(argv)
     os.chdir("/")
     os.umask(0o022)
     if args.adopt is not None:
         return _adopt(args.run_dir, json.loads(args.adopt))
+    if args.resume:
+        return _take_over(args.run_dir)
     return _start(args.run_dir, args.mount, ["--no-passthrough"] if args.no_passthrough else [])
 
 

@@ -52,7 +52,8 @@ class Nodes:
         return {d["node"]: d for d in self.status()["datasets"]}
 
     def pid(self, node: str, role: str) -> int:
-        return next(int(p["pid"]) for p in self.reports()[node]["processes"] if p["role"] == role)
+        """0 while there is none."""
+        return next((int(p["pid"]) for p in self.reports()[node]["processes"] if p["role"] == role), 0)
 
     def read(self, *numbers: int) -> None:
         """Compare whole trees, all at once: byte for byte what the origin has."""
@@ -114,7 +115,7 @@ def test_a_worker_without_a_mount_serves_the_others_and_comes_back(nodes: Nodes)
     done = nodes.up(2, 1)
     assert done.returncode == 0, done.stderr
     reports = nodes.reports()
-    assert sorted(p["role"] for p in reports["node-2"]["processes"]) == ["supervisor", "worker"]
+    assert sorted(p["role"] for p in reports["node-2"]["processes"]) == ["guard", "supervisor", "worker"]
     assert reports["node-2"]["mountpoints"] == []
     assert reports["node-2"]["phase"] == "up"
     nodes.read(0)
@@ -124,10 +125,56 @@ def test_a_worker_without_a_mount_serves_the_others_and_comes_back(nodes: Nodes)
     old = nodes.pid("node-2", "worker")
     begun = time.monotonic()
     os.kill(old, signal.SIGKILL)
-    while nodes.pid("node-2", "worker") == old or nodes.reports()["node-2"]["worker"] == {}:
+    while nodes.pid("node-2", "worker") in (0, old) or not nodes.reports()["node-2"]["worker"]:
         assert time.monotonic() - begun < 15
     nodes.read(0)
     assert nodes.place("down").returncode == 0
+    nodes.place.assert_nothing_left()
+
+
+@pytest.mark.parametrize("role", ["supervisor", "guard"])
+def test_a_node_without_a_mount_has_a_supervisor_again(nodes: Nodes, role: str) -> None:
+    assert nodes.up(2, 1).returncode == 0
+    worker = nodes.pid("node-2", "worker")
+    for _ in range(2):
+        old = nodes.pid("node-2", role)
+        os.kill(old, signal.SIGKILL)
+        deadline = time.monotonic() + 15
+        while sorted(p["role"] for p in nodes.reports()["node-2"]["processes"]) != ["guard", "supervisor", "worker"] or (
+            nodes.pid("node-2", role) in (0, old)
+        ):
+            assert time.monotonic() < deadline, nodes.reports()["node-2"]
+    assert nodes.pid("node-2", "worker") == worker, "adopted, not started anew"
+    assert nodes.reports()["node-2"]["phase"] == "up"
+    os.kill(worker, signal.SIGKILL)  # what was adopted is watched like what was started
+    deadline = time.monotonic() + 15
+    while nodes.pid("node-2", "worker") in (0, worker) or not nodes.reports()["node-2"]["worker"]:
+        assert time.monotonic() < deadline
+    nodes.read(0)
+    done = nodes.place("down")
+    assert done.returncode == 0, done.stderr
+    nodes.place.assert_nothing_left()
+
+
+def test_a_node_without_a_mount_killed_altogether_and_in_part(nodes: Nodes) -> None:
+    assert nodes.up(2, 1).returncode == 0
+    # supervisor and worker at once: the guard brings both back
+    old = {role: nodes.pid("node-2", role) for role in ("supervisor", "worker", "guard")}
+    for role in ("supervisor", "worker"):
+        os.kill(old[role], signal.SIGKILL)
+    deadline = time.monotonic() + 15
+    while nodes.reports()["node-2"]["phase"] != "up" or not nodes.reports()["node-2"]["worker"]:
+        assert time.monotonic() < deadline
+    assert nodes.pid("node-2", "supervisor") == old["guard"], "the guard became it"
+    nodes.read(0)
+    # supervisor and guard: nobody is left to watch, `down` clears up
+    pids = {role: nodes.pid("node-2", role) for role in ("supervisor", "guard")}
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids.values():
+            os.kill(pid, number)
+    assert nodes.reports()["node-2"]["phase"] == "dead"
+    done = nodes.place("down")
+    assert done.returncode == 0, done.stderr
     nodes.place.assert_nothing_left()
 
 
@@ -209,7 +256,7 @@ def test_everything_killed_then_fewer_nodes(nodes: Nodes) -> None:
     """`up` clears all that was left, of nodes too that it does not start again."""
     assert nodes.up(3, 3).returncode == 0
     pids = [p["pid"] for r in nodes.reports().values() for p in r["processes"]]
-    assert len(pids) == 9
+    assert len(pids) == 9, "nobody here needs a guard: each node has a mount"
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in pids:
             os.kill(pid, number)
