@@ -12,6 +12,7 @@ import trio
 
 from forebay.cache import files
 from forebay.cache import messages as m
+from forebay.cache.copies import Copies
 from forebay.cache.engine import Engine
 from forebay.cache.index import Index, IndexError_, Object, object_path, unpack_object
 from forebay.cache.ledger import Change, Ledger, sync_files
@@ -116,8 +117,11 @@ def mark_clean(index: Index) -> None:
     index.env.sync(True)
 
 
-def by_tier(index: Index, tiers: int) -> tuple[list[int], list[int]]:
-    """Bytes each tier's rows claim (corrected by `Reconciler` when the files were counted), and how many rows there are."""
+def by_tier(index: Index, tiers: int, copies: Copies | None = None) -> tuple[list[int], list[int]]:
+    """Bytes each tier's rows claim (corrected by `Reconciler` when the files were counted), and how many rows there are.
+
+    Rows of copies are counted in `copies` as well.
+    """
     used, count = [0] * tiers, [0] * tiers
     with index.env.begin() as txn:
         for _, raw in txn.cursor(db=index.objects):
@@ -125,6 +129,8 @@ def by_tier(index: Index, tiers: int) -> tuple[list[int], list[int]]:
             if o.tier < tiers:
                 used[o.tier] += allocation(o.present)
                 count[o.tier] += 1
+            if o.flags and copies is not None:
+                copies.changed(None, o)
     return used, count
 
 

@@ -64,6 +64,8 @@ class _Collector:
             ("quota", "forebay_tier_quota_bytes", "Quota of the tier, 0 for none"),
             ("bytes_free", "forebay_tier_free_bytes", "Free bytes of the tier's file system"),
             ("objects", "forebay_tier_objects", "Objects with bytes in the tier"),
+            ("copies_bytes", "forebay_tier_copies_bytes", "Bytes of objects that belong to other nodes: they go first"),
+            ("copies_objects", "forebay_tier_copies", "Objects that belong to other nodes"),
         ):
             yield _gauge(name, text, {(str(t["path"]), str(t["medium"])): float(t[field] or 0) for t in tiers}, names)
         admits = {(str(t["path"]), str(t["medium"])): float(t["admission"] == "open") for t in tiers}

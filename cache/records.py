@@ -48,6 +48,9 @@ PENDING_MOST = 20_000
 """Objects remembered while the index cannot be written."""
 TOUCH_EVERY = 60
 """Seconds between rewrites of an object's recency."""
+REFLAG_BUDGET = 0.002
+"""Seconds of the trio thread in which one step of `reflag` looks at rows; writing them may take as long again."""
+REFLAG_MOST = 256
 _U32 = struct.Struct(">I")
 
 
@@ -222,6 +225,8 @@ class Records:
         row = self._row(p, old, now)
         if before is not None and old is None:  # in another tier now: what was said of it still holds
             row = row._replace(flags=row.flags | (before.flags & PINNED), ino=row.ino or before.ino)
+            if oid in self._recent:
+                self._recent[oid] = row
         self.index.put_object(txn, oid, row)
         return before, row
 
@@ -425,6 +430,67 @@ class Records:
             self.held_copies.changed(o, None)
             self.dirty.add(oid)
         return out
+
+    def pin(self, oids: Iterable[bytes]) -> set[bytes]:
+        """Never evict these; returns those that have bytes here, the others are not pinned. Raises `IndexError_`.
+
+        A pin holds for as long as the object's row: one whose bytes or name went has to be pinned again.
+        """
+        return self._marked(dict.fromkeys(oids, (PINNED, 0)))
+
+    def unpin(self, oids: Iterable[bytes]) -> set[bytes]:
+        """Let these be evicted again, by their last use; returns those that have bytes here. Raises `IndexError_`."""
+        return self._marked(dict.fromkeys(oids, (0, PINNED)))
+
+    def _marked(self, wanted: dict[bytes, tuple[int, int]]) -> set[bytes]:
+        if not self.commit():
+            raise IndexError_(self.trouble)
+        found = self._mark(wanted)
+        self.dirty.update(found)  # a pin outlives a boot
+        return found
+
+    def _mark(self, wanted: dict[bytes, tuple[int, int]]) -> set[bytes]:
+        """Set and clear flags of committed rows, in one transaction; those that exist."""
+        found = set()
+        changed: list[tuple[bytes, Object, Object]] = []
+        with self._writing() as txn:
+            for oid, (on, off) in wanted.items():
+                o = self.index.object(txn, oid)
+                if o is None:
+                    continue
+                found.add(oid)
+                new = o._replace(flags=(o.flags | on) & ~off)
+                if new.flags != o.flags:
+                    self.index.put_object(txn, oid, new)
+                    changed.append((oid, o, new))
+        for oid, o, new in changed:
+            self.held_copies.changed(o, new)
+            if oid in self._recent:
+                self._recent[oid] = self._recent[oid]._replace(flags=new.flags)
+        return found
+
+    def reflag(self, after: bytes, budget: float = REFLAG_BUDGET) -> bytes:
+        """Ask `is_copy` of objects from `after` on (b"" for the first) for `budget` seconds, and write what changed.
+
+        Returns where to go on, b"" after the last. Raises `IndexError_`.
+        """
+        is_copy = self.is_copy or (lambda oid, size: False)
+        until = time.perf_counter() + budget
+        wrong: dict[bytes, tuple[int, int]] = {}
+        with self.index.env.begin() as txn, txn.cursor(db=self.index.objects) as cursor:
+            found = cursor.set_range(after) if after else cursor.first()
+            while found and len(wrong) < REFLAG_MOST:
+                oid, o = cursor.key(), unpack_object(cursor.value())
+                copy = is_copy(oid, o.size)
+                if copy != bool(o.flags & COPY):
+                    wrong[oid] = (COPY, 0) if copy else (0, COPY)
+                found = cursor.next()
+                if time.perf_counter() >= until:
+                    break
+            after = cursor.key() if found else b""
+        if wrong:
+            self._mark(wrong)
+        return after
 
     def damaged(self, oid: bytes, blocks: Iterable[int]) -> None:
         """Blocks were found bad: they count as absent from now on, and the object as incomplete."""

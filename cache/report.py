@@ -60,6 +60,8 @@ def _tier(w: Worker, i: int) -> dict[str, object]:
         "quota": state.quota,
         "bytes_used": state.used,
         "objects": w.records.count[i],
+        "copies_bytes": w.records.held_copies.bytes[i],
+        "copies_objects": w.records.held_copies.objects[i],
         "high": state.high,
         "low": state.low,
         "bytes_free": None if space is None else space.free,

@@ -72,7 +72,7 @@ class Worker:
         self.index, self.ledger = open_index(spec.index_dir, boot)
         self.records = Records(self.index, boot, len(self.tiers))
         self.meters = [Meter() for _ in spec.mounts]
-        used, count = by_tier(self.index, len(self.tiers))
+        used, count = by_tier(self.index, len(self.tiers), self.records.held_copies)
         self.records.count.update(dict(enumerate(count)))
         node = None
         if spec.cluster is not None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forebay.cache import copies
 from forebay.cache import messages as m
+from forebay.cache.durable import by_tier
 from forebay.cache.extents import SUM
-from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, COPY, PINNED, SEGMENT, Index, Object, turn
+from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, COPY, PINNED, SEGMENT, Index, IndexError_, Object, turn
 from forebay.cache.policy import Lru
 from forebay.cache.records import Records
 
@@ -164,3 +170,107 @@ def test_checksums_of_blocks_whether_committed_or_not(tmp_path: Path) -> None:
     r.arrived(full, 0, 0, sums(*range(edge)))
     r.commit()
     assert r.block_sums(full.oid, full.size, 3, 200) == sums(*range(3, 203))
+
+
+def test_pinned_objects_stay_until_they_are_unpinned(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    for number in (1, 2, 4):
+        whole(r, thing(number))
+    r.dirty.clear()
+    assert r.pin([thing(1).oid, thing(2).oid, thing(9).oid]) == {thing(1).oid, thing(2).oid}
+    assert r.dirty == {thing(1).oid, thing(2).oid}, "a pin would not outlive the boot"
+    assert order(r) == [4]
+    r.touch([thing(1).oid])
+    r.arrived(thing(2), 1, 0, sums(*range(5)))  # it moves to another tier
+    r.complete(thing(2), 1)
+    r.commit()
+    assert order(r, 1) == []
+    assert row(r, thing(1).oid).flags == COPY | PINNED
+    assert r.copies["objects"] == 1
+    assert r.unpin([thing(1).oid, thing(9).oid]) == {thing(1).oid}
+    assert r.unpin([thing(2).oid]) == {thing(2).oid}
+    assert order(r) == [1, 4]
+    assert order(r, 1) == [2]
+
+
+def test_flags_follow_the_members_in_steps(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    for number in range(1, 101):
+        whole(r, thing(number))
+    r.pin([thing(7).oid])
+    asked: list[bytes] = []
+
+    def third(oid: bytes, size: int) -> bool:
+        asked.append(oid)
+        return oid[0] % 3 == 0
+
+    r.is_copy = third
+    steps, after = 0, b""
+    while after or not steps:
+        after = r.reflag(after, 0.0)
+        steps += 1
+    assert steps == 100, "a step went on after its time"
+    assert sorted(asked) == [thing(n).oid for n in range(1, 101)]
+    r.touch([thing(3).oid])
+    flags = {n: row(r, thing(n).oid).flags for n in range(1, 101)}
+    assert flags == {n: (0 if n % 3 else COPY) | (PINNED if n == 7 else 0) for n in range(1, 101)}
+    assert r.copies == {"objects": 33, "bytes": 33 * 5 * BLOCK}
+    assert {n % 3 for n in order(r)[:33]} == {0}
+    with r.index.env.begin() as txn:
+        assert txn.stat(r.index.recency)["entries"] == 100
+    assert r.object(thing(3).oid).flags == COPY  # type: ignore[union-attr]
+    r.is_copy = None
+    r.reflag(b"", math.inf)
+    assert r.copies == {"objects": 0, "bytes": 0}
+
+
+def test_counts_are_found_again_after_a_start(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    for number in range(1, 8):
+        whole(r, thing(number), number % 2)
+    r.arrived(thing(11), 0, 0, sums(1))
+    r.commit()
+    r.index.close()
+    again = records(tmp_path)
+    used, count = by_tier(again.index, 2, again.held_copies)
+    assert used == [15 * BLOCK + BLOCK, 20 * BLOCK]
+    assert count == [4, 4]
+    assert again.copies == r.copies == {"objects": 5, "bytes": 21 * BLOCK}
+    assert again.held_copies.bytes == r.held_copies.bytes
+
+
+def test_rows_are_looked_at_after_a_start_and_after_each_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = records(tmp_path)
+    r.is_copy = None
+    for number in range(1, 11):
+        whole(r, thing(number))
+    reflag = copies.Reflag(r)
+    real, failed = r.reflag, 0
+
+    def failing(after: bytes) -> bytes:
+        nonlocal failed
+        failed += 1
+        if failed == 1:
+            raise IndexError_("the disk is full")
+        return real(after, 0.0)
+
+    monkeypatch.setattr(r, "reflag", failing)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            r.is_copy = odd
+            nursery.start_soon(reflag.run)
+            await trio.sleep(60)
+            assert (reflag.passes, r.copies["objects"]) == (1, 5)
+            r.is_copy = lambda oid, size: True
+            await trio.sleep(60)
+            assert reflag.passes == 1, "rows were looked at for nothing"
+            await trio.to_thread.run_sync(reflag.wake)
+            await trio.sleep(copies.SETTLE + 0.1)
+            reflag.wake()  # in the middle of a pass: that one ends, and another follows
+            await trio.sleep(60)
+            assert (reflag.passes, r.copies["objects"]) == (3, 10)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    reflag.wake()  # the worker ended meanwhile

@@ -28,6 +28,8 @@ VALUES: dict[str, Any] = {
             "quota": 0,
             "bytes_free": None,
             "objects": 1,
+            "copies_bytes": 4096,
+            "copies_objects": 1,
             "admission": "stopped: x",
         }
     ],
@@ -43,6 +45,7 @@ def test_every_number_is_in_the_text() -> None:
         'forebay_opens_total{result="hit"} 3.0',
         'forebay_served_bytes_total{source="store"} 50.0',
         'forebay_tier_admits{medium="SSD",tier="/a \\"b\\""} 0.0',
+        'forebay_tier_copies_bytes{medium="SSD",tier="/a \\"b\\""} 4096.0',
         'forebay_store_errors_total{mount="/"} 1.0',
         "forebay_walk_done 0.0",
         "forebay_evicted_bytes_total 4096.0",
