@@ -399,6 +399,8 @@ def test_whatever_happens_a_stop_ends_everything(story: list[tuple[object, ...]]
                     while w.spawning:
                         w.start_one("ok")
             case ("unplug", str(role)):
+                if role in w.spawning:
+                    w.spawning.remove(role)  # for a mount that is gone the shell starts nothing: this is its answer
                 w.feed(s.Unplugged(role, w.now))
         if w.machine.phase == "stopping":
             for role in list(w.machine._detaching):
