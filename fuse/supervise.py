@@ -371,7 +371,11 @@ class Machine:
             self._terminate(child, now)
 
     def _unplugged(self, child: Child, now: float) -> None:
-        """The mount is gone and nobody asked us: that is a `down` by other means."""
+        """The mount is gone and nobody asked us: that is a `down` by other means. Of a start under way it is the answer."""
+        if self.phase == "stopping" and child.state == "starting" and child.pid is None:
+            self._became(child, "gone", now)
+            self._advance_stop(now)
+            return
         if child.state == "gone" or self.phase in ("stopping", "done"):
             return
         child.trouble = "unmounted by somebody else"

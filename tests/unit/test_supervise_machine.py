@@ -299,6 +299,18 @@ def test_a_start_that_runs_out_starts_nothing_in_the_same_breath() -> None:
     assert not any(isinstance(o, s.Spawn) for o in out)
 
 
+def test_a_mount_that_is_gone_before_its_daemon_starts_does_not_hold_up_the_stop() -> None:
+    m = s.Machine([M, "mount-1"])
+    m.handle(s.Begin(0.0))
+    m.handle(s.Started(W, 10, 0.1))
+    assert m.handle(s.Ready(W, 0.2)) == [s.Spawn(M), s.Spawn("mount-1")]
+    m.handle(s.Unmountable(M, "no /dev/fuse", 0.3))
+    assert m.phase == "stopping"
+    m.handle(s.Unplugged("mount-1", 0.3))  # what the shell answers to its Spawn
+    m.handle(s.Detached(M, 0.4))
+    assert s.Kill(W, signal.SIGTERM) in m.handle(s.Detached("mount-1", 0.4))
+
+
 class World:
     """A model of the shell: which processes live, and that every instruction makes sense."""
 
@@ -386,6 +398,8 @@ def test_whatever_happens_a_stop_ends_everything(story: list[tuple[object, ...]]
             case ("silent", str(role)) if role in w.alive:
                 w.feed(s.Silent(role, w.now))
             case ("tick", float(seconds)):
+                while w.spawning:  # no time passes between a Spawn and its answer
+                    w.start_one("ok")
                 w.now += seconds
                 w.feed(s.Tick(w.now))
             case ("crashes", str(role), int(times)):
