@@ -45,7 +45,7 @@ def _view(dataset: str, reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     epochs = sorted({e for r in reports if (e := (r["worker"].get("cluster") or {}).get("epoch"))})
     here = [r for r in rows if r["here"]]
     store = _sum(r["store"] for r in here)
-    distinct = _distinct(here)
+    distinct = _distinct(here, _whole(reports))
     complete = all(r["here"] for r in rows)
     return {
         "id": dataset,
@@ -108,17 +108,22 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return sum(known) if len(known) == len(found) else None
 
 
-def _distinct(rows: Sequence[dict[str, Any]]) -> int | None:
+def _whole(reports: Sequence[dict[str, Any]]) -> int | None:
+    """Bytes of the whole dataset, None while no node knows all of the tree."""
+    return max((r["walk"]["bytes"] for r in reports if r["walk"].get("walk_done")), default=None)
+
+
+def _distinct(rows: Sequence[dict[str, Any]], whole: int | None) -> int | None:
     """Bytes of the dataset that are cached somewhere, each counted once.
 
     A lower bound: an object of which no node owns half counts as a copy on each, so the fullest node stands for it if that
-    is more.
+    is more. Nodes count what the file system allocated, so the `whole` dataset is the most it can be.
     """
     owned = _sum(r["owned"] for r in rows)
     if owned is None:
         return None
     fullest: int = max(r["owned"] + r["copies"] for r in rows)
-    return max(owned, fullest)
+    return min(max(owned, fullest), whole if whole is not None else 1 << 62)
 
 
 def _notes(reports: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], epochs: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ def report(name: str, me: str, listed: list[str], *, owns: bool = True, **more: 
     }  # fmt: skip
     return {
         "id": "ns/data", "label": f"ns/data@{name}", "node": name, "owns": owns, "listen": f"10.0.0.{me}:1" if owns else "",
-        "phase": "up", "worker": worker,
+        "phase": "up", "worker": worker, "walk": more.get("walk", {}),
     }  # fmt: skip
 
 
@@ -57,6 +57,16 @@ def test_an_object_that_all_own_in_parts_is_not_counted_as_nothing() -> None:
     (view,) = members.clusters(reports)
     assert view["distinct_bytes"] == GIB
     assert view["amplification"] == 1.5
+
+
+def test_what_disks_allocate_is_no_more_than_the_dataset() -> None:
+    walk = {"walk_done": True, "bytes": 3000, "files": 1}
+    (view,) = members.clusters([report("node-1", "1", ["1"], used=4096, came={"store": 3000}, walk=walk)])
+    assert view["distinct_bytes"] == 3000
+    assert view["amplification"] == 1.0
+    walk["walk_done"] = False
+    (view,) = members.clusters([report("node-1", "1", ["1"], used=4096, came={"store": 3000}, walk=walk)])
+    assert view["distinct_bytes"] == 4096
 
 
 def test_members_elsewhere_are_listed_and_no_amplification_is_claimed() -> None:
