@@ -110,13 +110,14 @@ def order(spec: DatasetSpec) -> tuple[str, bool, list[tuple[int, str]]]:
 
 
 def of_dataset(namespace: str, name: str) -> list[Running]:
-    """What is up of one dataset; specs that cannot be read are somebody else's matter."""
+    """What is up of one dataset, its nodes in order; specs that cannot be read are somebody else's matter."""
     found = []
     for run in places.datasets_up():
         if run.parent.name == places.escape(namespace):
             with contextlib.suppress(ValueError, OSError):
                 found.append(Running(run))
-    return [r for r in found if (r.spec.namespace, r.spec.name) == (namespace, name)]
+    mine = [r for r in found if (r.spec.namespace, r.spec.name) == (namespace, name)]
+    return sorted(mine, key=lambda r: order(r.spec))
 
 
 def find_all(name: str) -> list[Running]:

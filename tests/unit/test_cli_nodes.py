@@ -289,6 +289,28 @@ def test_replicas_are_one_worker_here_unless_workers_says_more(tmp_path: Path, c
     assert "replicas" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--workers", "2", "--netns", "--mount", "/x/a", "--mount", "/x/b", "--cache-dir", "/x/c"], []),
+        (
+            ["--mount", "/x/a", "--join", "dns:w.example", "--listen", "10.0.0.1:7401", "--secret-file", "/s", "--node", "n"],
+            ["--join dns:w.example:7401", "--control-listen 10.0.0.1:7402", "--weight 1"],
+        ),
+        (["--no-mount", "--join", "/m", "--listen", "10.0.0.1:7401", "--secret-file", "/s", "--node", "n"], ["--join file:/m"]),
+    ],
+)
+def test_the_unit_says_it_all_again(tmp_path: Path, words: list[str], kept: list[str]) -> None:
+    (tmp_path / "d.yaml").write_text(REPLICAS)
+    done = CliRunner().invoke(cli, ["up", "-f", str(tmp_path / "d.yaml"), "--systemd", *words])
+    assert done.exit_code == 0, done.output
+    line = next(row for row in done.output.splitlines() if row.startswith("ExecStart="))
+    said = f"{line} "
+    for word in [*kept, *(w for w in words if w.startswith("--") and w != "--join")]:
+        assert f" {word} " in said
+    assert said.count(" --mount ") == words.count("--mount")
+
+
 # --- run directories and names --------------------------------------------------------------------------------------------
 
 
@@ -337,7 +359,8 @@ def test_a_name_finds_the_first_node_and_all_and_one(put: Callable[[DatasetSpec]
     assert [r.node for r in datasets.find_all("data")] == ["node-1", "node-2", "node-10", "client-1"]
     assert [r.node for r in datasets.find_all("ns/data@node-2")] == ["node-2"]
     assert datasets.find("plain").node == ""
-    assert [r.node for r in datasets.of_dataset("ns", "data")] != []
+    assert [r.node for r in datasets.of_dataset("ns", "data")] == ["node-1", "node-2", "node-10", "client-1"]
+    assert datasets.of_dataset("other", "data") == []
     for wrong in ("data@node-3", "plain@node-1"):
         with pytest.raises(CommandError, match="is not up here: say one of"):
             datasets.find(wrong)
