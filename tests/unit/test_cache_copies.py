@@ -274,3 +274,19 @@ def test_rows_are_looked_at_after_a_start_and_after_each_change(tmp_path: Path, 
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     reflag.wake()  # the worker ended meanwhile
+
+
+def test_a_mebibyte_of_a_large_object_is_due_and_of_small_ones_eight(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    large = thing(1, 100 << 20)
+    r.arrived(large, 0, 0, sums(1, 2, 3))
+    assert not r.due()
+    r.arrived(large, 0, 3, sums(4))
+    assert r.due()
+    r.commit()
+    assert not r.due()
+    for number in range(2, 33):
+        r.arrived(thing(number, 5), 0, 0, sums(1))
+    assert not r.due()
+    r.arrived(thing(40, 5), 0, 0, sums(1))
+    assert r.due()
