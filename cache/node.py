@@ -12,6 +12,7 @@ import trio
 from forebay.api.spec import Cluster as ClusterSpec
 from forebay.api.spec import DatasetSpec
 from forebay.cache.cluster import Cluster, ClusterSource, ClusterStore
+from forebay.cache.copies import Reflag
 from forebay.cache.log import log
 from forebay.cache.membership import Member, Watcher, identity, open_source, split_address
 from forebay.cache.peers.auth import Key, load_secret
@@ -22,6 +23,7 @@ from forebay.cache.stores import open_store
 from forebay.cache.stores.base import Store
 
 if TYPE_CHECKING:
+    from forebay.cache.records import Records
     from forebay.cache.worker import Worker
 
 FIRST_LOOK = 1.0
@@ -109,6 +111,12 @@ class Node:
             members=len(self.cluster.members()),
             data=self.spec.listen,
         )
+
+    async def follow(self, records: Records) -> None:
+        """Until cancelled: what counts as a copy follows the member list."""
+        reflag = Reflag(records)
+        self.watcher.subscribe(lambda _members: reflag.wake())
+        await reflag.run()
 
     def close(self) -> None:
         if self.port is not None:

@@ -225,6 +225,7 @@ class DatasetService(Service):
         except FileNotFoundError:
             self.engine.drop(thing.oid)
             return LATER
+        self._known_as(thing.oid, thing.ino)
         self.hits += 1
         self._count(thing, tier, thing.size)
         return wire.Opened(thing.size, True), fd
@@ -261,6 +262,7 @@ class DatasetService(Service):
             for ino in t.opened:
                 row = self.index.row(txn, ino)
                 if row is not None and row.kind == FILE:
+                    self._known_as(row.oid, ino)
                     oid, times = mine.get(ino, (row.oid, 0))
                     mine[ino] = (oid, times + 1)
                     self.engine.opened[oid] += 1
@@ -274,6 +276,11 @@ class DatasetService(Service):
         self.touches += len(t.used)
         self.engine.records.touch(oids)
         self.engine.mark()
+
+    def _known_as(self, oid: bytes, ino: int) -> None:
+        """Others may have asked for an object before a name here showed it: its row then has no inode to tell mounts of."""
+        if self.spec.cluster is not None:
+            self.engine.records.adopt(oid, ino)
 
     def holds(self, ino: int) -> bool:
         """Whether a mount has the inode open: its row must stay even when no name points to it."""

@@ -81,6 +81,8 @@ class Worker:
             node = Node(spec, returned=any(count))
         self.node = node
         self.stores = [open_store(mount) for mount in spec.mounts] if node is None else node.stores
+        if node is not None:
+            self.records.is_copy = node.cluster.is_copy
         states = [state_of(t, spec, n) for t, n in zip(spec.tiers, used, strict=True)]
         self.machine = Machine(states, rng=random.Random(), far=None if node is None else node.far)
         self.namespace = Namespace(spec, self.index, self.stores, on_changed=self._changed)
@@ -125,6 +127,7 @@ class Worker:
                 await nursery.start(self.engine.run)
                 if self.node is not None:
                     await self.node.start(self)
+                    nursery.start_soon(self.node.follow, self.records)
                 await nursery.start(self.door.serve)
                 if self.metrics is not None:
                     from forebay.cache.metrics import exposition
