@@ -178,6 +178,10 @@ def unpack_object(raw: Any) -> Object:
     return Object(state, tier, flags, used, size, present, boot, ino)
 
 
+object_fields = _OBJECT.unpack
+"""The fields of a packed `Object` as a plain tuple: for those who look at every row there is."""
+
+
 def turn(used: int, flags: int) -> bytes:
     """The place of an object among those that may go: the first 4 B of its key in `recency`."""
     if flags & PINNED:
