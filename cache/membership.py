@@ -5,7 +5,8 @@ every hiccup would move its bytes. Invariants of `Roster`, which is pure:
 
 - a member leaves only when the list was without it for its `linger`, which doubles each time the same address comes back;
 - an identity belongs to one address: the later of two is refused, counted, and taken when the first has left;
-- an address whose identity is unknown is no member yet, but stays asked for.
+- an address whose identity is unknown is no member yet, but stays asked for;
+- a member that says it leaves (it was drained) is none from then on, listed or not, until it greets as an owner again.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class _Known(msgspec.Struct):
     missing_since: float | None = None
     returns: int = 0
     changed: float = 0.0
+    left: bool = False  # it said that it leaves: no member until it greets as one again
 
 
 class Roster:
@@ -153,7 +155,7 @@ class Roster:
                 known.listed = entry
                 if known.member is not None:
                     known.member = _complete(entry, known.member) if entry.id in ("", known.member.id) else None
-            if known.member is None and entry.id and entry.weight > 0:
+            if known.member is None and entry.id and entry.weight > 0 and not known.left:
                 known.member = Member(entry.id, entry.data, entry.control, entry.weight, entry.node)
         for address, known in list(self._known.items()):
             if address in seen:
@@ -186,7 +188,18 @@ class Roster:
                 log("membership", "wrong_identity", address=address, listed=known.listed.id, is_now=member.id)
             return
         known.member = _complete(known.listed, member)
+        known.left = False
         self._settle()
+
+    def leave(self, identity: str) -> bool:
+        """A member says that it gave its bytes away and leaves. False when it is none."""
+        for known in self._known.values():
+            if known.member is not None and known.member.id == identity and known.listed.data not in self._refused:
+                known.member = None
+                known.left = True
+                self._settle()
+                return True
+        return False
 
     def _settle(self) -> None:
         taken: dict[str, str] = {}
@@ -358,6 +371,7 @@ class Watcher:
         self._members: tuple[Member, ...] = ()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._change = threading.RLock()  # the roster, and telling what came of it in order
         self._turn = 0  # where the greetings of the next look begin
 
     def current(self) -> tuple[Member, ...]:
@@ -381,9 +395,10 @@ class Watcher:
     def look(self, now: float | None = None) -> None:
         """One look at the list, and greetings for addresses whose identity is unknown."""
         entries = self.source.read()
-        if entries is not None:
-            self.roster.listed(entries, time.monotonic() if now is None else now)
-        unknown = self.roster.unknown()
+        with self._change:
+            if entries is not None:
+                self.roster.listed(entries, time.monotonic() if now is None else now)
+            unknown = self.roster.unknown()
         until = time.monotonic() + GREETING
         for n in range(len(unknown)):
             address = unknown[(self._turn + n) % len(unknown)]
@@ -393,15 +408,35 @@ class Watcher:
                 self._turn += n
                 break
             if self._own is not None and address == self._own.data:
-                self.roster.greeted(address, self._own)
+                self._greeted(address, self._own)
                 continue
             try:
                 member = self._hello(address)
             except OSError:
                 continue  # not up yet, or gone: asked again at the next look
             if member is not None:
-                self.roster.greeted(address, member)
-        if self.roster.members != self._members:
+                self._greeted(address, member)
+        self._tell()
+
+    def leave(self, identity: str) -> bool:
+        """A member says that it leaves, and does so at once; this one, when it is its own. False when it was none."""
+        with self._change:
+            if self._own is not None and self._own.id == identity:
+                self._own = None
+            left = self.roster.leave(identity)
+        if left:
+            log("membership", "left", id=identity)
+            self._tell()
+        return left
+
+    def _greeted(self, address: str, member: Member) -> None:
+        with self._change:
+            self.roster.greeted(address, member)
+
+    def _tell(self) -> None:
+        with self._change:
+            if self.roster.members == self._members:
+                return
             self._members = self.roster.members
             log("membership", "changed", members=len(self._members), addresses=[m.data for m in self._members][:32])
             with self._lock:

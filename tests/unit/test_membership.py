@@ -181,6 +181,62 @@ def test_whoever_is_not_whom_the_list_says_is_no_member() -> None:
     assert r.members == (), "an address that is not listed is not asked for"
 
 
+def test_who_says_it_leaves_is_gone_at_once_and_back_when_it_greets_as_an_owner() -> None:
+    roster = Roster(2.0)
+    lines = [listed("a:1"), listed("b:2", B, 1.0)]
+    roster.listed(lines, 0)
+    roster.greeted("a:1", Member(A, "a:1"))
+    assert [m.id for m in roster.members] == [A, B]
+    assert roster.leave(A)
+    assert roster.leave(B)
+    assert not roster.leave(B)
+    assert not roster.leave(C)
+    assert roster.members == ()
+    roster.listed(lines, 1)
+    roster.listed([listed("a:1"), listed("b:2", B, 2.0)], 2)
+    assert roster.members == ()  # the list alone does not take back who left
+    assert roster.unknown() == ["a:1", "b:2"]
+    roster.greeted("b:2", Member(B, "b:2"))
+    roster.greeted("a:1", Member(A, "a:1"))
+    assert [(m.id, m.weight) for m in roster.members] == [(A, 1.0), (B, 2.0)]
+
+
+def test_of_two_with_one_identity_the_one_that_is_a_member_leaves() -> None:
+    roster = Roster(2.0)
+    roster.listed([listed("a:1"), listed("b:2")], 0)
+    roster.greeted("a:1", Member(A, "a:1"))
+    roster.greeted("b:2", Member(A, "b:2"))
+    assert [m.data for m in roster.members] == ["a:1"]
+    assert roster.leave(A)
+    assert [m.data for m in roster.members] == ["b:2"]
+
+
+def test_a_watcher_lets_members_leave_and_itself_and_tells_each_once(tmp_path: Path) -> None:
+    path = tmp_path / "members"
+    path.write_text("[a:1, b:2]")
+    owns = {"a:1": True, "b:2": True}
+
+    def hello(address: str) -> Member | None:
+        return Member({"a:1": A, "b:2": B}[address], address) if owns[address] else None
+
+    watcher = Watcher(FileSource(str(path)), hello, own=Member(A, "a:1"))
+    told: list[list[str]] = []
+    watcher.subscribe(lambda members: told.append([m.id for m in members]))
+    watcher.look()
+    assert watcher.leave(B)
+    assert not watcher.leave(B)
+    owns["b:2"] = False
+    watcher.look()
+    assert told == [[A, B], [A]]
+    owns["a:1"] = False
+    assert watcher.leave(A)  # its own is no longer known without asking
+    watcher.look()
+    assert told == [[A, B], [A], []]
+    owns["b:2"] = True
+    watcher.look()
+    assert told == [[A, B], [A], [], [B]]
+
+
 def test_a_changed_line_changes_its_member() -> None:
     r = Roster(2.0)
     r.listed([listed("a:1", A, 1.0)], 0.0)
