@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from forebay.api import wire
-from forebay.cli.datasets import find, split
+from forebay.cli.datasets import find, find_all, split
 from forebay.cli.output import CommandError, duration, emit_json, say, size, text_of
 
 PLAIN_EVERY = 2.0
@@ -105,14 +105,20 @@ Examples:
   forebay refresh logs:/2026/11
 
 \b
-The next look at a name below PATH asks the store. Files that did not change keep their cached bytes."""
+The next look at a name below PATH asks the store. Files that did not change keep their cached bytes.
+Of several nodes all on this machine are told, or the one of NAME@NODE."""
 )
 @click.argument("target", metavar="NAME[:PATH]")
 def refresh(*, target: str) -> None:
     """Ask the store again at the next look, whatever the freshness of the mount says."""
     name, path = split(target)
-    try:
-        with find(name).door() as door:
-            door.call(wire.Refresh(path=path))
-    except OSError as e:
-        raise CommandError(f"{name}:{text_of(path)}: {e.strerror or e}") from e
+    nodes = find_all(name)
+    failed = []
+    for node in nodes:  # each has names of its own
+        try:
+            with node.door() as door:
+                door.call(wire.Refresh(path=path))
+        except OSError as e:
+            failed.append(f"{name if len(nodes) == 1 else node.label}:{text_of(path)}: {e.strerror or e}")
+    if failed:
+        raise CommandError("\nforebay: ".join(failed))

@@ -203,6 +203,19 @@ def test_names_pick_nodes(nodes: Nodes) -> None:
     nodes.place.assert_nothing_left()
 
 
+def test_refresh_tells_all_nodes(nodes: Nodes) -> None:
+    told = "metadata: {name: data, annotations: {forebay.io/freshness: event}}"
+    nodes.place.yaml.write_text(nodes.place.yaml.read_text().replace("metadata: {name: data}", told))
+    assert nodes.up(2, 3).returncode == 0
+    seen = [m / "sub" / "f00" for m in nodes.mounts[:3]]
+    before = (nodes.place.origin / "sub" / "f00").read_bytes()
+    assert [p.read_bytes() for p in seen] == [before] * 3
+    (nodes.place.origin / "sub" / "f00").write_text("new")
+    assert [p.stat().st_size for p in seen] == [len(before)] * 3, "event: only when it is told"
+    assert nodes.place("refresh", "data:/sub").returncode == 0
+    assert [p.read_text() for p in seen] == ["new"] * 3
+
+
 def test_a_node_that_cannot_start_takes_all_back(nodes: Nodes) -> None:
     nodes.place.cache.mkdir()
     (nodes.place.cache / "node-2").write_text("in the way")
