@@ -80,6 +80,7 @@ def test_three_workers_and_a_client_tier_each_byte_leaves_the_store_once(nodes: 
     nodes.read(0, 1, 2, 3)
     view = nodes.view()
     assert view["store_bytes"] == TOTAL
+    assert view["amplification"] == 1.0
     assert view["notes"] == []
     assert len(view["epochs"]) == 1
     by_node = {r["node"]: r for r in view["members"]}
