@@ -1,0 +1,138 @@
+"""Several workers of one dataset: each byte leaves the store once, whoever asks and whoever dies."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from clusterlab import ClusterLab, NodeLab, S3Store, s3_store
+from workerlab import MIB, Reader, eventually
+
+pytestmark = pytest.mark.cluster
+
+
+def make(sizes: dict[str, int], seed: int = 1) -> dict[str, bytes]:
+    rng = random.Random(seed)
+    return {name: rng.randbytes(size) for name, size in sizes.items()}
+
+
+SIZES = (
+    {f"s/{i:03}": 700 + 397 * i for i in range(120)} | {f"m/{i}": 9 * MIB + 77 * i for i in range(12)} | {"large": 150 * MIB + 5}
+)
+DATA = make(SIZES)
+TOTAL = sum(SIZES.values())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
+    with s3_store(tmp_path_factory.mktemp("store"), DATA) as store:
+        yield store
+
+
+def read_all(node: NodeLab, seed: int) -> None:
+    """The whole dataset in an order of its own; a wrong byte fails."""
+    names = list(DATA)
+    random.Random(seed).shuffle(names)
+    for name in names:
+        assert node.read(f"/{name}") == DATA[name], f"{node.cluster.node}: {name}"
+
+
+def epoch(nodes: list[NodeLab], before: int = 0) -> None:
+    """Two readers on each node at once."""
+    with ThreadPoolExecutor(2 * len(nodes)) as pool:
+        for done in [pool.submit(read_all, node, before + i) for i, node in enumerate([*nodes, *nodes])]:
+            done.result(110)
+
+
+def test_six_cold_readers_on_three_workers_take_each_byte_from_the_store_once(tmp_path: Path, store: S3Store) -> None:
+    sent = store.link.sent["object"]
+    with ClusterLab(tmp_path, [store.mount()]) as lab:
+        lab.start()
+        epoch(lab.workers)
+        left = store.link.sent["object"] - sent
+        assert left == TOTAL, f"{left / TOTAL:.4f} of the dataset left the store"
+        assert lab.store_bytes() == TOTAL
+        for node in lab.workers:
+            by = node.report()["bytes"]
+            assert by["store"] > 0, "it owns nothing"
+            assert by["store"] + by.get("owner", 0) + by.get("cached", 0) == TOTAL, by
+        assert len({n.report()["epoch"] for n in lab.workers}) == 1
+        # all of it is here now, also when store and members are gone
+        epoch(lab.workers[:1])
+        assert store.link.sent["object"] - sent == TOTAL
+
+
+def test_a_worker_killed_and_back_costs_a_twentieth_at_most(tmp_path: Path, store: S3Store) -> None:
+    """Killed when a third has left the store, back within 5 s: readers of all three nodes go on, no byte is wrong."""
+    sent = store.link.sent["object"]
+    with ClusterLab(tmp_path, [store.mount()]) as lab:
+        lab.start()
+        victim = lab.nodes["node-2"]
+
+        def kill() -> None:
+            eventually(lambda: store.link.sent["object"] - sent > TOTAL / 3, 60, 0.01)
+            victim.kill()
+            time.sleep(3)  # longer than a member may refuse before others stand in for it
+            victim.start()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        epoch(lab.workers)
+        killer.join(60)
+        left = store.link.sent["object"] - sent
+        assert TOTAL <= left <= 1.05 * TOTAL, f"{left / TOTAL:.4f} of the dataset left the store"
+
+
+def test_a_client_tier_reads_everything_and_never_the_store(tmp_path: Path, store: S3Store) -> None:
+    sent = store.link.sent["object"]
+    with ClusterLab(tmp_path, [store.mount()], workers=2, clients=1) as lab:
+        client = lab.nodes["client-1"]
+        raw = (client.run_dir / "spec.json").read_text()
+        assert "secret_key" not in raw
+        lab.start()
+        epoch(lab.clients)
+        assert store.link.sent["object"] - sent == TOTAL
+        by = client.report()["bytes"]
+        assert "store" not in by
+        assert sum(by.values()) == TOTAL
+        assert client.report()["port"] is None
+        assert client.identity() not in {m["id"] for m in lab.nodes["node-1"].report()["members"]}
+        # what its cache lost comes back from the workers, which ask nobody
+        client.kill()
+        client.start()
+        read_all(client, 3)
+        assert store.link.sent["object"] - sent == TOTAL
+
+
+def test_random_reads_of_a_large_object_on_all_nodes(tmp_path: Path, store: S3Store) -> None:
+    """Three segments with owners of their own, read at random places by six readers: right bytes, and none fetched twice."""
+    sent = store.link.sent["object"]
+    want = DATA["large"]
+    with ClusterLab(tmp_path, [store.mount()], clients=1) as lab:
+        lab.start()
+
+        def reader(node: NodeLab, seed: int) -> None:
+            rng = random.Random(seed)
+            ino = node.node("/large").ino
+            opened, fd = node.door.open(ino)
+            r = Reader(node.door, ino, opened, fd)
+            try:
+                for _ in range(60):
+                    offset = rng.randrange(len(want))
+                    length = min(rng.randrange(1, 300_000), len(want) - offset)
+                    assert r.read(offset, length) == want[offset : offset + length]
+            finally:
+                r.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for done in [pool.submit(reader, n, i) for i, n in enumerate([*lab.nodes.values()] * 2)]:
+                done.result(100)
+        assert store.link.sent["object"] - sent <= len(want)
+        for node in lab.nodes.values():
+            assert node.read("/large", order="random") == want
+        assert store.link.sent["object"] - sent == len(want)
