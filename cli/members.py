@@ -17,7 +17,7 @@ def members_known(stats: dict[str, Any]) -> set[str]:
 
 
 def clusters(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One view for each dataset that has several nodes, from the reports of those that are up here (`status.report_of`)."""
+    """One view for each dataset that has several nodes, from the reports of those that were asked (`status.report_of`)."""
     by_id: dict[str, list[dict[str, Any]]] = {}
     for report in reports:
         if report["node"]:
@@ -25,28 +25,51 @@ def clusters(reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_view(dataset, found) for dataset, found in by_id.items()]
 
 
+def not_asked(reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Members, as their list has them, of which none of these reports of one dataset is."""
+    listed = _listed(reports)
+    asked = {_identity(r, listed) for r in reports}
+    return [m for identity, m in listed.items() if identity not in asked]
+
+
+def told(dataset: str, member: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
+    """The report of a member elsewhere, from what its worker said."""
+    cluster = stats.get("cluster") or {}
+    node = cluster.get("node") or member["node"] or member["id"]
+    return {
+        "id": dataset, "label": f"{dataset}@{node}", "node": node, "owns": cluster.get("owns", True), "listen": member["data"],
+        "phase": "up", "worker": stats, "walk": stats.get("tree") or {}, "here": False,
+    }  # fmt: skip
+
+
+def _listed(reports: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Members by identity, as the nodes have them in their lists."""
+    return {m["id"]: m for r in reports for m in (r["worker"].get("cluster") or {}).get("members") or []}
+
+
+def _identity(report: dict[str, Any], listed: dict[str, dict[str, Any]]) -> str:
+    """Of a node; of one whose worker is silent what the others know, or else its name."""
+    if me := (report["worker"].get("cluster") or {}).get("me"):
+        return str(me)
+    return next((i for i, m in listed.items() if report["listen"] and m["data"] == report["listen"]), report["node"])
+
+
 def _view(dataset: str, reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    known: dict[str, dict[str, Any]] = {}  # identity, or the name of a node that does not say it -> row
-    unreached: dict[str, list[str]] = {}  # identity -> nodes that cannot reach it
+    listed = _listed(reports)
+    known = {_identity(r, listed): _asked(r, r["worker"].get("cluster") or {}) for r in reports}
+    for identity, m in listed.items():
+        row = known.setdefault(identity, _elsewhere(m))
+        row["weight"], row["member"] = m["weight"], True
     for report in reports:
-        cluster = report["worker"].get("cluster") or {}
-        row = _here(report, cluster)
-        known[cluster.get("me") or report["node"]] = row
-    for report in reports:
-        cluster = report["worker"].get("cluster") or {}
-        for m in cluster.get("members") or []:
+        for m in (report["worker"].get("cluster") or {}).get("members") or []:
             if m["down"]:
-                unreached.setdefault(m["id"], []).append(report["node"])
-            row = known.setdefault(m["id"], _elsewhere(m))
-            row["weight"], row["member"] = m["weight"], True
-    for identity, nodes in unreached.items():
-        known[identity]["unreached_by"] = nodes
+                known[m["id"]]["unreached_by"].append(report["node"])
     rows = sorted(known.values(), key=lambda r: (not r["owns"], not r["here"]))
     epochs = sorted({e for r in reports if (e := (r["worker"].get("cluster") or {}).get("epoch"))})
-    here = [r for r in rows if r["here"]]
-    store = _sum(r["store"] for r in here)
-    distinct = _distinct(here, _whole(reports))
-    complete = all(r["here"] for r in rows)
+    asked = [r for r in rows if r["asked"]]
+    store = _sum(r["store"] for r in asked)
+    distinct = _distinct(asked, _whole(reports))
+    complete = all(r["asked"] for r in rows)
     return {
         "id": dataset,
         "epochs": epochs,
@@ -58,8 +81,8 @@ def _view(dataset: str, reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _here(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
-    """A node that this machine asked."""
+def _asked(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
+    """A node that was asked."""
     stats, came = report["worker"], cluster.get("bytes") or {}
     tiers = stats.get("tiers") or []
     used = sum(t["bytes_used"] for t in tiers) if stats else None
@@ -71,7 +94,8 @@ def _here(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
         "address": report["listen"],
         "owns": report["owns"],
         "weight": None,
-        "here": True,
+        "here": report.get("here", True),
+        "asked": True,
         "member": False,
         "state": report["phase"],
         "unreached_by": [],
@@ -97,7 +121,7 @@ def _elsewhere(m: dict[str, Any]) -> dict[str, Any]:
     numbers = dict.fromkeys(("owned", "copies", "memory", "disk", "peer", "store"))
     return {
         "identity": m["id"], "node": m["node"], "address": m["data"], "owns": True, "weight": m["weight"], "here": False,
-        "member": True, "state": "listed", "unreached_by": [], **numbers,
+        "asked": False, "member": True, "state": "listed", "unreached_by": [], **numbers,
     }  # fmt: skip
 
 
@@ -134,7 +158,7 @@ def _notes(reports: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], ep
         if error := (report["worker"].get("cluster") or {}).get("list_error"):
             notes.append(f"{report['label']}: {error}")
     for r in rows:
-        if r["here"] and r["owns"] and not r["member"] and r["state"] == "up":
+        if r["asked"] and r["owns"] and not r["member"] and r["state"] == "up":
             notes.append(
                 f"{r['node']} is up and no member: its address {r['address']} is not in the member list, or it was drained"
             )
@@ -166,6 +190,6 @@ def sentence(view: dict[str, Any]) -> str:
     text = f"{size(store)} came from the store since the nodes started, {size(distinct)} are cached, each counted once"
     if ratio is not None:
         return f"{text}: amplification {ratio:.2f}"
-    if any(not r["here"] for r in view["members"]):
-        return f"{text}; that is of the nodes of this machine alone"
+    if silent := [r["node"] or r["address"] for r in view["members"] if not r["asked"]]:
+        return f"{text}; without what {', '.join(silent)} would say"
     return text

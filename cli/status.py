@@ -13,7 +13,7 @@ from forebay.api import places, wire
 from forebay.api.spec import Mount
 from forebay.cli import netns, preflight
 from forebay.cli.datasets import Running, find_all, running
-from forebay.cli.members import COLUMNS, RIGHT, clusters, sentence, table_rows
+from forebay.cli.members import COLUMNS, RIGHT, clusters, not_asked, sentence, table_rows, told
 from forebay.cli.output import duration, emit_json, size, table
 
 STATS_LIMIT = 5.0
@@ -35,8 +35,9 @@ Exit code 1 when a dataset named is not up, or when one that is up has trouble."
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
 def status(*, name: str | None, output: str) -> None:
     """Show what is up: mounts, processes, cache, trouble."""
-    reports = [report_of(r) for r in (find_all(name) if name else running())]
-    views = clusters(reports)
+    targets = find_all(name) if name else running()
+    reports = [report_of(r) for r in targets]
+    views = clusters([*reports, *elsewhere(targets, reports)])
     if output == "json":
         emit_json({"datasets": reports, "clusters": views})
     elif not reports:
@@ -94,6 +95,19 @@ def report_of(target: Running) -> dict[str, Any]:
         "reports": state.get("reports", []),
         "run": str(target.run),
     }
+
+
+def elsewhere(targets: list[Running], reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reports of members that are none of `targets`, as far as they answer."""
+    found: list[dict[str, Any]] = []
+    for dataset, target in {t.id: t for t in targets if t.spec.cluster}.items():
+        others = [m for m in not_asked([r for r in reports if r["id"] == dataset and r["node"]]) if m["control"]]
+        if others and target.spec.cluster:
+            from forebay.cli.far import ask
+
+            answers = ask(dataset, target.spec.cluster.secret_file, [m["control"] for m in others])
+            found += [told(dataset, m, stats) for m, stats in zip(others, answers, strict=True) if stats]
+    return found
 
 
 def _tiers(target: Running, stats: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,68 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
-from up_place import BIG, FOREBAY, Place, make_place
+from up_nodes import TOTAL, Nodes
+from up_place import FOREBAY, make_place
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
-
-TOTAL = BIG + sum(3000 + i for i in range(20))
-
-
-class Nodes:
-    """A place whose dataset is up on several nodes."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.mounts = [place.top / f"m{i}" for i in range(4)]
-
-    def words(self, workers: int | None, mounts: int) -> list[str]:
-        said = ["up", "-f", str(self.place.yaml), "--cache-dir", str(self.place.cache)]
-        said += [] if workers is None else ["--workers", str(workers)]
-        for mount in self.mounts[:mounts]:
-            said += ["--mount", str(mount)]
-        return said
-
-    def up(self, workers: int | None, mounts: int, *more: str) -> subprocess.CompletedProcess[str]:
-        return self.place(*self.words(workers, mounts), *more)
-
-    def status(self, name: str = "data") -> dict[str, Any]:
-        done = self.place("status", "-o", "json", name)
-        assert done.stdout, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-    def view(self) -> dict[str, Any]:
-        (view,) = self.status()["clusters"]
-        return dict(view)
-
-    def reports(self) -> dict[str, dict[str, Any]]:
-        return {d["node"]: d for d in self.status()["datasets"]}
-
-    def pid(self, node: str, role: str) -> int:
-        """0 while there is none."""
-        return next((int(p["pid"]) for p in self.reports()[node]["processes"] if p["role"] == role), 0)
-
-    def read(self, *numbers: int) -> None:
-        """Compare whole trees, all at once: byte for byte what the origin has."""
-
-        def same(i: int) -> bool:
-            argv = ["diff", "-r", str(self.place.origin), str(self.mounts[i])]
-            return subprocess.run(argv, capture_output=True, timeout=90, check=False).returncode == 0
-
-        with ThreadPoolExecutor(len(numbers)) as pool:
-            assert list(pool.map(same, numbers)) == [True] * len(numbers)
 
 
 @pytest.fixture
@@ -308,72 +257,3 @@ def test_in_the_foreground_ctrl_c_ends_all(nodes: Nodes) -> None:
     _, said = child.communicate(timeout=30)
     assert child.returncode == 0, said
     nodes.place.assert_nothing_left()
-
-
-# --- several machines, here one after the other on one -------------------------------------------------------------------
-
-
-def free_ports(count: int) -> list[int]:
-    from forebay.cli.nodes import free, lowest_ephemeral, pick_ports
-
-    return pick_ports(f"test {os.getpid()}", count, lowest_ephemeral(), free)
-
-
-def join(place: Place, node: str, mount: Path | None, *more: str) -> subprocess.CompletedProcess[str]:
-    """One node by `--join`, with a cache directory of its own, as it would be on a machine of its own."""
-    where = ["--mount", str(mount)] if mount else ["--no-mount"]
-    return place(
-        "up", "-f", str(place.yaml), "--cache-dir", str(place.top / f"cache-{node}"), "--node", node,
-        "--join", f"file:{place.top}/members.yaml", "--secret-file", str(place.top / "secret"), *where, *more,
-    )  # fmt: skip
-
-
-def test_nodes_join_by_list_and_secret(nodes: Nodes) -> None:
-    place = nodes.place
-    a, _, b, _ = free_ports(4)
-    listed = place.top / "members.yaml"
-    listed.write_text(f"- data: 127.0.0.1:{a}\n- data: 127.0.0.1:{b}\n  weight: 2\n")
-    (place.top / "secret").write_text(os.urandom(32).hex())
-    done = join(place, "one", nodes.mounts[0], "--listen", f"127.0.0.1:{a}")
-    assert done.returncode == 1
-    assert "chmod 600" in done.stderr
-    place.assert_nothing_left()
-    (place.top / "secret").chmod(0o600)
-    done = join(place, "one", nodes.mounts[0], "--listen", f"127.0.0.1:{a}")
-    assert done.returncode == 0, done.stderr
-    done = join(place, "two", None, "--listen", f"127.0.0.1:{b}")
-    assert done.returncode == 0, done.stderr
-    done = join(place, "far", nodes.mounts[2], "--client")
-    assert done.returncode == 0, done.stderr
-    done = join(place, "two", nodes.mounts[1], "--listen", f"127.0.0.1:{b}")
-    assert done.returncode == 1
-    assert "data@two is already up at no mount" in done.stderr
-    done = join(place, "three", nodes.mounts[1], "--listen", f"127.0.0.1:{b}")
-    assert done.returncode == 1
-    assert f"127.0.0.1:{b} is in use" in done.stderr
-    deadline = time.monotonic() + 20
-    while {len(r["worker"]["cluster"]["members"]) for r in nodes.reports().values()} - {2} and time.monotonic() < deadline:
-        time.sleep(0.1)
-    nodes.read(0, 2)
-    view = nodes.view()
-    assert view["store_bytes"] == TOTAL
-    by_node = {r["node"]: r for r in view["members"]}
-    assert by_node["two"]["weight"] == 2
-    assert by_node["far"]["store"] == 0
-    assert place("down").returncode == 0
-    place.assert_nothing_left()
-
-
-def test_a_node_that_is_not_in_the_list_says_so(nodes: Nodes) -> None:
-    place = nodes.place
-    a, _, b, _ = free_ports(4)
-    (place.top / "members.yaml").write_text(f"- 127.0.0.1:{a}\n")
-    (place.top / "secret").write_text(os.urandom(32).hex())
-    (place.top / "secret").chmod(0o600)
-    done = join(place, "two", nodes.mounts[0], "--listen", f"127.0.0.1:{b}")
-    assert done.returncode == 0, done.stderr
-    assert "is not in the member list" in done.stderr
-    assert any("two is up and no member" in note for note in nodes.view()["notes"])
-    nodes.read(0)
-    with socket.create_connection(("127.0.0.1", b), 5):
-        pass  # it serves all the same: a list in which it stands may be elsewhere

@@ -75,8 +75,30 @@ def test_members_elsewhere_are_listed_and_no_amplification_is_claimed() -> None:
     assert not other["here"]
     assert other["store"] is None
     assert view["amplification"] is None
-    assert "of this machine alone" in members.sentence(view)
+    assert "without what node-2 would say" in members.sentence(view)
     assert members.table_rows(view)[1][2:5] == ("not reached by node-1", "-", "-")
+
+
+def test_members_elsewhere_that_answer_count_like_those_here() -> None:
+    here = report("node-1", "1", ["1", "2"], used=6, came={"store": 6})
+    (other,) = members.not_asked([here])
+    assert (other["id"], other["data"]) == ("2", "10.0.0.2:1")
+    stats = report("far", "2", ["1", "2"], used=4, came={"store": 5})["worker"] | {"tree": {"walk_done": True, "bytes": 10}}
+    far = members.told("ns/data", other, stats)
+    assert members.not_asked([here, far]) == []
+    (view,) = members.clusters([here, far])
+    assert view["amplification"] == 1.1
+    assert [(r["node"], r["here"]) for r in view["members"]] == [("node-1", True), ("far", False)]
+
+
+def test_a_silent_worker_is_one_row() -> None:
+    silent = report("node-2", "2", []) | {"worker": {}}
+    (view,) = members.clusters([report("node-1", "1", ["1", "2"], used=1), silent])
+    assert [r["node"] for r in view["members"]] == ["node-1", "node-2"]
+    assert view["members"][1]["member"]
+    assert view["members"][1]["state"] == "up"
+    assert view["amplification"] is None
+    assert members.not_asked([report("node-1", "1", ["1", "2"]), silent]) == []
 
 
 def test_notes_name_what_is_wrong() -> None:
