@@ -211,9 +211,11 @@ class Records(Rows):
                 extents.append((oid + _U32.pack(segment), extent.pack()))
             o = self._row(p, None, now)
             objects.append((oid, pack_object(o)))
-            recency.append(((turn(now, o.flags) if o.flags else used) + oid, bytes((p.tier,))))
             if o.flags:
                 copies.append(o)
+                recency.append((turn(now, o.flags) + oid, bytes((p.tier,))))
+            else:
+                recency.append((used + oid, bytes((p.tier,))))
         for db, items in ((self.index.extents, extents), (self.index.objects, objects), (self.index.recency, recency)):
             if items:
                 with txn.cursor(db=db) as cursor:
@@ -250,8 +252,10 @@ class Records(Rows):
 
     def _row(self, p: _Pending, old: Object | None, now: int) -> Object:
         size = p.thing.size
-        had, flags, ino = (0, 0, p.ino) if old is None else (old.present, old.flags, p.ino or old.ino)
-        if old is None and self.is_copy is not None and self.is_copy(p.thing.oid, size):
+        had, flags, ino = 0, 0, p.ino
+        if old is not None:
+            had, flags, ino = old.present, old.flags, ino or old.ino
+        elif self.is_copy is not None and self.is_copy(p.thing.oid, size):
             flags = COPY
         if not p.complete:
             return Object(PARTIAL, p.tier, flags, now, size, min(had + p.blocks * BLOCK, size), self.boot, ino)
