@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 from workerlab import Lab, eventually, file_mount
 
 from forebay.api.spec import Cluster, Tier
@@ -15,6 +16,7 @@ from forebay.cache.index import COPY, Index, Object, unpack_object
 from forebay.cache.membership import Member, identity
 from forebay.cache.peers.auth import make_secret
 
+pytestmark = pytest.mark.cluster
 FILES = 80
 SIZE = 64 << 10
 QUOTA = FILES * SIZE
