@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import trio
@@ -62,6 +62,29 @@ class _Count:
         )  # fmt: skip
 
 
+class Warming:
+    """One warm-up on its way."""
+
+    def __init__(self, warmer: Warmer, number: int, count: _Count, scope: trio.CancelScope) -> None:
+        self._warmer = warmer
+        self._number = number
+        self._count = count
+        self._scope = scope
+        self.finished = False  # whether the last progress was handed out
+
+    async def progress(self) -> wire.Progress:
+        """How far it is, every half second and at the end."""
+        with trio.move_on_after(REPORT):
+            await self._count.end.wait()
+        self.finished = self._count.finished
+        return self._count.progress()
+
+    def close(self) -> None:
+        """End it; what was fetched stays."""
+        self._scope.cancel()
+        self._warmer.ended(self._number, finished=self.finished)
+
+
 class _Bounds:
     """How many files one warm-up wants at a time."""
 
@@ -95,25 +118,30 @@ class Warmer:
 
     async def warm(self, path: bytes, *, metadata_only: bool) -> AsyncIterator[wire.Progress]:
         """Progress until the last, which has `finished`. Ends early, without harm, when its reader leaves."""
-        top = await self.namespace.path(path)
+        run = self.begin(path, [await self.namespace.path(path)], metadata_only=metadata_only)
+        try:
+            while not run.finished:
+                yield await run.progress()
+        finally:
+            run.close()
+
+    def begin(self, label: bytes, tops: Sequence[Row], *, metadata_only: bool) -> Warming:
+        """Fetch what is at and below `tops`; `close` what this returns, or it goes on to its end."""
         count = _Count()
         self._next += 1
         number = self._next
-        self.running[number] = (path.decode("utf-8", "backslashreplace"), count)
+        self.running[number] = (label.decode("utf-8", "backslashreplace"), count)
         scope = trio.CancelScope()
         # in the engine's nursery: a generator must not hold one of its own across a yield
-        self.engine.spawn(self._work, scope, top, count, metadata_only)
-        try:
-            while not count.finished:
-                with trio.move_on_after(REPORT):
-                    await count.end.wait()
-                yield count.progress()
-            self.done += 1
-        finally:
-            scope.cancel()
-            del self.running[number]
+        self.engine.spawn(self._work, scope, tops, count, metadata_only)
+        return Warming(self, number, count, scope)
 
-    async def _work(self, scope: trio.CancelScope, top: Row, count: _Count, metadata_only: bool) -> None:
+    def ended(self, number: int, *, finished: bool) -> None:
+        """A warm-up was closed."""
+        if self.running.pop(number, None) is not None:
+            self.done += finished
+
+    async def _work(self, scope: trio.CancelScope, tops: Sequence[Row], count: _Count, metadata_only: bool) -> None:
         bounds = _Bounds()
 
         def failed(_ino: int, e: Exception) -> None:
@@ -122,9 +150,10 @@ class Warmer:
         try:
             with scope:
                 async with trio.open_nursery() as nursery:
-                    if top.kind == FILE:
-                        await self._one(nursery, top, count, bounds, metadata_only=metadata_only)
-                    else:
+                    for top in tops:
+                        if top.kind == FILE:
+                            await self._one(nursery, top, count, bounds, metadata_only=metadata_only)
+                            continue
                         walk = self.namespace.walk(top.ino, metadata_only=metadata_only, on_error=failed)
                         async with aclosing(walk) as batches:  # type: ignore[type-var]
                             async for batch in batches:
