@@ -179,8 +179,9 @@ class Records(Rows):
         except IndexError_:
             if len(self._pending) > PENDING_MOST:
                 self._pending.clear()  # their files become orphans, found at the next start
-            if len(self._touched) > PENDING_MOST:
-                self._touched.clear()
+            for hints in (self._touched, self._adopted):
+                if len(hints) > PENDING_MOST:
+                    hints.clear()
             return False
         self.count.update(p.tier for p in new)
         for row in copies:

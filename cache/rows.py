@@ -42,7 +42,12 @@ class Rows:
                     continue
                 extent = Extent(blocks_in_segment(size, segment), raw)
                 base = segment * BLOCKS_PER_SEGMENT
-                for block in range(max(first, base), min(last, base + extent.n)):
+                lo, hi = max(first, base), min(last, base + extent.n)
+                if lo < hi and extent.count() == extent.n and not any(known[lo - first : hi - first]):  # 6 us for 64 MiB, not 130
+                    out[(lo - first) * SUM : (hi - first) * SUM] = extent.sums[(lo - base) * SUM : (hi - base) * SUM]
+                    known[lo - first : hi - first] = b"\x01" * (hi - lo)
+                    continue
+                for block in range(lo, hi):
                     if not known[block - first] and extent.has(block - base):
                         out[(block - first) * SUM : (block - first + 1) * SUM] = extent.sum(block - base)
                         known[block - first] = 1

@@ -170,6 +170,10 @@ def test_checksums_of_blocks_whether_committed_or_not(tmp_path: Path) -> None:
     r.arrived(full, 0, 0, sums(*range(edge)))
     r.commit()
     assert r.block_sums(full.oid, full.size, 3, 200) == sums(*range(3, 203))
+    r.arrived(full, 0, 4, sums(1000))  # what came last holds
+    assert r.block_sums(full.oid, full.size, 3, 3) == sums(3, 1000, 5)
+    assert r.block_sums(full.oid, full.size, edge - 2, 9) is None, "blocks beyond the end"
+    assert r.block_sums(full.oid, full.size, edge + 2, 9) is None
 
 
 def test_pinned_objects_stay_until_they_are_unpinned(tmp_path: Path) -> None:
