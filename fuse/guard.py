@@ -16,7 +16,7 @@ from collections.abc import Callable
 from forebay.api import places
 from forebay.fuse import processes
 
-PAUSE = 1.0
+PAUSE = 0.1
 """Seconds until a guard that ended is replaced."""
 
 
@@ -57,7 +57,7 @@ class Guard:
     def _ended(self) -> None:
         self._forget()
         self.restarts += 1
-        self._report("warning", f"the guard of the supervisor ended; another in {PAUSE:.0f} s")
+        self._report("warning", f"the guard of the supervisor ended; another in {PAUSE:g} s")
         self._after(PAUSE, self.start)
 
     def end(self) -> None:
