@@ -77,7 +77,8 @@ class Handout:
             self._closed = True
             self._change.notify_all()
 
-    def progress(self, *, walked: bool, finished: bool, error: str = "") -> Progress:
+    def progress(self, *, walked: bool, finished: bool, failures: Sequence[str] = ()) -> Progress:
+        """`failures` are of what could not even be given."""
         with self._change:
             now = time.monotonic()
             self._past.append((now, self.bytes_done))
@@ -89,7 +90,7 @@ class Handout:
             eta = None if not walked else 0.0 if left <= 0 else left / rate if rate > 0 else None
             return Progress(
                 self.parts_done, self.parts, self.bytes_done, self.bytes, rate, eta, walked, finished,
-                self.failed + bool(error), error or self.error,
+                self.failed + len(failures), self.error or (failures[-1] if failures else ""),
             )  # fmt: skip
 
     # --- with the lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -23,9 +24,13 @@ from forebay.cache.stores import open_store
 from forebay.cache.stores.base import Store
 
 if TYPE_CHECKING:
+    from forebay.cache.orders import NodeOrders
+    from forebay.cache.peers.control import Control
     from forebay.cache.records import Records
     from forebay.cache.worker import Worker
 
+DRAINED = "drained"
+"""In the index directory of a node that gave its bytes away: it owns nothing until `up` removes the file."""
 FIRST_LOOK = 1.0
 """Seconds a start waits for the member list to be read and its strangers to be greeted; then it serves with what is known."""
 
@@ -54,18 +59,21 @@ class Node:
         self.key = Key(load_secret(self.spec.secret_file), spec.id)
         self.client = PeerClient(self.key)
         own = None
-        if self.spec.owns:
+        owns = self.spec.owns and not os.path.exists(os.path.join(spec.index_dir, DRAINED))
+        if owns:
             own = Member(me, self.spec.listen, self.spec.control, self.spec.weight, self.spec.node)
         self.list = open_source(self.spec.members)
         self.watcher = Watcher(self.list, self.client.greet, own=own)
         self.cluster = Cluster(
-            spec.id, me, membership=self.watcher, client=self.client, owns=self.spec.owns, returned=returned,
+            spec.id, me, membership=self.watcher, client=self.client, owns=owns, returned=returned,
             weight=self.spec.weight, node=self.spec.node, control=self.spec.control,
         )  # fmt: skip
         self.names = {m.identity: i for i, m in enumerate(spec.mounts)}
         self.local: dict[str, Store] = {m.identity: open_store(m) for m in spec.mounts} if self.spec.owns else {}
         self.stores: list[Store] = [ClusterStore(m.identity, self.cluster, self.local.get(m.identity)) for m in spec.mounts]
         self.port: Port | None = None
+        self.control: Control | None = None
+        self.orders: NodeOrders | None = None
         self.source = ClusterSource
 
     def far(self, oid: bytes, segment: int) -> bool:
@@ -86,6 +94,14 @@ class Node:
             host, port = split_address(self.spec.listen)
             self.port = Port(provider, self.key, self.cluster.me, host, port)
             self.port.start()
+        if self.spec.control:
+            from forebay.cache.orders import NodeOrders  # grpc: 6 MB that a client tier does not need
+            from forebay.cache.peers.control import Control
+
+            self.orders = NodeOrders(worker, self, token)
+            host, port = split_address(self.spec.control)
+            self.control = Control(self.orders, self.key, self.cluster.me, host, port)
+            self.control.start()
         looked = trio.Event()
 
         def look() -> None:
@@ -119,6 +135,10 @@ class Node:
         await reflag.run()
 
     def close(self) -> None:
+        if self.orders is not None:
+            self.orders.close()
+        if self.control is not None:
+            self.control.close(0.2)
         if self.port is not None:
             self.port.close(0.5)
         self.cluster.close(0.2)
