@@ -10,21 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from clusterlab import ClusterLab, NodeLab, S3Store, s3_store
+from clusterlab import ClusterLab, NodeLab, S3Store, random_objects, s3_store
 from workerlab import MIB, Reader, eventually
 
 pytestmark = pytest.mark.cluster
 
 
-def make(sizes: dict[str, int], seed: int = 1) -> dict[str, bytes]:
-    rng = random.Random(seed)
-    return {name: rng.randbytes(size) for name, size in sizes.items()}
-
-
 SIZES = (
-    {f"s/{i:03}": 700 + 397 * i for i in range(120)} | {f"m/{i}": 9 * MIB + 77 * i for i in range(12)} | {"large": 150 * MIB + 5}
+    {f"s/{i:03}": 700 + 397 * i for i in range(120)} | {f"m/{i}": 9 * MIB + 77 * i for i in range(6)} | {"large": 130 * MIB + 5}
 )
-DATA = make(SIZES)
+DATA = random_objects(SIZES)
 TOTAL = sum(SIZES.values())
 
 

@@ -165,11 +165,11 @@ class ClusterLab:
     def clients(self) -> list[NodeLab]:
         return [n for n in self.nodes.values() if not n.cluster.owns]
 
-    def write_list(self, addresses: list[str] | None = None) -> None:
-        """The member list: all workers, or these addresses."""
-        found = [n.address for n in self.workers] if addresses is None else addresses
+    def write_list(self, *more: dict[str, Any], without: str = "") -> None:
+        """The member list: all workers but `without`, and what else a test wants in it."""
+        found = [{"data": n.address} for n in self.workers if n.cluster.node != without]
         part = self.list_path.with_suffix(".part")
-        part.write_text(yaml.safe_dump([{"data": a} for a in found]))
+        part.write_text(yaml.safe_dump([*found, *more]))
         part.replace(self.list_path)
 
     def start(self, *names: str, members: int | None = None) -> None:
@@ -202,6 +202,11 @@ class ClusterLab:
     def store_bytes(self) -> int:
         """Bytes that the workers say came from the store since they were started last."""
         return sum(n.report()["bytes"].get("store", 0) for n in self.workers)
+
+
+def random_objects(sizes: dict[str, int], seed: int = 1) -> dict[str, bytes]:
+    rng = random.Random(seed)
+    return {name: rng.randbytes(size) for name, size in sizes.items()}
 
 
 def ports_for(count: int) -> list[int]:
