@@ -88,6 +88,7 @@ def _asked(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
     used = sum(t["bytes_used"] for t in tiers) if stats else None
     copies = _copies(stats, used, owns=report["owns"])
     served = stats.get("bytes_served") or {}
+    drained = report["owns"] and report["phase"] == "up" and cluster.get("owns") is False
     return {
         "identity": cluster.get("me"),
         "node": report["node"],
@@ -97,7 +98,7 @@ def _asked(report: dict[str, Any], cluster: dict[str, Any]) -> dict[str, Any]:
         "here": report.get("here", True),
         "asked": True,
         "member": False,
-        "state": report["phase"],
+        "state": "drained" if drained else report["phase"],
         "unreached_by": [],
         "owned": None if used is None or copies is None else used - copies,
         "copies": copies,
@@ -159,9 +160,7 @@ def _notes(reports: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], ep
             notes.append(f"{report['label']}: {error}")
     for r in rows:
         if r["asked"] and r["owns"] and not r["member"] and r["state"] == "up":
-            notes.append(
-                f"{r['node']} is up and no member: its address {r['address']} is not in the member list, or it was drained"
-            )
+            notes.append(f"{r['node']} is up and no member: its address {r['address']} is not in the member list")
     return notes
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,13 @@ pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fus
 def nodes() -> Iterator[Nodes]:
     for place in make_place():
         yield Nodes(place)
+
+
+def until(what: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def free_ports(count: int) -> list[int]:
@@ -70,6 +77,38 @@ def test_nodes_join_by_list_and_secret(nodes: Nodes) -> None:
     assert by_node["two"]["weight"] == 2
     assert by_node["far"]["store"] == 0
     assert place("down").returncode == 0
+    place.assert_nothing_left()
+
+
+def test_status_asks_the_members_of_other_machines(nodes: Nodes) -> None:
+    place, here = nodes.place, nodes.place.run
+    a, _, b, _ = free_ports(4)
+    (place.top / "members.yaml").write_text(f"[127.0.0.1:{a}, 127.0.0.1:{b}]\n")
+    (place.top / "secret").write_text(os.urandom(32).hex())
+    (place.top / "secret").chmod(0o600)
+    try:
+        for node, port, mount in (("one", a, nodes.mounts[0]), ("two", b, nodes.mounts[1])):
+            place.env["FOREBAY_RUN_DIR"] = f"{here}-{node}"  # what another machine has is not seen from here
+            done = join(place, node, mount, "--listen", f"127.0.0.1:{port}")
+            assert done.returncode == 0, done.stderr
+        until(lambda: len(nodes.view()["members"]) == 2)
+        nodes.read(0, 1)
+        until(lambda: nodes.view()["amplification"] is not None)
+        view = nodes.view()
+        assert [(r["node"], r["here"], r["asked"]) for r in view["members"]] == [("two", True, True), ("one", False, True)]
+        assert view["store_bytes"] == TOTAL
+        assert view["amplification"] == 1.0
+        place.env["FOREBAY_RUN_DIR"] = f"{here}-one"
+        assert place("down").returncode == 0
+        place.env["FOREBAY_RUN_DIR"] = f"{here}-two"
+        view = nodes.view()
+        assert [(r["node"], r["state"]) for r in view["members"] if not r["here"]] == [("one", "listed")]
+        assert view["amplification"] is None, "nobody knows what it fetched"
+    finally:
+        for node in ("one", "two"):
+            place.env["FOREBAY_RUN_DIR"] = f"{here}-{node}"
+            place("down")
+        place.env["FOREBAY_RUN_DIR"] = str(here)
     place.assert_nothing_left()
 
 

@@ -101,6 +101,15 @@ def test_a_silent_worker_is_one_row() -> None:
     assert members.not_asked([report("node-1", "1", ["1", "2"]), silent]) == []
 
 
+def test_a_drained_node_is_no_member_and_no_trouble() -> None:
+    drained = report("node-2", "2", ["1"], used=3, copies=3)
+    drained["worker"]["cluster"]["owns"] = False
+    (view,) = members.clusters([report("node-1", "1", ["1"], used=3, came={"store": 3}), drained])
+    assert [(r["node"], r["state"]) for r in view["members"]] == [("node-1", "up"), ("node-2", "drained")]
+    assert view["notes"] == []
+    assert view["amplification"] == 1.0
+
+
 def test_notes_name_what_is_wrong() -> None:
     reports = [report("node-1", "1", ["1"], epoch="a"), report("node-2", "2", ["1"], epoch="b", list_error="/m: broken")]
     (view,) = members.clusters(reports)
