@@ -12,6 +12,10 @@ import pytest
 from up_nodes import TOTAL, Nodes
 from up_place import FOREBAY, make_place
 
+from forebay.cache.membership import parse_members
+from forebay.cache.peers.auth import Key, load_secret
+from forebay.cache.peers.control_client import ControlClient
+
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
 
 
@@ -164,6 +168,36 @@ def test_refresh_tells_all_nodes(nodes: Nodes) -> None:
     assert [p.stat().st_size for p in seen] == [len(before)] * 3, "event: only when it is told"
     assert nodes.place("refresh", "data:/sub").returncode == 0
     assert [p.read_text() for p in seen] == ["new"] * 3
+
+
+def test_a_drained_node_stays_out_until_the_next_up(nodes: Nodes) -> None:
+    assert nodes.up(2, 2).returncode == 0
+    nodes.read(1)
+    shared = nodes.place.cache / "default" / "data"
+    client = ControlClient(Key(load_secret(str(shared / "secret")), "default/data"))
+    try:
+        listed = parse_members((shared / "members.yaml").read_bytes())
+        *_, last = client.drain(next(m.control for m in listed if m.node == "node-2"))
+    finally:
+        client.close()
+    assert last.finished
+
+    def states() -> dict[str, str]:
+        return {r["node"]: r["state"] for r in nodes.view()["members"]}
+
+    assert states() == {"node-1": "up", "node-2": "drained"}
+    before = nodes.view()["store_bytes"]
+    nodes.read(0, 1)
+    assert nodes.view()["store_bytes"] == before, "what it owned went to node-1, not back to the store"
+    os.kill(old := nodes.pid("node-2", "worker"), signal.SIGKILL)
+    deadline = time.monotonic() + 15
+    while nodes.pid("node-2", "worker") in (0, old) or not nodes.reports()["node-2"]["worker"]:
+        assert time.monotonic() < deadline
+    assert states() == {"node-1": "up", "node-2": "drained"}, "a restart does not bring it back"
+    assert nodes.place("down").returncode == 0
+    assert nodes.up(2, 2).returncode == 0
+    assert states() == {"node-1": "up", "node-2": "up"}
+    assert all(r["member"] for r in nodes.view()["members"])
 
 
 def test_a_node_that_cannot_start_takes_all_back(nodes: Nodes) -> None:
