@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stat": ("forebay.cli.look", "Show one file: store, key, version, how much is cached."),
     "cat": ("forebay.cli.look", "Write a file of a dataset to stdout, mount or no mount."),
     "warm": ("forebay.cli.warm", "Fetch a dataset or a part of it into the cache."),
+    "drain": ("forebay.cli.drain", "Move what a node owns to the other nodes, then stop it."),
     "refresh": ("forebay.cli.warm", "Ask the store again at the next look."),
     "check": ("forebay.cli.check", "Validate YAML files without touching a store."),
     "doctor": ("forebay.cli.doctor", "Look for what would keep forebay from working, or from being fast."),

@@ -24,29 +24,37 @@ Examples:
   forebay warm imagenet:/train
   forebay warm --metadata-only imagenet        names, sizes and versions only
   forebay warm -o json imagenet | tail -1      one JSON object a line
+  forebay warm --node node-2 --node node-3 imagenet:/train
+  forebay warm --replicas 2 'imagenet:/train/*.tar'
 
 \b
 Ctrl-C ends the command; what was fetched stays. Exit code 1 when a file could not be fetched."""
 )
 @click.argument("target", metavar="NAME[:PATH]")
 @click.option("--metadata-only", is_flag=True, help="Walk the tree and fetch no file.")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="A node that takes all of it; may be given several times.")
+@click.option("--replicas", type=click.IntRange(1), metavar="R", help="Put each part on its owner and the next nodes, R in all.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: one object a line.")
-def warm(*, target: str, metadata_only: bool, output: str) -> None:
+def warm(*, target: str, metadata_only: bool, nodes: tuple[str, ...], replicas: int | None, output: str) -> None:
     """Fetch a dataset or a part of it into the cache, with bytes, files, rate and ETA."""
     name, path = split(target)
+    if nodes and replicas:
+        raise click.UsageError("--node says on which nodes, --replicas on how many: give one of them")
     begun = time.monotonic()
-    last: wire.Progress | None = None
-    with find(name).door() as door:
-        stream = door.warm(path, metadata_only=metadata_only)
-        try:
-            if output == "json":
-                for last in stream:
-                    emit_json(_as_json(last), pretty=False)
-                    sys.stdout.flush()
-            else:
-                last = _bar(stream, target) if sys.stderr.isatty() else _lines(stream, target)
-        except OSError as e:
-            raise CommandError(f"{name}:{text_of(path)}: {e.strerror or e}") from e
+    node = find(name)
+    if nodes or replicas:
+        from forebay.cli.drain import progress
+        from forebay.cli.ordering import orders
+
+        with orders(node) as (client, address):
+            stream = client.load(address, [path], metadata_only=metadata_only, replicas=replicas or 0, nodes=nodes)
+            last = shown(progress(stream), target, output)
+    else:
+        with node.door() as door:
+            try:
+                last = shown(door.warm(path, metadata_only=metadata_only), target, output)
+            except OSError as e:
+                raise CommandError(f"{name}:{text_of(path)}: {e.strerror or e}") from e
     if last is None or not last.finished:
         raise CommandError(f"warming {target} ended without a result: see `forebay status {name}`")
     if last.failed or last.error:
@@ -56,6 +64,17 @@ def warm(*, target: str, metadata_only: bool, output: str) -> None:
     if output == "text":
         took = time.monotonic() - begun
         click.echo(f"{target}: {last.files} files, {size(last.bytes)} cached, in {duration(took)}")
+
+
+def shown(stream: Iterator[wire.Progress], target: str, output: str) -> wire.Progress | None:
+    """Show progress as it comes, in the form that was asked for; the last one."""
+    if output != "json":
+        return _bar(stream, target) if sys.stderr.isatty() else _lines(stream, target)
+    last = None
+    for last in stream:
+        emit_json(_as_json(last), pretty=False)
+        sys.stdout.flush()
+    return last
 
 
 def _lines(stream: Iterator[wire.Progress], target: str) -> wire.Progress | None:
