@@ -17,8 +17,9 @@ from forebay.cache.membership import Member, identity
 from forebay.cache.peers.auth import make_secret
 
 pytestmark = pytest.mark.cluster
-FILES = 80
-SIZE = 64 << 10
+FILES = 160
+FIRST = 120
+SIZE = 32 << 10
 QUOTA = FILES * SIZE
 
 
@@ -32,7 +33,7 @@ def free_ports(count: int) -> list[int]:
 
 def node(root: Path, source: Path, name: str, port: int) -> Lab:
     cluster = Cluster(f"file:{root}/members", f"{root}/secret", name, f"127.0.0.1:{port}")
-    tier = Tier("SSD", str(root / name / "tier"), QUOTA, 0.9, 0.6)
+    tier = Tier("SSD", str(root / name / "tier"), QUOTA, 0.95, 0.9)  # some twenty have to go
     return Lab(root / name, [file_mount(source)], [tier], cluster=cluster)
 
 
@@ -54,7 +55,7 @@ def rows(lab: Lab) -> dict[bytes, Object]:
 def test_copies_go_first_and_follow_the_members(tmp_path: Path) -> None:
     source = tmp_path / "src"
     source.mkdir()
-    data = {f"{i * 2 // FILES}/{i:03}": os.urandom(SIZE) for i in range(FILES)}  # look-ahead stays in a directory
+    data = {f"{i // FIRST}/{i:03}": os.urandom(SIZE) for i in range(FILES)}  # look-ahead stays in a directory
     for name, raw in data.items():
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes(raw)
@@ -69,9 +70,9 @@ def test_copies_go_first_and_follow_the_members(tmp_path: Path) -> None:
         for lab in (a, b):
             eventually(lambda lab=lab: len(lab.stats()["cluster"]["members"]) == 2)  # type: ignore[misc,index]
         names = list(data)
-        for name in names[: FILES // 2]:
+        for name in names[:FIRST]:
             assert b.read(f"/{name}") == data[name]
-        eventually(lambda: held(b)[0] == FILES // 2)
+        eventually(lambda: held(b)[0] == FIRST)
         found = rows(b)
         copies = {oid for oid in found if placement.owner(oid, 0, both) == both[0]}
         assert {oid for oid, o in found.items() if o.flags & COPY} == copies
@@ -83,7 +84,7 @@ def test_copies_go_first_and_follow_the_members(tmp_path: Path) -> None:
         b.start()
         assert held(b) == (len(found), len(copies), len(copies) * SIZE), "a restart forgot what are copies"
 
-        for name in names[FILES // 2 :]:  # more than the quota takes
+        for name in names[FIRST:]:  # more than the quota takes
             assert b.read(f"/{name}") == data[name]
         eventually(lambda: b.stats()["evictions"].get("objects", 0) > 0)  # type: ignore[attr-defined]
         left = rows(b)
