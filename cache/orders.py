@@ -167,6 +167,7 @@ class NodeOrders:
                     f"{last.failed} parts could not be moved, the last: {last.error}; the node stays a member, "
                     "and its bytes are fetched from the stores again if it leaves by force"
                 )
+            yield msgspec.structs.replace(last, finished=False)  # who asked may have left: then this node stays
             untold = self.leave_all()
             error = f"{', '.join(untold)} could not be told and notice later" if untold else last.error
             yield msgspec.structs.replace(last, error=error)
