@@ -44,11 +44,11 @@ class S3Store:
     url: str  # of the link; the server's own where a test needs it is `direct`
     direct: str
 
-    def mount(self, url: str = "", freshness: Freshness | None = None, **options: str) -> Mount:
+    def mount(self, url: str = "", path: str = "/", freshness: Freshness | None = None, **options: str) -> Mount:
         return Mount(
             source=f"s3://{BUCKET}/",
             store="s3",
-            path="/",
+            path=path,
             name="data",
             options={"endpoint": url or self.url, "path_style": "true", "region": "us-east-1", **options},
             secrets={"access_key": KEY, "secret_key": SECRET},
