@@ -37,6 +37,8 @@ FILE_LINGER, DNS_LINGER, MOST_LINGER = 2.0, 12.0, 120.0
 than files do."""
 GREETING = 5.0
 """Seconds of one look spent on greeting addresses."""
+AGAIN = 5.0
+"""Seconds between greetings of members, one at a time: one that was drained may not have reached everybody."""
 CALM = 300.0
 """Seconds without coming and going after which an address is no longer held to flap."""
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})\Z")
@@ -373,6 +375,8 @@ class Watcher:
         self._thread: threading.Thread | None = None
         self._change = threading.RLock()  # the roster, and telling what came of it in order
         self._turn = 0  # where the greetings of the next look begin
+        self._again = time.monotonic() + AGAIN
+        self._asked = ""  # the member greeted last
 
     def current(self) -> tuple[Member, ...]:
         return self._members
@@ -417,6 +421,23 @@ class Watcher:
             if member is not None:
                 self._greeted(address, member)
         self._tell()
+        if time.monotonic() >= self._again:
+            self._again = time.monotonic() + AGAIN
+            self.ask_again()
+
+    def ask_again(self) -> None:
+        """Greet the next member: one that owns nothing any more leaves, though it could not say so."""
+        others = [m for m in self._members if self._own is None or m.id != self._own.id]
+        if not others:
+            return
+        member = next((m for m in others if m.id > self._asked), others[0])
+        self._asked = member.id
+        try:
+            owns = self._hello(member.data) is not None
+        except OSError:
+            return  # not well: that is no leaving
+        if not owns:
+            self.leave(member.id)
 
     def leave(self, identity: str) -> bool:
         """A member says that it leaves, and does so at once; this one, when it is its own. False when it was none."""

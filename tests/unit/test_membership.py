@@ -237,6 +237,35 @@ def test_a_watcher_lets_members_leave_and_itself_and_tells_each_once(tmp_path: P
     assert told == [[A, B], [A], [], [B]]
 
 
+def test_who_left_untold_is_noticed_and_who_is_not_well_stays(tmp_path: Path) -> None:
+    path = tmp_path / "members"
+    path.write_text("[a:1, b:2, c:3]")
+    ids = {"a:1": A, "b:2": B, "c:3": C}
+    owns = dict.fromkeys(ids, True)
+    dead: set[str] = set()
+    asked: list[str] = []
+
+    def hello(address: str) -> Member | None:
+        asked.append(address)
+        if address in dead:
+            raise OSError("refused")
+        return Member(ids[address], address) if owns[address] else None
+
+    watcher = Watcher(FileSource(str(path)), hello, own=Member(A, "a:1"))
+    watcher.look()
+    asked.clear()
+    watcher.ask_again()
+    watcher.ask_again()
+    watcher.ask_again()
+    assert asked == ["b:2", "c:3", "b:2"]
+    owns["c:3"] = False
+    dead.add("b:2")
+    watcher.ask_again()
+    watcher.ask_again()
+    assert [m.id for m in watcher.current()] == [A, B]
+    Watcher(FileSource(str(path)), hello).ask_again()  # nobody is known yet
+
+
 def test_a_changed_line_changes_its_member() -> None:
     r = Roster(2.0)
     r.listed([listed("a:1", A, 1.0)], 0.0)
