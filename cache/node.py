@@ -45,12 +45,9 @@ def free(address: str) -> None:
 
 
 class Node:
-    """Everything of a cluster that one worker holds. Raises `ValueError` for what a person has to correct.
+    """Everything of a cluster that one worker holds. Raises `ValueError` for what a person has to correct."""
 
-    `returned`: its cache holds objects of an earlier life.
-    """
-
-    def __init__(self, spec: DatasetSpec, *, returned: bool) -> None:
+    def __init__(self, spec: DatasetSpec) -> None:
         assert spec.cluster is not None
         self.spec: ClusterSpec = spec.cluster
         if self.spec.listen:
@@ -65,7 +62,7 @@ class Node:
         self.list = open_source(self.spec.members)
         self.watcher = Watcher(self.list, self.client.greet, own=own)
         self.cluster = Cluster(
-            spec.id, me, membership=self.watcher, client=self.client, owns=owns, returned=returned,
+            spec.id, me, membership=self.watcher, client=self.client, owns=owns, returned=True,
             weight=self.spec.weight, node=self.spec.node, control=self.spec.control,
         )  # fmt: skip
         self.names = {m.identity: i for i, m in enumerate(spec.mounts)}

@@ -145,6 +145,8 @@ class RoutedBody:
                 c.suspect(member, self._ref, e.block)
                 self._turn(route.broken(c.clock(), wrong=True, reason=str(e)))
             except PeerAbsent:
+                if self._mode is Mode.CACHED:
+                    c.looked(found=False)
                 self._turn(route.absent(c.clock()))
             except PeerBusy as e:
                 c.note("busy", member.id, e)
@@ -164,6 +166,8 @@ class RoutedBody:
             else:
                 if got:
                     self._patience = route.progress(c.clock())
+                    if self._mode is Mode.CACHED:
+                        c.looked(found=True)
                     c.count("owner" if self._mode is Mode.FETCH else str(self._mode), got)
                     return True
                 # a copy of less than was asked for came to its end

@@ -78,7 +78,7 @@ class Worker:
         if spec.cluster is not None:
             from forebay.cache.node import Node  # megabytes that a node alone does not need
 
-            node = Node(spec, returned=any(count))
+            node = Node(spec)
         self.node = node
         self.stores = [open_store(mount) for mount in spec.mounts] if node is None else node.stores
         if node is not None:

@@ -12,7 +12,7 @@ from peerkit import DATASET, SOURCE, key, soon
 from storekit import drain
 
 from forebay.cache import placement
-from forebay.cache.cluster import Cluster, Wanted
+from forebay.cache.cluster import LOOKS, Cluster, Wanted
 from forebay.cache.index import BLOCK, SEGMENT
 from forebay.cache.membership import Fixed, Member
 from forebay.cache.peers import wire
@@ -200,6 +200,16 @@ def test_a_changed_list_makes_owners_look_around_for_a_while() -> None:
     assert len(c.members()) == 2
     now[0] += 601
     assert not c.returned()
+
+
+def test_where_nobody_has_copies_few_are_asked_for(world: World) -> None:
+    c = world.store(IDS[0], local=True, returned=True).cluster
+    for _ in range(LOOKS):
+        assert c.returned()
+        c.looked(found=False)
+    assert 0 < sum(c.returned() for _ in range(100 * LOOKS)) < 300, "about one in so many goes on looking"
+    c.looked(found=True)
+    assert all(c.returned() for _ in range(100))
 
 
 def test_no_descriptor_is_left(world: World) -> None:
