@@ -30,7 +30,7 @@ import procs
 import scoreboard
 import stores
 from context import QUICK, Bench, Effort
-from figures import big, far, flat, memory, small
+from figures import big, far, flat, memory, nodes, small
 from measure import Reader
 from peers.base import unmount
 from peers.catalogue import ALL, OURS, PEERS
@@ -53,6 +53,11 @@ FIGURES = {
     "flat": "one prefix of 100,000 objects: stat, first page, listing",
     "shaped": "cold sequential on a link of 500 MB/s",
     "memory": "RssAnon after reading everything",
+    "amplify": "store bytes / dataset bytes: three workers, six cold readers",
+    "amplify-kill": "the same, with a worker killed",
+    "peer-link": "cold sequential out of another node on a link of 500 MB/s",
+    "peer-raw": "the same unshaped, beside nginx to curl",
+    "peer-epoch": "first epoch out of other nodes, beside eight connections to a store 5 ms away",
 }
 BIG = ("seq", "rand", "cold", "remount-seq", "memory")
 SMALL = ("epoch", "epoch-pinned", "epoch-remount", "cold-epoch", "list-first", "list-again", "list-remount", "memory")
@@ -134,6 +139,7 @@ def measure(bench: Bench, names: list[str]) -> None:
             ("shaped", bench.wants("shaped") and kind is OURS[0], far.shaped),
             ("flat", bench.wants("flat") and kind is OURS[0], flat.measure),
             ("rss", bench.wants("memory") and kind is OURS[0], memory.measure),
+            ("nodes", bench.wants(*nodes.FIGURES) and kind is OURS[0], nodes.measure),
         ):
             if wanted:
                 with bench.guarded(figure, name):

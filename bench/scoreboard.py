@@ -50,6 +50,11 @@ TARGETS = (
     Target("flat-list", "rate", "listing with attributes, flat, index filled", 100_000, unit="entries/s"),
     Target("flat-stat", "s", "stat of a known path after up, flat prefix", 1.0, "at most", "s"),
     Target("flat-page", "s", "first directory page after up, flat prefix", 1.0, "at most", "s"),
+    Target("amplify", "amplification", "store bytes / dataset bytes, 3 workers, 6 cold readers", 1.00, "at most"),
+    Target("amplify-kill", "amplification", "  the same, one worker killed and back", 1.05, "at most"),
+    Target("peer-link", "ratio", "cold sequential from another node, 500 MB/s / curl", 0.90),
+    Target("peer-raw", "ratio", "  the same, unshaped / nginx sendfile to curl", 0.50),
+    Target("peer-epoch", "ratio", "first epoch from peers / 8 connections, store 5 ms away", 3.0),
     Target("rss", "rss", "RssAnon of all processes after reading everything", 100 * MIB, "at most", "bytes"),
 )
 
