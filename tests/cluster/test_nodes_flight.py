@@ -83,6 +83,19 @@ def test_a_worker_killed_and_back_costs_a_twentieth_at_most(tmp_path: Path, stor
         assert TOTAL <= left <= 1.05 * TOTAL, f"{left / TOTAL:.4f} of the dataset left the store"
 
 
+def test_the_second_node_is_fed_by_the_first(tmp_path: Path, store: S3Store) -> None:
+    """Also when the store is gone: what node-1 has, node-2 gets, of objects that node-2 owns as well."""
+    with ClusterLab(tmp_path, [store.mount()], workers=2) as lab:
+        lab.start("node-1", members=1)  # alone: everything is its own
+        first, second = lab.workers
+        read_all(first, 1)
+        sent = store.link.sent["object"]
+        lab.start("node-2")
+        eventually(lambda: first.members() == 2)
+        read_all(second, 2)
+        assert store.link.sent["object"] == sent, "a byte that node-1 had was fetched once more"
+
+
 def test_a_client_tier_reads_everything_and_never_the_store(tmp_path: Path, store: S3Store) -> None:
     sent = store.link.sent["object"]
     with ClusterLab(tmp_path, [store.mount()], workers=2, clients=1) as lab:
