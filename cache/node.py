@@ -165,6 +165,9 @@ class Node:
             "bytes": dict(c.bytes),
             "events": dict(c.events),
             "list_error": self.list.error,
+            "control": None
+            if self.control is None
+            else {"requests": dict(self.control.requests), "refused": dict(self.control.refused)},
             "port": None
             if port is None
             else {

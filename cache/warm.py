@@ -37,6 +37,7 @@ class _Count:
         self.error = ""
         self.walked = False
         self.finished = False
+        self.whole = False  # nothing is left to be done
         self.end = trio.Event()
         self._past: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self.fetched = 0
@@ -160,7 +161,10 @@ class Warmer:
                                 for row in batch:
                                     await self._one(nursery, row, count, bounds, metadata_only=metadata_only)
                     count.walked = True
+                count.whole = True
         finally:
+            if not count.whole:
+                count.fail("the warm-up ended before everything was fetched: start it again, what came stays")
             count.walked = count.finished = True
             count.end.set()
 

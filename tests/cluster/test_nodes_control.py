@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,3 +211,54 @@ def test_a_drain_that_cannot_move_everything_leaves_the_node_where_it_was(tmp_pa
         assert not site.node(1).report()["owns"]
         site.client.close()
     shutil.rmtree(tmp_path / "store")
+
+
+def test_a_node_without_a_control_door_loads_nothing_of_it(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.node(2).respec(control="")
+    site.lab.start("node-1", "node-2", members=2)
+    with site.lab:
+        loaded = {}
+        for n in (1, 2):
+            process = site.node(n).process
+            assert process is not None
+            loaded[n] = "grpc" in Path(f"/proc/{process.pid}/maps").read_text()
+        assert loaded == {1: True, 2: False}
+        site.client.close()
+
+
+def test_a_node_does_not_leave_because_another_says_so(site: Site) -> None:
+    with pytest.raises(c.ControlError, match="when it is drained"):
+        site.client.leave(site.door(1), site.node(1).identity())
+    assert site.client.leave(site.door(1), "nobody").changed == 0
+    assert site.client.leave(site.door(1), site.node(2).identity()).changed == 1
+    assert site.node(1).members() == 2
+    eventually(lambda: site.node(1).members() == 3)  # it owns, so its greeting brings it back
+    assert "control" in site.node(1).report()
+
+
+def test_a_worker_ends_at_once_whatever_its_door_is_busy_with(site: Site) -> None:
+    last(site.client.load(site.door(2), [b"/small"], replicas=1))
+    for n in (1, 3):
+        process = site.node(n).process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+    try:
+        drain = site.client.drain(site.door(2))
+        assert not next(drain).finished
+        load = site.client.load(site.door(2), [b"/"], nodes=["node-1"])
+        assert not next(load).finished
+        own = site.client.load(site.door(2), [b"/large"])
+        assert not next(own).finished
+        assert site.node(2).stop() < 3
+    finally:
+        for n in (1, 3):
+            process = site.node(n).process
+            assert process is not None
+            process.send_signal(signal.SIGCONT)
+    for stream in (drain, load, own):
+        try:
+            assert [p.failed for p in stream][-1], "not all of it was done"
+        except c.ControlError:
+            continue
+    assert not (site.node(2).index_dir / "drained").exists()

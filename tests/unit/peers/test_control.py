@@ -402,3 +402,33 @@ def test_a_closed_door_ends_what_it_works_on(orders: Scripted, client: ControlCl
         list(stream)
     assert orders.ended.wait(10)
     assert time.monotonic() - began < 5
+
+
+def test_a_node_that_comes_back_is_found_again_and_one_that_is_silent_costs_seconds(
+    orders: Scripted, client: ControlClient
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        began = time.monotonic()
+        with pytest.raises(c.ControlError):
+            client.hello(f"127.0.0.1:{silent.getsockname()[1]}", timeout=1.0)
+        assert time.monotonic() - began < 3
+    first = Control(orders, key(), ME, "127.0.0.1", 0)
+    first.start()
+    host, _, port = first.address.rpartition(":")
+    assert client.stats(first.address)["n"] == 1.5
+    first.close()
+    with pytest.raises(c.ControlError):
+        client.stats(first.address)
+    second = Control(orders, key(), ME, host, int(port))
+    second.start()
+    try:
+
+        def back() -> bool:
+            try:
+                return bool(client.stats(second.address)["n"] == 1.5)
+            except c.ControlError:
+                return False
+
+        eventually(back, 5.0)
+    finally:
+        second.close()
