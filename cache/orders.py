@@ -103,10 +103,12 @@ class NodeOrders:
         members = self._named(load.nodes)
         streams: dict[str, Callable[[], Iterator[c.Progress]]] = {}
         for member in members:
+            alike = [m for m in self.node.cluster.members() if m.node == member.node]
+            name = member.node if member.node and len(alike) == 1 else member.data
             if member.id == self.node.cluster.me:
-                streams[member.node or member.id] = lambda: self._here(load.paths, metadata_only=load.metadata_only)
+                streams[name] = lambda: self._here(load.paths, metadata_only=load.metadata_only)
             else:
-                streams[member.node or member.id] = lambda m=member: self.client.load(  # type: ignore[misc]
+                streams[name] = lambda m=member: self.client.load(  # type: ignore[misc]
                     _door_of(m), load.paths, metadata_only=load.metadata_only
                 )
         return fanned(streams)

@@ -203,10 +203,12 @@ class Control:
             for answer in answers:
                 yield msgspec.msgpack.encode(answer)
         finally:
-            close = getattr(answers, "close", None)
-            if close is not None:
-                close()
-            self._long.release()
+            try:
+                close = getattr(answers, "close", None)
+                if close is not None:
+                    close()
+            finally:
+                self._long.release()
 
     def _refuse(self, name: str, context: Any, why: Exception) -> None:
         with self._lock:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,3 +264,38 @@ def test_a_worker_ends_at_once_whatever_its_door_is_busy_with(site: Site) -> Non
         except c.ControlError:
             continue
     assert not (site.node(2).index_dir / "drained").exists()
+
+
+def test_readers_go_on_while_a_node_is_drained_and_ends(site: Site) -> None:
+    last(site.client.load(site.door(2), [b"/small"], replicas=1))
+    wrong: list[str] = []
+    stop = threading.Event()
+    read = [0, 0]
+
+    def reader(number: int, seed: int) -> None:
+        rng = random.Random(seed)
+        names = [n for n in SIZES if n.startswith("small/")]
+        while not stop.is_set():
+            name = rng.choice(names)
+            try:
+                if site.node(number).read(f"/{name}") != site.objects[name]:
+                    wrong.append(f"{name}: other bytes")
+            except Exception as e:  # noqa: BLE001 - whatever a reader would see is a failure of the test
+                wrong.append(f"{name}: {e!r}")
+            read[number // 2] += 1
+
+    threads = [threading.Thread(target=reader, args=(n, n)) for n in (1, 3)]
+    for thread in threads:
+        thread.start()
+    try:
+        site.drained(2)
+        between = list(read)
+        site.node(2).stop()
+        for n in (1, 3):
+            site.client.evict(site.door(n), b"/small/00*")
+        eventually(lambda: all(a > b + 50 for a, b in zip(read, between, strict=True)), 30)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert not wrong
