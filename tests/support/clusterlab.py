@@ -58,9 +58,9 @@ class S3Store:
 
 @contextmanager
 def s3_server(folder: Path, objects: dict[str, bytes]) -> Iterator[str]:
-    """A bucket with these objects on versitygw, or on moto where there is none. Yields its URL."""
-    gateway = os.environ.get("FOREBAY_VERSITYGW") or shutil.which("versitygw") or (str(BUILT) if BUILT.exists() else None)
-    if gateway is None:
+    """A bucket with these objects on versitygw, or on moto where there is none (FOREBAY_VERSITYGW= is none). Yields its URL."""
+    gateway = os.environ.get("FOREBAY_VERSITYGW", shutil.which("versitygw") or (str(BUILT) if BUILT.exists() else ""))
+    if not gateway:
         with moto() as url:
             client = boto(url)
             client.create_bucket(Bucket=BUCKET)

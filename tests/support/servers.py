@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 
         except OSError:
             if process.poll() is not None or time.monotonic() > until:
                 stop(process)
+                if process.stderr:
+                    process.stderr.seek(0)
                 words = process.stderr.read() if process.stderr else b""
                 raise RuntimeError(f"{process.args} does not listen: {words[-2000:]!r}") from None
             time.sleep(0.05)
@@ -51,16 +54,16 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def running(command: list[str], port: int, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **more
-    )
-    try:
-        wait_for_port(port, process)
-        yield process
-    finally:
-        stop(process)
-        if process.stderr:
-            process.stderr.close()
+    with tempfile.TemporaryFile() as words:  # a pipe that nobody reads stops a server after 64 KiB of log
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True, **more
+        )
+        process.stderr = words
+        try:
+            wait_for_port(port, process)
+            yield process
+        finally:
+            stop(process)
 
 
 @contextmanager
