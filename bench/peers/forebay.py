@@ -92,13 +92,19 @@ class Forebay(Peer):
         return done.stdout
 
     def mount(self) -> float:
-        manifest = self.place.folder / "dataset.yaml"
-        manifest.write_text(self.manifest())
+        self.described.write_text(self.manifest())
         t = time.monotonic()
-        self._call(
-            *("up", "-f", str(manifest), "--mount", str(self.place.dir), "--cache-dir", str(self.place.cache), *self.flags)
-        )
+        self._call(*self.command())
         return time.monotonic() - t
+
+    @property
+    def described(self) -> Path:
+        return self.place.folder / "dataset.yaml"
+
+    def command(self) -> list[str]:
+        """Of `forebay`."""
+        where = ("--mount", str(self.place.dir), "--cache-dir", str(self.place.cache))
+        return ["up", "-f", str(self.described), *where, *self.flags]
 
     def manifest(self) -> str:
         """One bucket is the root; several ("a+b") are folders of one tree."""

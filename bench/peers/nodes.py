@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,10 @@ class Nodes(Forebay):
         self.flags = flags
         self.views = [place.folder / f"view{i + 1}" for i in range(views)]
 
-    def mount(self) -> float:
-        manifest = self.place.folder / "dataset.yaml"
-        manifest.write_text(self.manifest())
+    def command(self) -> list[str]:
         views = [word for v in self.views for word in ("--mount", str(v))]
         where = ("--cache-dir", str(self.place.cache), "--workers", str(self.workers))
-        t = time.monotonic()
-        self._call("up", "-f", str(manifest), *views, *where, *self.flags)
-        return time.monotonic() - t
+        return ["up", "-f", str(self.described), *views, *where, *self.flags]
 
     def unmount(self) -> None:
         try:
