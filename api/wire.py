@@ -192,7 +192,7 @@ class Evicted(Reply):
 
 
 class Changed(Reply):
-    """The name now has another inode (0 = gone). Rows are already in the index."""
+    """The name now has another inode (0 = gone). Rows are already in the index. Parent 0: any name may have, absent ones too."""
 
     parent: int
     name: bytes

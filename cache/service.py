@@ -103,6 +103,7 @@ class DatasetService(Service):
                 return await self._children(request)
             case wire.Refresh(path):
                 await self.namespace.refresh(path)
+                self.publish(wire.Changed(0, b"", 0, 0))  # the kernel may hold that a name is absent: no row tells of it
                 return wire.Done()
             case wire.Stats():
                 return self._report(metrics=request.metrics)

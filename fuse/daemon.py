@@ -308,6 +308,8 @@ class Daemon:
                 self.notice(p.inc_epoch_notice())
             elif isinstance(event, wire.Evicted):
                 opens.evicted(event.inos)
+            elif event.parent == 0:
+                self.notice(p.inc_epoch_notice())
             else:
                 self.notice(p.inval_entry_notice(event.parent, event.name))
 

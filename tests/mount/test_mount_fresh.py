@@ -122,6 +122,7 @@ def test_a_refresh_reaches_the_kernel() -> None:
         m = start(made)
         assert (m / "f").read_bytes() == b"first"
         assert sorted(os.listdir(m)) == ["f", "gone"]
+        assert not (m / "new").exists(), "the kernel holds from now on that it is absent"
         (made.model / "fresh").write_bytes(b"second, longer")
         os.rename(made.model / "fresh", made.model / "f")
         (made.model / "gone").unlink()
@@ -132,6 +133,7 @@ def test_a_refresh_reaches_the_kernel() -> None:
         until(lambda: sorted(os.listdir(m)) == ["f", "new"])
         until(lambda: (m / "f").read_bytes() == b"second, longer")
         until(lambda: not (m / "gone").exists())
+        until((m / "new").exists)
 
 
 def test_what_vanished_while_the_daemon_was_dead_is_gone_afterwards() -> None:
