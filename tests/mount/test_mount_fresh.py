@@ -130,10 +130,10 @@ def test_a_refresh_reaches_the_kernel() -> None:
         assert (m / "f").read_bytes() == b"first"
         with Door(made.run / "worker.sock") as door:
             door.call(wire.Refresh(path=b"/"))
+        until((m / "new").exists)  # before a listing, which would bring the name by itself
         until(lambda: sorted(os.listdir(m)) == ["f", "new"])
         until(lambda: (m / "f").read_bytes() == b"second, longer")
         until(lambda: not (m / "gone").exists())
-        until((m / "new").exists)
 
 
 def test_what_vanished_while_the_daemon_was_dead_is_gone_afterwards() -> None:
