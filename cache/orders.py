@@ -16,23 +16,21 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import trio
 
-from forebay.cache.door import Fault
 from forebay.cache.extents import segments_of
 from forebay.cache.fanned import fanned
 from forebay.cache.globs import matching
 from forebay.cache.handout import Handout
-from forebay.cache.index import COMPLETE, SEGMENT, UNRESOLVED, IndexError_, Row, object_id
+from forebay.cache.index import COMPLETE, SEGMENT, UNRESOLVED, Row
 from forebay.cache.log import log
-from forebay.cache.machine import SMALL
 from forebay.cache.marks import Marks
 from forebay.cache.membership import Member
-from forebay.cache.messages import Goal
 from forebay.cache.node import DRAINED
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers.control_client import ControlClient
 from forebay.cache.peers.wire import Ref, Refused
 from forebay.cache.stores.base import NotFound, StoreError, Unavailable
-from forebay.cache.warm import FILE_DEADLINE, LARGE_AT_ONCE, REPORT, SMALL_AT_ONCE
+from forebay.cache.taking import Taker
+from forebay.cache.warm import REPORT
 
 if TYPE_CHECKING:
     from forebay.cache.node import Node
@@ -57,8 +55,7 @@ class NodeOrders:
         self.client = ControlClient(node.key)
         self._token = token
         self._marks = Marks(worker.namespace, worker.engine)
-        self._small = trio.Semaphore(SMALL_AT_ONCE)
-        self._large = trio.Semaphore(LARGE_AT_ONCE)
+        self._taker = Taker(worker.engine, node.names)
         self._draining = threading.Lock()
         self._ending = threading.Event()
 
@@ -323,33 +320,12 @@ class NodeOrders:
         return Ref(self.worker.spec.mounts[row.mount].identity, where.key, row.version, row.size)
 
     def take(self, take: c.Take) -> Iterator[c.Taken]:
-        run = _Taking(self, take.parts)
-        self._do_now(self.worker.engine.spawn, run.run)
+        run = self._do_now(self._taker.begin, take.parts)
         try:
             while not run.finished:
                 yield self._do(run.taken)
         finally:
             self._do_now(run.scope.cancel)
-
-    async def take_one(self, part: c.Part) -> None:
-        """Fetch one part. Raises `Fault`, `Refused`."""
-        engine, ref = self.worker.engine, part.ref
-        mount = self.node.names.get(ref.mount_source)
-        if mount is None:
-            raise Refused("Absent", f"{ref.mount_source[:200]} is no mount here: give all nodes the same manifest")
-        oid = object_id(ref.mount_source, ref.key, ref.version)
-        o = engine.records.object(oid)
-        there = o is not None and o.state == COMPLETE and o.boot == engine.records.boot and o.size == ref.size
-        if there and oid not in engine.machine:
-            engine.records.touch((oid,))
-            engine.mark()
-            return
-        thing = engine.foreign(oid, mount, ref.size, ref.key, ref.version)
-        async with self._small if ref.size <= SMALL else self._large:
-            got = await engine.want(thing, part.lo, part.hi, Goal.WARM, FILE_DEADLINE)
-        if got.fd is not None:
-            os.close(got.fd)
-            raise Refused("Busy", "the tiers of this node are full and admit nothing: give it more space")
 
     # --- pins and evictions
 
@@ -375,45 +351,6 @@ class NodeOrders:
             return trio.from_thread.run_sync(fn, *args, trio_token=self._token)
         except trio.RunFinishedError as e:
             raise Unavailable("this node is ending") from e
-
-
-class _Taking:
-    """Parts that are being fetched for `take`; in the trio thread."""
-
-    def __init__(self, orders: NodeOrders, parts: list[c.Part]) -> None:
-        self.scope = trio.CancelScope()
-        self.finished = False
-        self._orders = orders
-        self._parts = parts
-        self._done: list[int] = []
-        self._failed: dict[int, str] = {}
-        self._end = trio.Event()
-
-    async def run(self) -> None:
-        try:
-            with self.scope:
-                async with trio.open_nursery() as nursery:
-                    for n, part in enumerate(self._parts):
-                        nursery.start_soon(self._one, n, part)
-        finally:
-            self._end.set()
-
-    async def _one(self, n: int, part: c.Part) -> None:
-        try:
-            await self._orders.take_one(part)
-        except (Fault, Refused, StoreError, IndexError_, OSError) as e:
-            self._failed[n] = str(e)
-        else:
-            self._done.append(n)
-
-    async def taken(self) -> c.Taken:
-        """What became of parts since the last time; every half second, and at the end."""
-        with trio.move_on_after(REPORT):
-            await self._end.wait()
-        self.finished = self._end.is_set()
-        taken = c.Taken(self._done, self._failed)
-        self._done, self._failed = [], {}
-        return taken
 
 
 def mark(index_dir: str) -> None:
