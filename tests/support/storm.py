@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -15,6 +16,7 @@ from faultserver import Request
 from workerlab import MIB, Reader
 
 from forebay.cache.client import DoorError
+from forebay.cache.index import BLOCK
 
 HANG = 30.0
 """Seconds of one read from which it counts as hanging."""
@@ -116,12 +118,27 @@ class Verifiers:
                 self.found.reads[node.cluster.node] += 1
                 self.found.nbytes += length
                 if data != want[at : at + length]:
-                    self.found.wrong.append(f"{time.time():.1f} {who} {name} {at}+{length}")
+                    self.found.wrong.append(f"{time.time():.1f} {who} {name} {at}+{length}: {described(data, want, at, r)}")
                 at = at + length if whole else rng.randrange(len(want))
                 if at >= len(want) or self._stop.is_set():
                     return
         finally:
             r.close()
+
+
+def described(data: bytes, want: bytes, at: int, reader: Reader) -> str:
+    """What wrong bytes look like, and where they were read from."""
+    bad = [i for i in range(len(data)) if data[i] != want[at + i]]
+    first, last = at + bad[0], at + bad[-1]
+    zeros = sum(data[i] == 0 for i in bad) / len(bad)
+    piece = data[bad[0] : bad[0] + 64]
+    elsewhere = want.find(piece)
+    again = os.pread(reader.fd, len(data), at) == want[at : at + len(data)]
+    held = os.fstat(reader.fd)
+    blocks = f"{first // BLOCK}..{last // BLOCK}"
+    where = f"wrong {first}..{last} (blocks {blocks}), {len(bad)} bytes, {zeros:.0%} zeros, found at {elsewhere}"
+    file = f"{os.readlink(f'/proc/self/fd/{reader.fd}')} of {held.st_size}, {held.st_blocks * 512} allocated"
+    return f"{where}, {file}, opened as complete {reader.opened.complete}, {'right' if again else 'wrong'} when read again"
 
 
 class Weather:
