@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from peers.base import Place, unmount
+from peers.base import Peer, Place, unmount
 from peers.forebay import Forebay
 from stores import Store
 
@@ -36,7 +36,7 @@ class Nodes(Forebay):
         finally:
             for view in self.views:
                 unmount(view)
-            super().unmount()
+            Peer.unmount(self)
 
     def forget_node(self, node: str) -> None:
         """Empty the cache of one node; all are down."""
