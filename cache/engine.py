@@ -104,6 +104,7 @@ class Engine:
         self._held = _Held(machine, self.opened)
         self._futures: dict[int, _Future] = {}
         self._slots: dict[int, int] = {}
+        self._leaving: dict[bytes, trio.Event] = {}  # evicted, and their files not unlinked yet
         self._doubts: dict[bytes, dict[int, Extent]] = {}  # checksums of another boot's blocks, until they were compared
         self._next = 0
         self._things: dict[int, Thing] = {}
@@ -191,6 +192,8 @@ class Engine:
         self, thing: Thing, lo: int, hi: int, goal: Goal, timeout: float, span: tuple[int, int] | None = None
     ) -> Released:
         """Wait until bytes [lo, hi) of an object are somewhere; those of `span` are fetched with them. Raises `Fault`."""
+        while (left := self._leaving.get(thing.oid)) is not None:
+            await left.wait()  # or its new blocks would go into the file that is about to be unlinked
         known = None
         if thing.oid not in self.machine:
             found = self.records.known(thing)
@@ -417,7 +420,14 @@ class Engine:
         def unlink() -> int:
             return sum(self._unlink(oid, o) for oid, o in rows)
 
-        freed = await trio.to_thread.run_sync(unlink) if rows else 0
+        left = trio.Event()
+        self._leaving.update((oid, left) for oid, _ in rows)
+        try:
+            freed = await trio.to_thread.run_sync(unlink) if rows else 0
+        finally:
+            for oid, _ in rows:
+                del self._leaving[oid]
+            left.set()
         self.evictions["objects"] += len(rows)
         self.evictions["bytes"] += freed
         log("cache", "evicted", tier=path, objects=len(rows), bytes=freed, wanted=need)
@@ -447,6 +457,7 @@ class Engine:
                     things.append(self._remember(row, scan.parent))
         if unresolved:
             things += await self._resolved(scan.parent, unresolved)
+        things = [t for t in things if t.oid not in self._leaving]
         self.tell(m.Ahead(scan.parent, inos, things, time.monotonic()))
 
     async def _resolved(self, parent: int, inos: list[int]) -> list[Thing]:
