@@ -10,7 +10,8 @@ import errno
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -229,6 +230,21 @@ class Engine:
         except OSError:
             return known._replace(spare=0)
         return known._replace(spare=max(allocated - known.allocated, 0))
+
+    @contextmanager
+    def held(self, oid: bytes) -> Iterator[None]:
+        """Keep an object from eviction: what came a moment ago is still there when the one who waited for it opens it."""
+        self.opened[oid] += 1
+        try:
+            yield
+        finally:
+            self.unhold(oid, 1)
+
+    def unhold(self, oid: bytes, times: int) -> None:
+        """So many of those who had it open have it no more."""
+        self.opened[oid] -= times
+        if self.opened[oid] <= 0:
+            del self.opened[oid]
 
     def note_open(self, thing: Thing) -> None:
         """A small file was opened: feeds look-ahead."""

@@ -138,10 +138,11 @@ class DatasetService(Service):
                 return answer
         self.misses += 1
         if thing.size <= SMALL:
-            got = await self.engine.want(thing, 0, thing.size, Goal.DEMAND, OPEN_DEADLINE)
-            self.served["store"] += thing.size
-            if got.fd is None:
-                return wire.Opened(thing.size, True), self._reopen(thing, got.tier)
+            with self.engine.held(thing.oid):
+                got = await self.engine.want(thing, 0, thing.size, Goal.DEMAND, OPEN_DEADLINE)
+                self.served["store"] += thing.size
+                if got.fd is None:
+                    return wire.Opened(thing.size, True), self._reopen(thing, got.tier)
             if thing.size <= WHOLE_BUFFER:
                 return wire.Opened(thing.size, True, cached=False), got.fd
             os.close(got.fd)
@@ -166,12 +167,13 @@ class DatasetService(Service):
             return wire.Ensured(upto=thing.size)
         tier, upto = self._complete(thing), thing.size
         self._count(thing, tier, hi - e.offset)
-        if tier is None:
-            got = await self.engine.want(thing, e.offset, hi, Goal.DEMAND, OPEN_DEADLINE)
-            if got.fd is not None:
-                return wire.Ensured(fd=True, cached=False, upto=hi), got.fd
-            tier, upto = got.tier, got.upto
-        return self._ensured(e, thing, tier, upto)
+        with self.engine.held(thing.oid):
+            if tier is None:
+                got = await self.engine.want(thing, e.offset, hi, Goal.DEMAND, OPEN_DEADLINE)
+                if got.fd is not None:
+                    return wire.Ensured(fd=True, cached=False, upto=hi), got.fd
+                tier, upto = got.tier, got.upto
+            return self._ensured(e, thing, tier, upto)
 
     def _ensured(self, e: wire.Ensure, thing: Thing, tier: int, upto: int) -> Answer:
         path = self.engine.tiers[tier].path
@@ -288,10 +290,7 @@ class DatasetService(Service):
         return any(ino in mine for mine in self._opened.values())
 
     def _unhold(self, oid: bytes, times: int) -> None:
-        opened: Counter[bytes] = self.engine.opened
-        opened[oid] -= times
-        if opened[oid] <= 0:
-            del opened[oid]
+        self.engine.unhold(oid, times)
 
     # --- the tree
 

@@ -232,8 +232,9 @@ class EngineProvider:
     async def _small(self, number: int, thing: Thing, ready: _Ready) -> None:
         blocks = blocks_of(thing.size)
         try:
-            got = await self._engine.want(thing, 0, thing.size, Goal.DEMAND, PATIENCE)
-            window = self._held(thing, 0, blocks) if got.fd is None else _Window(got.fd, blocks, b"")
+            with self._engine.held(thing.oid):
+                got = await self._engine.want(thing, 0, thing.size, Goal.DEMAND, PATIENCE)
+                window = self._held(thing, 0, blocks) if got.fd is None else _Window(got.fd, blocks, b"")
             if window is None:
                 raise Fault(errno.EIO, "it was evicted as it came: ask again")
             ready.put(Small(number, window.fd, 0, thing.size, window.sums))
