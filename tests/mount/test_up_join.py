@@ -91,7 +91,9 @@ def test_status_asks_the_members_of_other_machines(nodes: Nodes) -> None:
             place.env["FOREBAY_RUN_DIR"] = f"{here}-{node}"  # what another machine has is not seen from here
             done = join(place, node, mount, "--listen", f"127.0.0.1:{port}")
             assert done.returncode == 0, done.stderr
-        until(lambda: len(nodes.view()["members"]) == 2)
+        for node in ("one", "two"):  # until each knows the other, both would fetch what both are asked for
+            place.env["FOREBAY_RUN_DIR"] = f"{here}-{node}"
+            until(lambda: len(nodes.view()["members"]) == 2)
         nodes.read(0, 1)
         until(lambda: nodes.view()["amplification"] is not None)
         view = nodes.view()
