@@ -394,12 +394,11 @@ class ClusterStore:
                             w = wanted[batch[at]]
                             c.suspect(member, Ref(self.source, w.key, w.version, w.size), result.block)
                         continue
-                    del left[at]
                     if isinstance(result, bytes):
+                        del left[at]
                         c.count("owner", len(result))
                         yield batch[at], Held(result)
-                    else:
-                        yield batch[at], result
+                    # else asked for alone: that a file is gone is believed only of an answer that proves who gives it
                 c.health.heard(member.id)
             except PeerError as e:
                 self._failed(member, e)

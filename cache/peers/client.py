@@ -119,11 +119,14 @@ class PeerClient:
             left = set(range(len(refs)))
             stream = Chunks(call, timeout)
             while left:
-                index, status, size = wire.RECORD.unpack(stream.take(wire.RECORD.size))
+                index, status, size, told = wire.RECORD.unpack(stream.take(wire.RECORD.size))
                 if index not in left or size > max(wire.framed(0, blocks_of(refs[index].size), refs[index].size), 4096):
                     raise PeerBroken(f"member {name_of(member)}: a record of a batch that was not asked for")
                 left.discard(index)
                 data = stream.take(size)
+                sentence = b"" if status == wire.Status.OK else data
+                if wire.record_sum(refs[index], index, status, size, sentence) != told:
+                    raise PeerBroken(f"member {name_of(member)}: a record of a batch with a wrong checksum")
                 if status != wire.Status.OK:
                     yield index, failure(status, data, member)
                 else:

@@ -128,7 +128,7 @@ class ControlClient:
                     return
                 try:
                     yield msgspec.msgpack.decode(frame.body, type=kind)
-                except msgspec.DecodeError as e:
+                except (msgspec.DecodeError, ValueError) as e:
                     raise c.ControlError(f"node at {address}: {method}: {e}; use one version of forebay", "Internal") from e
             raise c.ControlError(f"node at {address} broke off its answer to {method}: see its log")
         except grpc.RpcError as e:

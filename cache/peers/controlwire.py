@@ -162,7 +162,7 @@ def unseal(key: Key, signature: str, number: int, raw: bytes) -> Frame:
     """The frame, if it proves itself. Raises `ControlError`."""
     try:
         frame = _FRAME.decode(raw)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, ValueError) as e:
         raise ControlError(f"an answer that cannot be read ({e}): use one version of forebay on all nodes", "Internal") from e
     if not key.check_proof(frame.proof, signature, number, f"{frame.kind}|{sha256(frame.body)}"):
         raise ControlError("the answer does not prove the dataset's secret: give both sides the same one", "Unauthorised")

@@ -392,13 +392,14 @@ class Port:
     ) -> None:
         if isinstance(file, SmallFailed):
             text = str(file.error).encode("utf-8", "backslashreplace")[:1000]
-            chunk += wire.RECORD.pack(file.number, wire.Status.of(file.error), len(text)) + text
+            ref = batch.objects[file.number]
+            chunk += wire.record(ref, file.number, wire.Status.of(file.error), len(text), text) + text
             return
         size = batch.objects[file.number].size
         blocks = blocks_of(size)
         if file.size != size or len(file.sums) != blocks * SUM:
             raise ValueError(f"the provider gave {file.size} bytes for an object of {size}")
-        record = wire.RECORD.pack(file.number, wire.Status.OK, size + blocks * SUM)
+        record = wire.record(batch.objects[file.number], file.number, wire.Status.OK, size + blocks * SUM)
         if size <= TOGETHER:
             data = os.pread(file.fd, size, file.offset) if size else b""
             if len(data) < size:

@@ -17,11 +17,12 @@ import binascii
 import re
 import struct
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
+import xxhash
 
-from forebay.cache.index import BLOCK, SEGMENT
+from forebay.cache.index import BLOCK, SEGMENT, object_id
 from forebay.cache.stores.base import BadReply, Changed, Denied, Entry, NotFound, Page, StoreError, Unavailable
 from forebay.cache.stores.names import show, usable_key
 
@@ -34,14 +35,26 @@ BLOB_MOST = SEGMENT
 KEY_MOST = 8 << 10
 LIST_MOST = 10_000
 SUM = 8
-RECORD = struct.Struct("<IIQ")
-"""Index in the batch, `Status`, bytes that follow: blocks behind their checksums as in a blob, of a failure its sentence
-in UTF-8."""
+RECORD = struct.Struct("<IIQ8s")
+"""Index in the batch, `Status`, bytes that follow (blocks behind their checksums as in a blob, of a failure its sentence in
+UTF-8), and `record_sum` of all that: a flipped bit must neither give one file's bytes to another nor make an error of them."""
+_FIELDS = struct.Struct("<IIQ")
 
 SIGNED_HEADERS = ("x-forebay-object", "range", "x-forebay-mode", "x-forebay-to")
 """What a signature covers beside method, path and body, in this order."""
 BLOCKS_TYPE = "application/vnd.forebay.blocks"
 MSGPACK_TYPE = "application/msgpack"
+
+
+def record(ref: Ref, index: int, status: int, length: int, sentence: bytes = b"") -> bytes:
+    """The head of one file's record in a batch."""
+    return RECORD.pack(index, status, length, record_sum(ref, index, status, length, sentence))
+
+
+def record_sum(ref: Ref, index: int, status: int, length: int, sentence: bytes = b"") -> bytes:
+    """xxh3-64 over a record's numbers, the object it is of, and the sentence of a failure."""
+    of = object_id(ref.mount_source, ref.key, ref.version)
+    return xxhash.xxh3_64_intdigest(_FIELDS.pack(index, status, length) + of + sentence).to_bytes(SUM, "little")
 
 
 class Mode(StrEnum):
@@ -220,6 +233,7 @@ _HELLO = msgspec.msgpack.Decoder(Hello)
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _FAILED = msgspec.msgpack.Decoder(Failed)
 encode = msgspec.msgpack.encode
+_T = TypeVar("_T")
 
 
 def decode_ref(text: str) -> Ref:
@@ -259,15 +273,22 @@ def decode_ask(raw: bytes) -> Ask:
 
 def decode_hello(raw: bytes) -> Hello:
     """Raises `msgspec.DecodeError`, as do the two below."""
-    return _HELLO.decode(raw)
+    return _decoded(_HELLO, raw)
 
 
 def decode_answer(raw: bytes) -> Answer:
-    return _ANSWER.decode(raw)
+    return _decoded(_ANSWER, raw)
 
 
 def decode_failed(raw: bytes) -> Failed:
-    return _FAILED.decode(raw)
+    return _decoded(_FAILED, raw)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_T], raw: bytes) -> _T:
+    try:
+        return decoder.decode(raw)
+    except UnicodeDecodeError as e:  # of a flipped bit in a text; it is no DecodeError of the library's
+        raise msgspec.DecodeError(str(e)) from e
 
 
 def range_of(first: int, count: int, size: int) -> str:

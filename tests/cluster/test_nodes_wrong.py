@@ -254,7 +254,7 @@ def test_a_member_whose_bytes_arrive_wrong(linked: ClusterLab) -> None:
     """Every answer with bytes of node-2 has a flipped bit somewhere: nobody sees it, it is counted, and node-2 is told."""
     turn = iter(range(1 << 30))
     linked.links["node-2"].plan = lambda r: (
-        Fault("corrupt", 999_983 * next(turn)) if r.headers.get("x-forebay-mode") == "fetch" else None
+        Fault("corrupt", 999_983 * next(turn)) if r.path in ("/v1/blob", "/v1/batch") else None
     )
     read_all(*linked.nodes.values())
     assert linked.links["node-2"].counts["corrupt"] > 0

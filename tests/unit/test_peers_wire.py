@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +107,31 @@ def test_any_head_is_a_request_or_refused(head: bytes) -> None:
             assert request.target.startswith("/")
             assert 0 <= request.length <= wire.BODY_MOST
             assert "transfer-encoding" not in request.headers
+
+
+@given(refs, st.integers(0, 255), st.sampled_from([0, 16, 17, 20]), st.integers(0, 8 << 20), st.binary(max_size=30), st.data())
+def test_a_flipped_bit_of_a_record_shows(
+    ref: Ref, index: int, status: int, length: int, text: bytes, data: st.DataObject
+) -> None:
+    """Or one file's bytes would be taken for another's, and a file that is there for one that is not."""
+    head = bytearray(wire.record(ref, index, status, length, text))
+    assert wire.RECORD.unpack(head) == (index, status, length, wire.record_sum(ref, index, status, length, text))
+    bit = data.draw(st.integers(0, 8 * len(head) - 1))
+    head[bit // 8] ^= 1 << bit % 8
+    *numbers, told = wire.RECORD.unpack(head)
+    assert wire.record_sum(ref, *numbers, text) != told
+    other = Ref(ref.mount_source, ref.key + b"x", ref.version, ref.size)
+    assert wire.record_sum(other, index, status, length, text) != wire.record_sum(ref, index, status, length, text)
+
+
+HELLO = wire.encode(wire.Hello("identity", 1, "d", 1.0, "", 0, True)).replace(b"identity", b"id\xa7ntity")
+FAILED = wire.encode(wire.Failed("Absent", "sentence")).replace(b"sentence", b"s\xa7ntence")
+
+
+@pytest.mark.parametrize(
+    ("decode", "raw"), [(wire.decode_hello, HELLO), (wire.decode_failed, FAILED), (wire.decode_answer, b"\xc1")]
+)
+def test_text_that_is_no_text_is_an_answer_that_cannot_be_read(decode: Callable[[bytes], object], raw: bytes) -> None:
+    for one in (raw, b""):
+        with pytest.raises(msgspec.DecodeError):
+            decode(one)
