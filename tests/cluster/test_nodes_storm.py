@@ -96,7 +96,7 @@ def test_a_tls_link_that_breaks_records(tmp_path: Path, store: S3Store, kind: st
     with ExitStack() as undo:
         pem = certificate(tmp_path)
         tls = undo.enter_context(RawLink(("127.0.0.1", undo.enter_context(tls_front(store.direct, tmp_path / "tls", pem)))))
-        tls.plan = lambda n: Fault(kind, 20_000 + 1_000_003 * n) if n % 2 else None  # type: ignore[arg-type]
+        tls.plan = lambda n: Fault(kind, 20_000 + 300_007 * (n % 3)) if n % 2 else None  # type: ignore[arg-type]
         mount = store.mount(f"https://{tls.address}", ca_file=str(pem))
         lab = undo.enter_context(ClusterLab(tmp_path, [mount], workers=2))
         lab.start()
