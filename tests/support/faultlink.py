@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Fault:
     seconds: float = 0.0
 
 
-class Link:
+class Link(ABC):
     """Listens at `address`; see the module. Tests set `plan`; `counts` has how often each kind of fault took place."""
 
     def __init__(self, target: tuple[str, int], port: int = 0) -> None:
@@ -152,8 +153,9 @@ class Link:
                 _gone(each)
                 each.close()
 
+    @abstractmethod
     def relay(self, sock: socket.socket, server: socket.socket, number: int) -> None:
-        raise NotImplementedError
+        """Carry one connection, the `number`-th, to its end."""
 
     def count(self, kind: str, nbytes: int) -> None:
         """Before the bytes go, so that who has them finds them counted."""

@@ -213,3 +213,10 @@ def test_a_page_without_a_place_is_refused() -> None:
 def test_the_page_in_docs_has_a_place() -> None:
     page = (BENCH.parent / "docs/performance.md").read_text()
     assert page.count(scoreboard.BEGIN) == page.count(scoreboard.END) == 1
+
+
+def test_every_thing_of_the_catalogue_can_be_made() -> None:
+    """A thing that lacks a method of its interface would leave its rows empty, ours included."""
+    things = load("peers/catalogue").ALL
+    assert "forebay" in things
+    assert {name: set(thing.__abstractmethods__) for name, thing in things.items() if thing.__abstractmethods__} == {}
