@@ -13,9 +13,13 @@ WINDOW_FIRST, WINDOW_MOST = 2 << 20, 64 << 20
 SLACK = 4 << 20
 """A want this near to where a reader stands continues it: the kernel's read-ahead arrives out of order."""
 STREAMS = 8
-"""Sequential readers told apart in one object."""
-FILES_FIRST, FILES_MOST = 8, 64
-DIRS = 256
+"""Sequential readers told apart in one object, or in one directory."""
+FILES_FIRST, FILES_MOST = 8, 256
+SCAN_BYTES = 32 << 20
+"""Bytes of files that one scan may bring."""
+BEHIND = 64
+"""Files by which readers that share a list overtake each other."""
+DIRS = 1024
 """Directories whose order of opening is remembered."""
 INO_GAP = 16
 """Inode numbers may be missing between neighbours: subdirectories, names replaced meanwhile."""
@@ -130,68 +134,135 @@ class Width:
         self._last = rate
 
 
+SWEEP_FROM, SWEEP_PAYS, SWEEP_FILES = 16, 8, 64
+"""Absent files of a directory that were opened in no order before the rest of it is fetched; files that each further one
+brings; files of one step. A shuffled epoch asks for everything in the end, and many small files in one exchange cost a third."""
+
+
 class Scan(NamedTuple):
-    """Wanted: the next `count` files of directory `parent` with inode numbers above `after`."""
+    """Wanted: the next `count` files of directory `parent` with inode numbers above `after`.
+
+    `spare`: only into room that nobody has to leave, because it is not known who opens them, nor when.
+    """
 
     parent: int
     after: int
     count: int  # type: ignore[assignment]  # hides tuple.count
+    spare: bool = False
 
 
-class _Dir:
-    __slots__ = ("last", "mark", "upto", "waiting", "window")
+class _Reader:
+    __slots__ = ("last", "mark", "upto", "window")
 
-    def __init__(self, ino: int) -> None:
+    def __init__(self, ino: int, window: int) -> None:
         self.last = ino
         self.upto = ino  # prefetched up to here
         self.mark = 0  # opening beyond this asks for more
-        self.window = 0
-        self.waiting = False
+        self.window = window
+
+
+class _Sweep:
+    __slots__ = ("after", "opened", "paid")
+
+    def __init__(self) -> None:
+        self.after: int | None = 0  # fetched up to here; None: all of it was looked at
+        self.opened = 0  # absent files
+        self.paid = 0  # files looked at
+
+
+class _Dir:
+    __slots__ = ("asked", "readers", "sweep")
+
+    def __init__(self) -> None:
+        self.readers: list[_Reader] = []  # who was seen last comes first
+        self.sweep = _Sweep()
+        self.asked: _Reader | _Sweep | None = None  # for what a scan is on its way
 
 
 class Order:
-    """Directories whose small files are opened in arrival order."""
+    """Directories whose small files are opened: in arrival order, by several readers at their own pace, or in no order."""
 
     def __init__(self, most: int = FILES_MOST) -> None:
         self._dirs: OrderedDict[int, _Dir] = OrderedDict()
         self._most = most
+        self._window = 0  # of the reader that went on last
 
-    def opened(self, parent: int, ino: int) -> Scan | None:
-        """A small file was opened: what to look up for prefetching, if anything.
+    def opened(self, parent: int, ino: int, *, missed: bool = True) -> Scan | None:
+        """A small file was opened: what to look up for prefetching, if anything. `missed`: it was not here.
 
         The second open in order starts with 8 files; each time a reader passes the middle of what was prefetched, the
-        window doubles up to 64. A jump starts over.
+        window doubles up to 256; it reaches into the next directory, and he takes it along. A jump is another reader.
         """
+        d = self._dir(parent)
+        r = self._reader(d.readers, ino)
+        if r is not None and ino > r.last:
+            return self._go_on(parent, d, r, ino)
+        if r is None:
+            if d.readers:
+                self._window = 0
+            d.readers.insert(0, _Reader(ino, self._window // 2))
+            del d.readers[STREAMS:]
+        d.sweep.opened += missed
+        return self._sweep(parent, d)
+
+    def _dir(self, parent: int) -> _Dir:
         d = self._dirs.get(parent)
         if d is None:
-            self._dirs[parent] = _Dir(ino)
+            d = self._dirs[parent] = _Dir()
             if len(self._dirs) > DIRS:
                 self._dirs.popitem(last=False)
+        else:
+            self._dirs.move_to_end(parent)
+        return d
+
+    def _go_on(self, parent: int, d: _Dir, r: _Reader, ino: int) -> Scan | None:
+        r.last = ino
+        if d.asked is not None or ino < r.mark:
             return None
-        self._dirs.move_to_end(parent)
-        if not d.last < ino <= max(d.last, d.upto) + INO_GAP:
-            if not d.last - self._most <= ino <= d.last:  # readers in parallel overtake each other by a little
-                d.last, d.upto, d.mark, d.window = ino, ino, 0, 0
+        self._window = r.window = min(max(r.window * 2, FILES_FIRST), self._most)
+        r.upto = max(r.upto, ino)
+        d.asked = r
+        return Scan(parent, r.upto, r.window)
+
+    @staticmethod
+    def _sweep(parent: int, d: _Dir) -> Scan | None:
+        s = d.sweep
+        if d.asked is not None or s.after is None or s.paid >= SWEEP_PAYS * (s.opened - SWEEP_FROM):
             return None
-        d.last = ino
-        if d.waiting or ino < d.mark:
-            return None
-        d.window = min(max(d.window * 2, FILES_FIRST), self._most)
-        d.waiting = True
-        d.upto = max(d.upto, ino)
-        return Scan(parent, d.upto, d.window)
+        d.asked = s
+        return Scan(parent, s.after, SWEEP_FILES, spare=True)
+
+    def _reader(self, readers: list[_Reader], ino: int) -> _Reader | None:
+        """Whose next file this is: a little beyond what he has, or behind, as processes that share a list overtake each other."""
+        for i, r in enumerate(readers):
+            if r.last - BEHIND <= ino <= max(r.last, r.upto) + INO_GAP:
+                if i:
+                    readers.insert(0, readers.pop(i))
+                return r
+        return None
+
+    def entered(self, parent: int, inos: list[int]) -> None:
+        """The first files of a directory that a reader will probably come to: they are fetched before he opens one."""
+        d = self._dir(parent)
+        if inos and not d.readers:
+            r = _Reader(inos[0] - 1, self._window)
+            r.upto, r.mark = inos[-1], inos[len(inos) // 2]
+            d.readers.append(r)
 
     def scanned(self, parent: int, inos: list[int]) -> None:
         """The answer to a `Scan`: inode numbers found, in order, whether they had to be fetched or not."""
         d = self._dirs.get(parent)
-        if d is None:
+        if d is None or d.asked is None:
             return
-        d.waiting = False
-        if inos:
-            d.upto = max(d.upto, inos[-1])
-            d.mark = inos[len(inos) // 2]
+        r, d.asked = d.asked, None
+        if isinstance(r, _Sweep):
+            r.after = inos[-1] if inos else None
+            r.paid += len(inos)
+        elif inos:
+            r.upto = max(r.upto, inos[-1])
+            r.mark = inos[len(inos) // 2]
         else:
-            d.mark = d.upto + 1  # the end of the directory for now
+            r.mark = r.upto + 1  # the end of the directory for now
 
 
 def cut(first: int, last: int, range_bytes: int = RANGE) -> list[tuple[int, int]]:

@@ -11,6 +11,8 @@ from forebay.cache.motion import Fetching, Health
 TINY = 1 << 20
 """Files up to this size may share a hop to a thread: 140 us an exchange of hands is worth saving below 1 ms of work."""
 HOP = 8
+ALONG = 32
+"""Small files, with the one that is demanded, of an exchange with a member that look-ahead joins."""
 QUEUE_MOST = 1024
 """Bound of queued look-ahead of each kind; demand is bounded by the door's connections, warm-up by its own."""
 GOALS = tuple(Goal)  # an enum's own iterator costs 1 us
@@ -21,13 +23,15 @@ class Dispatcher:
     """`lanes` lanes and what waits for them. `healths` are the mounts', made when first needed.
 
     `hop`: small files that share one; `fill`: as many as wait go together, because one exchange brings them all. `kept`:
-    lanes that only demand may take while others run.
+    lanes that only demand may take while others run; `ahead`: how many lanes the rest may take at a time, whatever demand has.
     """
 
-    def __init__(self, lanes: int, hop: int = HOP, *, fill: bool = False, kept: int = KEPT) -> None:
+    def __init__(self, lanes: int, hop: int = HOP, *, fill: bool = False, kept: int = KEPT, ahead: int | None = None) -> None:
         self._most = hop
         self._fill = fill
         self._kept = kept
+        self._ahead = lanes if ahead is None else ahead
+        self._not_demand: set[int] = set()  # lanes with look-ahead or warm-up
         self.healths: dict[int, Health] = {}
         self._busy: dict[int, int] = {}  # lane -> fetches left in it
         self._free = list(range(lanes - 1, -1, -1))
@@ -81,6 +85,8 @@ class Dispatcher:
                 break
             lane = self._free.pop()
             self._busy[lane] = len(hop)
+            if hop[0].goal is not Goal.DEMAND:
+                self._not_demand.add(lane)
             for f in hop:
                 f.lane = lane
                 if f.wide:
@@ -90,7 +96,7 @@ class Dispatcher:
 
     def _next(self, ready: Callable[[Fetching], bool]) -> list[Fetching]:
         for goal in GOALS:
-            if goal is not Goal.DEMAND and len(self._free) <= self._kept and self._busy:
+            if goal is not Goal.DEMAND and self._busy and (len(self._free) <= self._kept or len(self._not_demand) >= self._ahead):
                 return []
             if self._narrow[goal]:
                 hop = self._hop(self._narrow[goal], goal, ready)
@@ -106,6 +112,15 @@ class Dispatcher:
         share = len(queue) if self._fill else len(queue) // len(self._free)
         most = 1 if goal is Goal.DEMAND else max(1, min(self._most, share))
         hop: list[Fetching] = []
+        self._take(hop, queue, most, ready)
+        if goal is Goal.DEMAND and self._fill and hop and hop[0].active.thing.size <= TINY:
+            # the exchange is paid for: what waits behind it as look-ahead comes along, after what is demanded
+            for lesser in GOALS[1:]:
+                self._take(hop, self._narrow[lesser], ALONG, ready)
+        return hop
+
+    @staticmethod
+    def _take(hop: list[Fetching], queue: deque[Fetching], most: int, ready: Callable[[Fetching], bool]) -> None:
         while queue and len(hop) < most:
             if hop and queue[0].active.thing.size > TINY:
                 break
@@ -114,7 +129,6 @@ class Dispatcher:
                 hop.append(f)
                 if f.active.thing.size > TINY:
                     break
-        return hop
 
     def _one_wide(self, queue: deque[Fetching], ready: Callable[[Fetching], bool]) -> Fetching | None:
         """The first wide fetch of a store that may have one more; those of others keep their places."""
@@ -137,6 +151,7 @@ class Dispatcher:
         self._busy[f.lane] -= 1
         if not self._busy[f.lane]:
             del self._busy[f.lane]
+            self._not_demand.discard(f.lane)
             self._free.append(f.lane)
         f.lane = -1
         if f.wide:

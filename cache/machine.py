@@ -67,7 +67,7 @@ class Machine:
         self._waiters: dict[int, Waiter] = {}
         self._fetches: dict[int, Fetching] = {}
         self._lanes = Dispatcher(lanes)
-        self._far_lanes = Dispatcher(FAR_LANES, FAR_HOP, fill=True, kept=FAR_LANES - FAR_AHEAD)
+        self._far_lanes = Dispatcher(FAR_LANES, FAR_HOP, fill=True, ahead=FAR_AHEAD)
         self._parked: dict[int, list[Fetching]] = {}  # tier -> fetches that wait for an eviction
         self._starved: deque[Fetching] = deque()  # wait for buffer slots
         self._retries: list[tuple[float, int]] = []
@@ -124,10 +124,10 @@ class Machine:
         here = bytes(a.blocks[first:last])
         return a.tier, len(here) - len(here.lstrip(b"\x02"))
 
-    def opened(self, parent: int, ino: int) -> list[Instruction]:
-        """A small file was opened, here or by a mount on its own: maybe its neighbours come next."""
-        scan = self._order.opened(parent, ino)
-        return [] if scan is None else [m.ScanAhead(scan.parent, scan.after, scan.count)]
+    def opened(self, parent: int, ino: int, *, missed: bool) -> list[Instruction]:
+        """A small file was opened, which was here or not: maybe its neighbours come next."""
+        scan = self._order.opened(parent, ino, missed=missed)
+        return [] if scan is None else [m.ScanAhead(*scan)]
 
     def due(self) -> float | None:
         """When the next retry falls due."""
@@ -316,14 +316,15 @@ class Machine:
         self._forget(a)
 
     def _ahead(self, e: m.Ahead) -> None:
-        self._order.scanned(e.parent, e.inos)
+        (self._order.entered if e.onward else self._order.scanned)(e.parent, e.inos)
         for thing in e.things:
             if thing.oid in self._active or thing.size > SMALL or self._full(Goal.AHEAD):
                 continue
             a = self._activate(thing, None)
             a.touched = e.now
             self._place(a)
-            if a.tier == NO_TIER or not a.blocks:
+            crowded = e.spare and a.tier != NO_TIER and not self.tiers[a.tier].roomy(allocation(thing.size), e.now)
+            if a.tier == NO_TIER or not a.blocks or crowded:
                 self._forget(a)  # look-ahead is not worth a slot, nor an empty file a look
                 continue
             self._ask(a, 0, len(a.blocks), Goal.AHEAD)

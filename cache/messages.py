@@ -149,12 +149,17 @@ class Lost(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """Files found for a `ScanAhead`: all inode numbers in order, and those of them that have to be fetched."""
+    """Files found for a `ScanAhead`: all inode numbers in order, and those of them that have to be fetched.
+
+    `spare`: only into room that nobody has to leave. `onward`: those of the directory that follows the one of the scan.
+    """
 
     parent: int
     inos: list[int]
     things: list[Thing]
     now: float
+    spare: bool = False
+    onward: bool = False
 
 
 class Tick(NamedTuple):
@@ -256,11 +261,12 @@ class Validate(NamedTuple):
 
 
 class ScanAhead(NamedTuple):
-    """Look up the next `count` files of a directory above inode `after`; answered with `Ahead`."""
+    """Look up the next `count` files of a directory above inode `after`; answered with `Ahead`, which repeats `spare`."""
 
     parent: int
     after: int
     count: int  # type: ignore[assignment]
+    spare: bool = False
 
 
 class TierFull(NamedTuple):

@@ -218,9 +218,9 @@ class DatasetService(Service):
 
     def _open_now(self, thing: Thing) -> Answer | Later:
         """Answer an open of a complete object; note opens of small ones for look-ahead."""
-        if thing.size <= SMALL:
-            self.engine.note_open(thing)
         tier = self._complete(thing)
+        if thing.size <= SMALL:
+            self.engine.note_open(thing, missed=tier is None)
         if tier is None:
             return LATER
         try:

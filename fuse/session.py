@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from forebay.cache.awake import Awake
 from forebay.cache.index import DIR
 from forebay.fuse import device
 from forebay.fuse import protocol as p
@@ -64,6 +65,7 @@ class Session:
         self.record = record
         self.log = log
         self.stopping = False
+        self.awake = Awake()
         self.reply = functools.partial(device.reply, fd)
         self.pool = Pool(record, self._wait_for, self.reply)
         self._buffers: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
@@ -109,6 +111,7 @@ class Session:
         poll.register(fd, select.POLLIN)
         ready = poll.poll
         now = time.perf_counter
+        awake = self.awake
         spinning, credit, quick, last, check, alone = False, 0, 0, 0.0, 0.0, 0
         while not self.stopping:
             if spinning:
@@ -121,6 +124,7 @@ class Session:
                     credit -= 4
                     if credit < 0:
                         spinning, quick = False, 0
+                        awake.release()
             try:
                 n = read(buffer)  # shared with the supervisor: the request outlives this process
                 if n is None:
@@ -143,6 +147,8 @@ class Session:
                         spinning = len(os.sched_getaffinity(0)) > 1
                         credit, quick = 4, 0
                         alone = 0 if spinning else ALONE
+                        if spinning:
+                            awake.hold()
                 else:
                     quick = 0
                 last = t

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.cache.ahead import (
     FILES_MOST,
     RANGE,
+    SWEEP_FILES,
+    SWEEP_FROM,
+    SWEEP_PAYS,
     WIDTH_MOST,
     WINDOW_FIRST,
     WINDOW_MOST,
@@ -117,7 +122,8 @@ def walk(order: Order, inos: list[int], directory: list[int]) -> list[Scan]:
 def test_files_opened_in_order_are_fetched_ahead_with_a_doubling_window() -> None:
     directory = list(range(100, 600))
     scans = walk(Order(), directory, directory)
-    assert [s.count for s in scans[:5]] == [8, 16, 32, 64, 64]
+    assert not any(s.spare for s in scans)
+    assert [s.count for s in scans[:6]] == [8, 16, 32, 64, 128, 256]
     covered: set[int] = set()
     for s in scans:
         new = {i for i in directory if i > s.after and i not in covered}
@@ -129,6 +135,66 @@ def test_files_opened_in_order_are_fetched_ahead_with_a_doubling_window() -> Non
 def test_files_opened_in_disorder_are_not() -> None:
     directory = list(range(100, 10_000))
     assert walk(Order(), [500, 3000, 200, 9000, 4000, 100], directory) == []
+
+
+def test_readers_at_their_own_pace_are_told_apart() -> None:
+    order = Order()
+    directory = list(range(100, 10_000))
+    places = [100, 2000, 4000, 6000]
+    scans = walk(order, [at + step for step in range(300) for at in places], directory)
+    for at in places:
+        assert max(s.count for s in scans if at <= s.after < at + 1500) == FILES_MOST
+
+
+def test_a_reader_takes_his_window_to_the_next_directory() -> None:
+    order = Order()
+    walk(order, list(range(100, 300)), list(range(100, 300)))
+    assert order.opened(2, 1000) is None
+    assert order.opened(2, 1001) == Scan(2, 1001, FILES_MOST)
+
+
+def test_the_first_files_of_the_next_directory_are_known_to_be_fetched() -> None:
+    order = Order()
+    walk(order, list(range(100, 300)), list(range(100, 300)))
+    order.entered(2, list(range(1000, 1100)))
+    assert [order.opened(2, i) for i in range(1000, 1050)] == [None] * 50
+    scan = order.opened(2, 1050)
+    assert scan is not None
+    assert scan.after == 1099
+
+
+def test_a_directory_read_in_no_order_is_fetched_as_it_shows_to_be_read_whole() -> None:
+    directory = list(range(100, 100 + 40 * 97, 40))  # too far apart to be an order
+    shuffled = directory[:]
+    random.Random(3).shuffle(shuffled)
+    order = Order()
+    seen: set[int] = set()
+    bought = []
+    for n, ino in enumerate(shuffled, 1):
+        scan = order.opened(1, ino, missed=ino not in seen)
+        if scan is not None:
+            assert scan.spare, "who opens them next is a guess: nobody has to make room for it"
+            found = [i for i in directory if i > scan.after][: scan.count]
+            order.scanned(1, found)
+            seen.update(found)
+            bought.append((n, len(found)))
+    assert bought[0][0] == SWEEP_FROM + 1, "not before"
+    assert seen == set(directory)
+    assert bought[-1][0] < len(directory) * 2 // 3, "and soon after"
+
+
+def test_who_takes_a_sample_gets_no_more_than_a_few_files_for_each() -> None:
+    directory = list(range(100, 400_000, 40))
+    sample = random.Random(5).sample(directory, 200)
+    got = sum(s.count for s in walk(Order(), sample, directory) if s.spare)
+    assert got <= SWEEP_PAYS * (len(sample) - SWEEP_FROM) + SWEEP_FILES
+
+
+def test_what_is_here_already_is_not_looked_for() -> None:
+    order = Order()
+    shuffled = list(range(100, 100 + 40 * 200, 40))
+    random.Random(3).shuffle(shuffled)
+    assert [order.opened(1, i, missed=False) for i in shuffled] == [None] * len(shuffled)
 
 
 def test_a_jump_starts_over() -> None:

@@ -171,6 +171,17 @@ def test_many_small_files_ahead_share_hops() -> None:
     assert len(runs) <= 14, "no lane was kept for who waits"
 
 
+def test_what_may_never_be_opened_makes_nobody_go() -> None:
+    p = Play(40 * MIB)
+    for n in range(1, 40):
+        for f in fetches(p.want(thing(n, MIB), goal=Goal.WARM)):
+            p.arrive(f)
+    found = [thing(n, MIB) for n in (100, 101)]
+    assert p.tell(m.Ahead(1, [100, 101], found, p.now, spare=True)) == []
+    out = p.tell(m.Ahead(1, [100, 101], found, p.now))
+    assert of(out, m.MakeRoom) or fetches(out), "what is read in order is worth it"
+
+
 @pytest.mark.parametrize("why", [Why.UNAVAILABLE])
 def test_a_store_in_trouble_is_asked_again_with_patience(why: Why) -> None:
     p = Play()

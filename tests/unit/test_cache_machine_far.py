@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from forebay.cache import messages as m
+from forebay.cache.dispatch import ALONG
 from forebay.cache.index import BLOCK, SEGMENT
-from forebay.cache.machine import DOWN_AFTER, FAR_HOP, FAR_LANES, PATIENCE, Machine
+from forebay.cache.machine import DOWN_AFTER, FAR_AHEAD, FAR_HOP, FAR_LANES, PATIENCE, Machine
 from forebay.cache.messages import Goal, Thing, Why
 from forebay.cache.policy import Space, TierState
 
@@ -86,6 +87,32 @@ def test_small_files_of_members_go_together() -> None:
         out = p.machine.handle(m.Delivered(lane + 1, MIB, p.now))
         hops += [len(r.fetches) for r in runs(out) if r.far]
     assert hops == [FAR_HOP]
+
+
+def test_what_is_demanded_of_a_member_takes_waiting_look_ahead_along() -> None:
+    p = Play()
+    for n in range(FAR_LANES):
+        p.want(thing(2 * n, MIB))
+    for n in range(100, 100 + 4 * ALONG, 2):
+        p.want(thing(n, 16384), goal=Goal.AHEAD)
+    p.want(thing(90, 16384))
+    (run,) = [r for r in runs(p.machine.handle(m.Delivered(1, MIB, p.now))) if r.far]
+    assert run.fetches[0].thing.oid[-1] == 90, "who waits comes first"
+    assert [f.goal for f in run.fetches] == [Goal.DEMAND] + [Goal.AHEAD] * (ALONG - 1)
+
+
+def test_look_ahead_has_lanes_however_much_is_demanded() -> None:
+    p = Play()
+    for n in range(FAR_LANES - 4):
+        p.want(thing(2 * n, MIB))
+    hops = []
+    for n in range(100, 100 + 8 * FAR_HOP, 2):
+        hops += [len(r.fetches) for r in runs(p.want(thing(n, 16384), goal=Goal.AHEAD))]
+    assert hops == [1] * FAR_AHEAD, "those lanes, and no more"
+    done = max(p.machine._fetches)  # the last of the look-ahead under way
+    last = next(f for f in sorted(p.machine._fetches) if p.machine._fetches[f].goal is Goal.AHEAD)
+    assert last < done
+    assert [len(r.fetches) for r in runs(p.machine.handle(m.Delivered(last, 16384, p.now)))] == [FAR_HOP]
 
 
 def test_a_members_trouble_is_not_the_stores() -> None:

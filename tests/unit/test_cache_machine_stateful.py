@@ -213,10 +213,10 @@ class World(RuleBasedStateMachine):
         self.tell(m.Tick(self.now))
         assert all(deadline > self.now for *_, deadline in self.waiting.values()), "a wait outlived its deadline"
 
-    @rule(number=st.integers(0, 17))
-    def open_small(self, number: int) -> None:
+    @rule(number=st.integers(0, 17), missed=st.booleans())
+    def open_small(self, number: int, missed: bool) -> None:
         t = thing(number)
-        for i in self.machine.opened(t.parent, t.ino):
+        for i in self.machine.opened(t.parent, t.ino, missed=missed):
             self.do(i)
 
     @precondition(lambda self: self.scans)
@@ -225,7 +225,7 @@ class World(RuleBasedStateMachine):
         scan = self.scans.pop(0)
         found = [thing(i) for i in range(18) if thing(i).ino > scan.after][: scan.count]
         fresh = [t for t in found if t.oid not in self.complete and not any(oid == t.oid for _, oid in self.files)]
-        self.tell(m.Ahead(scan.parent, [t.ino for t in found], fresh, self.now))
+        self.tell(m.Ahead(scan.parent, [t.ino for t in found], fresh, self.now, scan.spare))
 
     # --- what must hold
 
