@@ -235,7 +235,7 @@ class Daemon:
         gid = os.getegid() if self.spec.gid is None else self.spec.gid
         ops = Operations(self.spec, index, self.door, Modes(self.record), uid=uid, gid=gid, backing=backing)
         ops.opens.no_passthrough = self.refused  # type: ignore[method-assign]
-        self.session = session = Session(fd, ops, agreed, self.record, log)
+        self.session = session = Session(fd, ops, agreed, self.record, log, notice=self.notice)
         if resumed:
             ops.opens.worker_restarted()  # nor does it know what its predecessor held open
             lost = self.record.unanswered()

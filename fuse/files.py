@@ -30,10 +30,42 @@ class Damaged(Exception):
         self.block = block
 
 
+KEEP_BEHIND, STEP_BEHIND = 32 << 20, 16 << 20
+"""Bytes behind a sequential reader that stay in the mount's page cache, and bytes given back in one go."""
+STRAY = 8 << 20
+"""A read this near to where the reader stands is his: read-ahead arrives out of order."""
+
+
+class Trail:
+    """What one sequential reader of a file that is still arriving leaves behind. Pure.
+
+    Its pages would lie in memory twice: in the mount's page cache, and in the cache file's, which every later open reads
+    by passthrough. Memory is what a cold read waits for where the host has to find it first: 2 GiB from another node took
+    9.3 s with twice the pages, 3.8 s where they were at hand.
+    """
+
+    __slots__ = ("_from", "_upto")
+
+    def __init__(self) -> None:
+        self._from = self._upto = 0
+
+    def read(self, offset: int, size: int) -> tuple[int, int] | None:
+        """Bytes (offset, length) whose pages may go now. None also for who does not read on: a second reader may come to them."""
+        if not self._upto - STRAY <= offset <= self._upto + STRAY:
+            self._from, self._upto = offset, offset + size
+            return None
+        self._upto = max(self._upto, offset + size)
+        length = self._upto - KEEP_BEHIND - self._from
+        if length < STEP_BEHIND:
+            return None
+        at, self._from = self._from, self._from + length
+        return at, length
+
+
 class OpenFile:
     """An object's bytes behind one descriptor. `complete`: every byte is there; else ask the door before each read."""
 
-    __slots__ = ("_closing", "_lock", "_users", "cached", "complete", "fd", "ino", "size", "verified")
+    __slots__ = ("_closing", "_lock", "_trail", "_users", "cached", "complete", "fd", "ino", "size", "verified")
 
     def __init__(self, ino: int, fd: int, size: int, *, complete: bool, cached: bool = True) -> None:
         self.ino = ino
@@ -43,6 +75,7 @@ class OpenFile:
         self.cached = cached
         self.verified = 0  # bit per block
         self._lock = threading.Lock()
+        self._trail = Trail()
         self._users = 0
         self._closing = False
 
@@ -60,6 +93,13 @@ class OpenFile:
             last = self._closing and not self._users
         if last:
             os.close(self.fd)
+
+    def left_behind(self, offset: int, size: int) -> tuple[int, int] | None:
+        """After a read: bytes (offset, length) that need not stay in the mount's page cache."""
+        if self.complete or not self.cached:
+            return None
+        with self._lock:
+            return self._trail.read(offset, size)
 
     def fill(self, offset: int, size: int, buffer: memoryview, wait: bool) -> memoryview:
         """`size` bytes at `offset`. With `wait` False only what the page cache has: `BlockingIOError` otherwise."""

@@ -123,6 +123,7 @@ INTERRUPT_IN = struct.Struct("<Q")
 DIRENT = struct.Struct("<QQII")  # ino, off, namelen, type
 DIRENTPLUS = struct.Struct("<" + ENTRY_FORMAT + "QQII")
 BACKING_MAP = struct.Struct("<iIQ")
+INVAL_INODE = struct.Struct("<IiQQqq")  # header, inode, offset, length
 INVAL_ENTRY = struct.Struct("<IiQQII")  # header, parent, namelen, flags
 BATCH_FORGET_IN = struct.Struct("<II")
 
@@ -228,6 +229,11 @@ def resend_notice() -> bytes:
 
 def inc_epoch_notice() -> bytes:
     return OUT.pack(OUT_SIZE, NOTIFY_INC_EPOCH, 0)
+
+
+def inval_pages_notice(ino: int, offset: int, length: int) -> bytes:
+    """Let the pages of a range go, and the attributes with them."""
+    return INVAL_INODE.pack(INVAL_INODE.size, NOTIFY_INVAL_INODE, 0, ino, offset, length)
 
 
 def inval_entry_notice(parent: int, name: bytes) -> bytes:

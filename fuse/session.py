@@ -55,7 +55,10 @@ Log = Callable[..., None]
 class Session:
     """Serves one device descriptor until it is unmounted. `run` is the dispatcher; `stop` may come from any thread."""
 
-    def __init__(self, fd: int, ops: Operations, agreed: p.Negotiated, record: Record, log: Log) -> None:
+    def __init__(
+        self, fd: int, ops: Operations, agreed: p.Negotiated, record: Record, log: Log, *, notice: Callable[[bytes], None]
+    ) -> None:
+        """`notice` queues a notification to the kernel, for a thread that answers nothing to send."""
         self.fd = fd
         self.ops = ops
         self.owner = ops.owner
@@ -65,6 +68,7 @@ class Session:
         self.record = record
         self.log = log
         self.stopping = False
+        self.notice = notice
         self.awake = Awake()
         self.reply = functools.partial(device.reply, fd)
         self.pool = Pool(record, self._wait_for, self.reply)
@@ -340,6 +344,10 @@ class Session:
                 data = ops.fill(file, offset, size, buffer, True)
                 if self.pool.claim(unique):
                     self._write_data(unique, data)
+                # without passthrough the mount's page cache is what later opens read from, too
+                behind = file.left_behind(offset, size) if ops.passthrough else None
+                if behind is not None:
+                    self.notice(p.inval_pages_notice(nodeid, *behind))
                 return None
             except Damaged as e:
                 damage = e

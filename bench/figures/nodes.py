@@ -20,7 +20,7 @@ from data import SMALL_SIZE, lists
 from figures.big import MIB, per_gib, timed, verify
 from figures.far import DELAY_MS
 from figures.small import FOREVER, count
-from measure import Result, charged, interleave, settle
+from measure import Result, charged, fill_page_cache, interleave, settle
 from peers.base import Place, unmount
 from peers.nodes import Nodes
 
@@ -200,6 +200,7 @@ def from_peer(bench: Bench, nodes: Nodes, figure: str, *, shape: bool) -> None:
         if shape:
             nodes.shape("client-1", LINK)
         settle(nodes.place.folder)
+        fill_page_cache(bench.folder)
 
     def thing(_: int) -> Result:
         again()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,8 @@ class Nodes(Forebay):
             Peer.unmount(self)
 
     def forget_node(self, node: str) -> None:
-        """Give one node an empty cache; all are down.
-
-        The old one is kept until the figure is done: for a minute after a mass deletion ext4 without a journal looks for
-        inodes that were not deleted a moment ago, a third of the time of a new small file.
-        """
-        aside = self.place.folder / "aside"
-        aside.mkdir(exist_ok=True)
-        (self.place.cache / node).rename(aside / f"{node}-{time.monotonic_ns()}")
+        """Empty the cache of one node; all are down."""
+        shutil.rmtree(self.place.cache / node)
 
     def cluster(self) -> dict[str, Any]:
         """What `status` adds up."""

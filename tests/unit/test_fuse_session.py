@@ -50,8 +50,11 @@ class Wire:
         self.kernel, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.kernel.settimeout(5)
         self.logged: list[str] = []
+        self.notices: list[bytes] = []
         agreed = p.Negotiated(45, p.WANTED, 1 << 20, 0)
-        self.session = Session(device.detach(), self.ops, agreed, self.record, lambda message, **_: self.logged.append(message))
+        notice = self.notices.append
+        log = lambda message, **_: self.logged.append(message)  # noqa: E731
+        self.session = Session(device.detach(), self.ops, agreed, self.record, log, notice=notice)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
