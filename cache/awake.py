@@ -19,6 +19,8 @@ from pathlib import Path
 DEVICE = Path("/dev/cpu_dma_latency")
 """The door of PM QoS (Documentation/power/pm_qos_interface.rst): four bytes, the latency in us that is borne."""
 DRIVER = Path("/sys/devices/system/cpu/cpuidle/current_driver")
+SWITCH = "FOREBAY_LET_CORES_SLEEP"
+"""Set to anything in the environment of `up`, no request is made."""
 NEVER_HALT, LIGHT_SLEEP, ANY = 0, 2, 2_000_000_000
 """Latencies in us: idle cores poll; the first sleep state of bare metal (C1, 1-2 us) is allowed; the kernel's default."""
 
@@ -26,14 +28,14 @@ NEVER_HALT, LIGHT_SLEEP, ANY = 0, 2, 2_000_000_000
 class Awake:
     """One process's request. Each change is one write(2); without the right to make it nothing happens."""
 
-    def __init__(self, wanted: bool = True) -> None:
+    def __init__(self) -> None:
         self.why = ""
         """Why cores are left to halt; empty where the request can be made."""
         self._fd = -1
         self._held = False
         self._hold = struct.pack("i", _bound())
-        if not wanted:
-            self.why = "switched off"
+        if os.environ.get(SWITCH):
+            self.why = f"switched off by {SWITCH}"
             return
         try:
             self._fd = os.open(DEVICE, os.O_WRONLY | os.O_CLOEXEC)

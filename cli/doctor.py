@@ -19,6 +19,7 @@ import click
 
 from forebay.api import places
 from forebay.api.spec import DatasetSpec
+from forebay.cache.awake import SWITCH, Awake
 from forebay.cli import preflight
 from forebay.cli.datasets import running
 from forebay.cli.load import cache_option, default_cache, read
@@ -152,6 +153,19 @@ def kernel() -> Iterator[Finding]:
             "this kernel has no RESEND: what a dead mount daemon had in hand its successor serves from the record that the "
             "supervisor holds; readers see a pause",
         )
+    yield _awake()
+
+
+def _awake() -> Finding:
+    alert = Awake()
+    alert.close()
+    if alert.why:
+        return Finding(
+            "ok",
+            "idle cores",
+            f"may halt while small files are read ({alert.why}): in a virtual machine that is a quarter of the rate",
+        )
+    return Finding("ok", "idle cores", f"are kept awake while small files follow each other ({SWITCH}=1 lets them sleep)")
 
 
 def _offered() -> tuple[bool, bool] | None:

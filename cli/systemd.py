@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forebay.api.spec import DatasetSpec
+from forebay.cache.awake import SWITCH
 
 AMBIENT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE")
 """Variables that a manifest without a Secret takes credentials from, and that systemd does not have."""
@@ -37,8 +38,9 @@ def unit(
     )
     control = "systemctl" if root else "systemctl --user"
     extra = ""
-    if given := os.environ.get("FOREBAY_RUN_DIR"):
-        extra += f"Environment={_quote(f'FOREBAY_RUN_DIR={given}')}\n"
+    for name in ("FOREBAY_RUN_DIR", SWITCH):
+        if given := os.environ.get(name):
+            extra += f"Environment={_quote(f'{name}={given}')}\n"
     if any(os.environ.get(name) for name in AMBIENT):
         extra += f"# credentials of your shell are not in this unit: put {', '.join(AMBIENT)} into a file of mode 0600\n"
         extra += "# EnvironmentFile=/etc/forebay/credentials\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forebay.cache import awake
-from forebay.cache.awake import ANY, LIGHT_SLEEP, NEVER_HALT, Awake
+from forebay.cache.awake import ANY, LIGHT_SLEEP, NEVER_HALT, SWITCH, Awake
 
 
 @pytest.fixture
@@ -52,8 +52,9 @@ def test_without_the_right_nothing_happens_and_the_reason_is_kept(tmp_path: Path
     assert a.why == f"{tmp_path / 'missing'}: No such file or directory"
 
 
-def test_it_can_be_switched_off(device: Path) -> None:
-    a = Awake(wanted=False)
+def test_it_can_be_switched_off(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+    a = Awake()
     a.hold()
-    assert a.why == "switched off"
+    assert a.why == f"switched off by {SWITCH}"
     assert written(device) == []
