@@ -55,9 +55,10 @@ def rows(lab: Lab) -> dict[bytes, Object]:
 def test_copies_go_first_and_follow_the_members(tmp_path: Path) -> None:
     source = tmp_path / "src"
     source.mkdir()
-    data = {f"{i // FIRST}/{i:03}": os.urandom(SIZE) for i in range(FILES)}  # look-ahead stays in a directory
+    # look-ahead goes on into the next directory, but not below it
+    data = {f"{'z/1' if i >= FIRST else '0'}/{i:03}": os.urandom(SIZE) for i in range(FILES)}
     for name, raw in data.items():
-        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).parent.mkdir(exist_ok=True, parents=True)
         (source / name).write_bytes(raw)
     make_secret(str(tmp_path / "secret"))
     ports = free_ports(2)
