@@ -1,1 +1,1 @@
-"""The small Kubernetes client layer (reflector, work queue, apply, leases, events). Empty until the control plane lands."""
+"""The small Kubernetes client layer (reflector, work queue, apply, leases, events)."""

@@ -1,0 +1,67 @@
+"""One control plane for all tests of this folder, and a namespace for each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from controlplane import ControlPlane, programs
+from kubeproxy import KubeProxy
+
+from forebay.kube.client import Client
+from forebay.kube.objects import Key
+from forebay.kube.resources import NAMESPACES
+from forebay.kube.transport import Transport
+
+HERE = Path(__file__).parent
+NUMBERS = itertools.count(1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Builds what is missing before any test's clock runs: the first time it takes minutes."""
+    if not session.config.option.collectonly and any(item.path.is_relative_to(HERE) for item in session.items):
+        programs()
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as running:
+        yield running
+
+
+@pytest.fixture
+def transport(plane: ControlPlane) -> Iterator[Transport]:
+    made = Transport(plane.endpoint)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(transport: Transport) -> Client:
+    """An administrator's, straight to the server."""
+    return Client(transport, manager="test")
+
+
+@pytest.fixture
+def namespace(client: Client) -> Iterator[str]:
+    name = f"t{next(NUMBERS)}"
+    client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    client.delete(NAMESPACES, Key("", name))
+
+
+@pytest.fixture
+def proxy(plane: ControlPlane) -> Iterator[KubeProxy]:
+    with KubeProxy(plane.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """`closing(stop)`: called at the end, the last first; must not say False."""
+    stops: list[Callable[[], object]] = []
+    yield stops.append
+    for stop in reversed(stops):
+        assert stop() is not False, f"{stop} did not end in time"

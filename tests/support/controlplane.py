@@ -1,0 +1,287 @@
+"""A real control plane for tests: etcd, API server, controller manager, as processes on loopback that end with the test.
+
+    with ControlPlane(folder) as plane:            # ready in seconds, once the programs are built (deploy/harness)
+        transport = Transport(plane.endpoint)      # as an administrator
+        plane.kill_api_server(); plane.start_api_server()
+
+Its own authority, ports and folder: several may run at once. Nothing is left behind, whatever way the test ends: the
+processes are told by the kernel to end with the thread that started them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from controlplane_pki import Authority, Pair, signing_key
+from servers import free_port
+
+from forebay.kube.config import Endpoint
+from forebay.kube.errors import Unreachable
+from forebay.kube.transport import Transport
+
+BUILD = Path(__file__).resolve().parents[2] / "deploy" / "harness" / "build.py"
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
+READY = 60.0
+"""Seconds until the API server must be ready. 2 s are usual; a machine that runs other tests needs more."""
+SERVICES = "10.96.0.0/16"
+
+
+def programs(names: Sequence[str] = PROGRAMS) -> dict[str, str]:
+    """Paths of the programs; builds what is missing, which takes minutes the first time."""
+    done = subprocess.run([sys.executable, "-P", str(BUILD), *names], stdout=subprocess.PIPE, check=False, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{BUILD.name} could not build {', '.join(names)}; its words are above")
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=10) as answer:
+        said: dict[str, Any] = json.load(answer)
+        return said
+
+
+class ControlPlane:
+    """See the module. `api_flags`, `manager_flags`: added to the programs'; `controllers` False: without the manager."""
+
+    def __init__(
+        self, folder: Path, *, api_flags: Sequence[str] = (), manager_flags: Sequence[str] = (), controllers: bool = True
+    ) -> None:
+        self.folder = folder
+        self._paths = programs(PROGRAMS if controllers else PROGRAMS[:2])
+        self._api_flags, self._manager_flags, self._controllers = list(api_flags), list(manager_flags), controllers
+        self._etcd_port, self._peer_port, self._api_port = free_port(), free_port(), free_port()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._sign()
+        self.endpoint = self._endpoint(self._admin)
+        self.kubeconfig = self._kubeconfig("admin", self._admin)
+
+    # --- life ---
+
+    def __enter__(self) -> ControlPlane:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """All of it, until the API server and the default service account are there."""
+        self._start_etcd()
+        self.start_api_server()
+        if self._controllers:
+            self._start_manager()
+            self._wait_for_account()
+
+    def stop(self) -> None:
+        """Ends everything and removes the folder; the last process first."""
+        for name in reversed(list(self._running)):
+            self._end(name, signal.SIGTERM)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill_api_server(self) -> None:
+        """As a power cut would: no connection is ended in order."""
+        self._end("kube-apiserver", signal.SIGKILL)
+
+    def stop_api_server(self) -> None:
+        """In order, as in an upgrade."""
+        self._end("kube-apiserver", signal.SIGTERM)
+
+    def start_api_server(self) -> None:
+        """Returns when it is ready."""
+        self._launch("kube-apiserver", self._api_server_flags())
+        self._wait_ready()
+
+    def compact(self) -> None:
+        """etcd forgets all versions but the newest: what the API server does every five minutes with those that are older."""
+        base = f"http://127.0.0.1:{self._etcd_port}/v3/kv"
+        head = _post(f"{base}/range", {"key": base64.b64encode(b"/registry").decode()})
+        _post(f"{base}/compaction", {"revision": head["header"]["revision"], "physical": True})
+
+    # --- the programs ---
+
+    def _start_etcd(self) -> None:
+        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
+        self._launch(
+            "etcd",
+            [
+                f"--data-dir={self.folder}/etcd",
+                f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=default={peer}",
+                "--unsafe-no-fsync",
+                "--log-level=error",
+            ],
+        )
+
+    def _api_server_flags(self) -> list[str]:
+        return [
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+            f"--secure-port={self._api_port}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",  # nothing runs in this cluster that could reach 127.0.0.1
+            f"--cert-dir={self.folder}",
+            f"--tls-cert-file={self._server.crt}",
+            f"--tls-private-key-file={self._server.key}",
+            f"--client-ca-file={self._ca.crt}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self._account_key}",
+            f"--service-account-signing-key-file={self._account_key}",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--allow-privileged=true",
+            f"--service-cluster-ip-range={SERVICES}",
+            f"--requestheader-client-ca-file={self._front.crt}",
+            "--requestheader-allowed-names=front-proxy",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={self._front_client.crt}",
+            f"--proxy-client-key-file={self._front_client.key}",
+            "--feature-gates=SizeBasedListCostEstimate=false",  # etcd 3.4 cannot say the size of a range
+            *self._api_flags,
+        ]
+
+    def _start_manager(self) -> None:
+        """Only after the API server is ready: before, it ends for good."""
+        config = self._kubeconfig("controller-manager", self._manager)
+        self._launch(
+            "kube-controller-manager",
+            [
+                f"--kubeconfig={config}",
+                f"--authentication-kubeconfig={config}",
+                f"--authorization-kubeconfig={config}",
+                "--bind-address=127.0.0.1",
+                f"--secure-port={free_port()}",
+                f"--cert-dir={self.folder}",
+                f"--root-ca-file={self._ca.crt}",
+                f"--service-account-private-key-file={self._account_key}",
+                "--use-service-account-credentials=true",
+                "--leader-elect=false",
+                "--kube-api-qps=300",  # with the default of 20 the default service account comes 4.5 s later
+                "--kube-api-burst=600",
+                "--pvclaimbinder-sync-period=2s",
+                f"--flex-volume-plugin-dir={self.folder}/flex",
+                *self._manager_flags,
+            ],
+        )
+
+    def _launch(self, name: str, flags: list[str]) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", self._paths[name], *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
+            )
+
+    def _end(self, name: str, how: signal.Signals) -> None:
+        process = self._running.pop(name, None)
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:  # an API server waits for its watches
+            process.kill()
+            process.wait(5)
+
+    def words(self, name: str) -> str:
+        """The end of a program's log."""
+        path = self.folder / f"{name}.log"
+        return path.read_bytes()[-3000:].decode("utf-8", "replace") if path.exists() else ""
+
+    # --- waiting ---
+
+    def _wait_ready(self) -> None:
+        transport = Transport(self.endpoint)
+        try:
+            self._poll("kube-apiserver", lambda: transport.request("GET", "/readyz", deadline=5).code == 200)
+        finally:
+            transport.close()
+
+    def _wait_for_account(self) -> None:
+        """Pods are refused in a namespace without it."""
+        transport = Transport(self.endpoint)
+        path = "/api/v1/namespaces/default/serviceaccounts/default"
+        try:
+            self._poll("kube-controller-manager", lambda: transport.request("GET", path, deadline=5).code == 200)
+        finally:
+            transport.close()
+
+    def _poll(self, name: str, there: object) -> None:
+        assert callable(there)
+        until = time.monotonic() + READY
+        while True:
+            for each, process in self._running.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{each} ended with {process.returncode}: {self.words(each)}")
+            try:
+                if there():
+                    return
+            except Unreachable:
+                pass  # it does not listen yet
+            if time.monotonic() > until:
+                raise RuntimeError(f"{name} is not ready after {READY:.0f} s: {self.words(name)}")
+            time.sleep(0.02)
+
+    # --- who is who ---
+
+    def _sign(self) -> None:
+        self._ca, self._front = Authority(self.folder), Authority(self.folder, "front-ca")
+        hosts = ("127.0.0.1", "10.96.0.1", "localhost", "kubernetes.default.svc")
+        self._server = self._ca.sign("apiserver", "kube-apiserver", hosts=hosts)
+        self._admin = self._ca.sign("admin", "admin", "system:masters")
+        self._manager = self._ca.sign("manager", "system:kube-controller-manager")
+        self._front_client = self._front.sign("front-proxy", "front-proxy")
+        self._account_key = signing_key(self.folder)
+
+    def user(self, common: str, organisation: str = "") -> Endpoint:
+        """As another user, who may do what RBAC says."""
+        return self._endpoint(self._ca.sign(f"user-{common}", common, organisation))
+
+    def _endpoint(self, who: Pair) -> Endpoint:
+        return Endpoint(
+            server=f"https://127.0.0.1:{self._api_port}",
+            ca=self._ca.crt.read_bytes(),
+            certificate=who.crt.read_bytes(),
+            key=who.key.read_bytes(),
+        )
+
+    def _kubeconfig(self, name: str, who: Pair) -> Path:
+        cluster = {"server": f"https://127.0.0.1:{self._api_port}", "certificate-authority": str(self._ca.crt)}
+        user = {"client-certificate": str(who.crt), "client-key": str(who.key)}
+        path = self.folder / f"{name}.kubeconfig"
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": name, "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
+        }
+        path.write_text(yaml.safe_dump(document))
+        return path
