@@ -5,15 +5,25 @@
 
 from __future__ import annotations
 
+from forebay.api import status
+from forebay.api.core_shapes import (
+    AFFINITY,
+    NODE_SELECTOR,
+    OPEN,
+    POD_SPEC,
+    POD_TEMPLATE,
+    TOLERATIONS,
+    VOLUME_MOUNTS,
+    VOLUMES,
+    core_map,
+)
 from forebay.api.fluid_blocks import (
-    CONDITIONS,
     ENCRYPT_OPTIONS,
     ENVS,
     IMG,
     METADATA,
     MOUNT,
     OPERATION_REF,
-    OPERATION_STATUS,
     OPERATIONS,
     POD_META,
     RESOURCES,
@@ -23,16 +33,15 @@ from forebay.api.fluid_blocks import (
 from forebay.api.fluid_runtimes import (
     ALLUXIO,
     CACHE,
-    CACHE_STATUS,
     EFC,
     JINDO,
     JUICEFS,
-    RUNTIME_STATUS,
     THIN,
     THIN_PROFILE,
     VINEYARD,
 )
-from forebay.api.schema import ANY, ANY_LIST, ANY_MAP, BOOL, INT, MAP, STR, Field, Int, List, Obj, Str, need, obj, used, words
+from forebay.api.schema import BOOL, INT, MAP, STR, Field, Int, List, Obj, Str, loose, need, obj, used, words
+from forebay.api.struct_schema import struct_table
 
 GROUP = "data.fluid.io"
 API_VERSION = "data.fluid.io/v1alpha1"
@@ -41,28 +50,19 @@ API_VERSION = "data.fluid.io/v1alpha1"
 
 DATASET_RUNTIME = List(obj(words("name namespace category type", STR), masterReplicas=INT))
 ACCESS_MODES = ("ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
-_PLACED = Field(ANY, note="one machine has no other node to place it on")
+_PLACED = "one machine has no other node to place it on"
+MAX_MOUNTS = 512
 DATASET = obj(
-    mounts=used(List(MOUNT, min=1)),
+    mounts=used(List(MOUNT, min=1, max=MAX_MOUNTS)),
     sharedOptions=used(MAP),
     sharedEncryptOptions=used(ENCRYPT_OPTIONS),
     accessModes=used(List(Str(enum=ACCESS_MODES))),
     owner=used(USER),
-    placement=Field(Str(enum=("Exclusive", "", "Shared")), note=_PLACED.note),
-    nodeAffinity=Field(obj(required=ANY_MAP), note=_PLACED.note),
-    tolerations=Field(ANY_LIST, note=_PLACED.note),
+    placement=Field(Str(enum=("Exclusive", "", "Shared")), note=_PLACED),
+    nodeAffinity=Field(obj(required=NODE_SELECTOR), note=_PLACED),
+    tolerations=Field(TOLERATIONS, note=_PLACED),
     dataRestoreLocation=Field(obj(path=STR, nodeName=STR), note="a warm cache directory is found again by itself"),
     runtimes=Field(DATASET_RUNTIME, note="a runtime binds by equal name and namespace"),
-)
-DATASET_STATUS = obj(
-    words("phase ufsTotal fileNum dataLoadRef dataBackupRef", STR),
-    mounts=List(MOUNT),
-    conditions=CONDITIONS,
-    cacheStates=MAP,
-    hcfs=obj(endpoint=STR, underlayerFileSystemVersion=STR),
-    runtimes=DATASET_RUNTIME,
-    operationRef=MAP,
-    datasetRef=STRS,
 )
 
 # --- the class of a CacheRuntime ------------------------------------------------------------------------------------
@@ -70,11 +70,11 @@ DATASET_STATUS = obj(
 _ENTRY = obj(command=need(STRS), timeout=INT)
 TOPOLOGY_COMPONENT = obj(
     options=MAP,
-    template=ANY_MAP,
-    service=obj(headless=ANY_MAP),
+    template=POD_TEMPLATE,
+    service=obj(headless=core_map(OPEN)),
     dependencies=obj(
         secretMount=obj(enabled=BOOL),
-        extraResources=obj(configMaps=List(obj(name=need(STR), mountPath=STR))),
+        extraResources=obj(configMaps=List(obj(name=need(Str(max=253)), mountPath=STR), max=64)),
     ),
     executionEntries=obj(mountUFS=_ENTRY, reportSummary=_ENTRY),
 )
@@ -82,22 +82,22 @@ TOPOLOGY_COMPONENT = obj(
 # --- data operations ------------------------------------------------------------------------------------------------
 
 _TARGET = obj(name=need(STR), namespace=STR)
-_POLICY = Str(enum=("Once", "Cron", "OnEvent"))
+_POLICY = Field(Str(enum=("Once", "Cron", "OnEvent")), default="Once")
 _JOB = obj(
     podMetadata=POD_META,
-    affinity=ANY_MAP,
-    tolerations=ANY_LIST,
+    affinity=AFFINITY,
+    tolerations=TOLERATIONS,
     nodeSelector=MAP,
     schedulerName=STR,
     policy=_POLICY,
-    schedule=STR,
+    schedule=Str(max=253),
     runAfter=OPERATION_REF,
     ttlSecondsAfterFinished=INT,
     resources=RESOURCES,
 ).fields
 _END = obj(
     dataset=obj(name=need(STR), namespace=need(STR), path=STR),
-    externalStorage=obj(uri=need(STR), encryptOptions=ENCRYPT_OPTIONS),
+    externalStorage=obj(uri=need(Str(max=4096)), encryptOptions=ENCRYPT_OPTIONS),
 )
 DATA_LOAD = obj(
     _JOB,
@@ -113,26 +113,26 @@ DATA_MIGRATE = obj(
     block=BOOL,
     runtimeType=STR,
     options=MAP,
-    parallelism=Int(min=1),
+    parallelism=Field(Int(min=1), default=1),
     parallelOptions=MAP,
 )
-DATA_BACKUP = obj(dataset=STR, backupPath=STR, runAs=USER, runAfter=OPERATION_REF, ttlSecondsAfterFinished=INT)
+DATA_BACKUP = obj(dataset=STR, backupPath=Str(max=4096), runAs=USER, runAfter=OPERATION_REF, ttlSecondsAfterFinished=INT)
 DATA_PROCESS = obj(
     {k: _JOB[k] for k in ("policy", "schedule", "runAfter", "ttlSecondsAfterFinished")},
-    dataset=need(obj(name=need(STR), namespace=STR, mountPath=need(STR), subPath=STR)),
+    dataset=need(obj(name=need(STR), namespace=STR, mountPath=need(Str(max=512)), subPath=Str(max=4096))),
     processor=need(
         obj(
             serviceAccountName=STR,
             podMetadata=POD_META,
-            job=obj(podSpec=ANY_MAP),
+            job=obj(podSpec=POD_SPEC),
             script=obj(
                 IMG,
-                restartPolicy=Str(enum=("Never", "OnFailure")),
+                restartPolicy=Field(Str(enum=("Never", "OnFailure")), default="Never"),
                 command=STRS,
                 source=need(STR),
                 env=ENVS,
-                volumes=ANY_LIST,
-                volumeMounts=ANY_LIST,
+                volumes=VOLUMES,
+                volumeMounts=VOLUME_MOUNTS,
                 resources=RESOURCES,
             ),
         )
@@ -153,30 +153,43 @@ RUNTIMES = {
 CLUSTER_SCOPED = ("ThinRuntimeProfile", "CacheRuntimeClass")
 
 
-def _kind(spec: Obj, status: Obj) -> Obj:
+# A status is required to be whole where a controller writes one; in a manifest any part of it may stand.
+STATUSES: dict[str, Obj] = {
+    "Dataset": struct_table(status.DatasetStatus),
+    **{k: struct_table(status.CacheRuntimeStatus if k == "CacheRuntime" else status.RuntimeStatus) for k in RUNTIMES},
+    "ThinRuntimeProfile": obj(),
+    **{k: struct_table(status.OperationStatus) for k in OPERATIONS},
+}
+
+
+def _kind(name: str, spec: Obj) -> Obj:
     return obj(
         apiVersion=used(STR),
         kind=used(STR),
         metadata=used(METADATA),
         spec=used(spec),
-        status=Field(status, note="a status is observed, never read from a manifest"),
+        status=Field(loose(STATUSES[name]), note="a status is observed, never read from a manifest"),
     )
 
 
+SPECS: dict[str, Obj] = {
+    "Dataset": DATASET,
+    **RUNTIMES,
+    "ThinRuntimeProfile": THIN_PROFILE,
+    "DataLoad": DATA_LOAD,
+    "DataMigrate": DATA_MIGRATE,
+    "DataBackup": DATA_BACKUP,
+    "DataProcess": DATA_PROCESS,
+}
+CACHE_RUNTIME_CLASS = obj(
+    fileSystemType=need(STR),
+    extraResources=obj(configMaps=List(obj(name=Str(max=253), data=MAP), max=64)),
+    dataOperationSpecs=List(obj(name=need(Str(enum=OPERATIONS)), image=STR, command=STRS, args=STRS)),
+    topology=obj(words("master worker client", TOPOLOGY_COMPONENT)),
+)
+"""The one kind without a `spec`: its fields stand at the top."""
+
 KINDS: dict[str, Obj] = {
-    "Dataset": _kind(DATASET, DATASET_STATUS),
-    **{k: _kind(spec, CACHE_STATUS if k == "CacheRuntime" else RUNTIME_STATUS) for k, spec in RUNTIMES.items()},
-    "ThinRuntimeProfile": _kind(THIN_PROFILE, obj()),
-    "CacheRuntimeClass": obj(
-        words("apiVersion kind", STR),
-        metadata=METADATA,
-        fileSystemType=need(STR),
-        extraResources=obj(configMaps=List(obj(name=STR, data=MAP))),
-        dataOperationSpecs=List(obj(name=need(Str(enum=OPERATIONS)), image=STR, command=STRS, args=STRS)),
-        topology=obj(words("master worker client", TOPOLOGY_COMPONENT)),
-    ),
-    "DataLoad": _kind(DATA_LOAD, OPERATION_STATUS),
-    "DataMigrate": _kind(DATA_MIGRATE, OPERATION_STATUS),
-    "DataBackup": _kind(DATA_BACKUP, OPERATION_STATUS),
-    "DataProcess": _kind(DATA_PROCESS, OPERATION_STATUS),
+    **{kind: _kind(kind, spec) for kind, spec in SPECS.items()},
+    "CacheRuntimeClass": obj(words("apiVersion kind", STR), CACHE_RUNTIME_CLASS.fields, metadata=METADATA),
 }

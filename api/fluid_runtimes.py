@@ -1,16 +1,26 @@
-"""Specs and status of Fluid's seven runtime kinds, as data. What is not `used` is the foreign engine's business."""
+"""Specs of Fluid's seven runtime kinds, as data. What is not `used` is the foreign engine's business."""
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from forebay.api.core_shapes import (
+    LIFECYCLE,
+    PROBE,
+    PULL_SECRETS,
+    TOLERATIONS,
+    VOLUME_CLAIMS,
+    VOLUME_MOUNTS,
+    VOLUMES,
+)
 from forebay.api.fluid_blocks import (
     CLEAN_CACHE,
     CLEAN_POLICY,
-    CONDITIONS,
     ENCRYPT_OPTIONS,
     ENVS,
     IMG,
     MANAGEMENT,
-    MOUNT,
+    MAX_LEVELS,
     NET,
     POD_META,
     PORT_MAP,
@@ -23,8 +33,6 @@ from forebay.api.fluid_blocks import (
     VERSION,
 )
 from forebay.api.schema import (
-    ANY_LIST,
-    ANY_MAP,
     BOOL,
     INT,
     MAP,
@@ -44,32 +52,15 @@ from forebay.api.schema import (
 
 # --- the six classic runtimes ---------------------------------------------------------------------------------------
 
-RUNTIME_STATUS = obj(
-    words(
-        "valueFile masterPhase workerPhase fusePhase masterReason workerReason fuseReason setupDuration selector mountTime", STR
-    ),
-    words(
-        "desiredMasterNumberScheduled currentMasterNumberScheduled masterNumberReady desiredWorkerNumberScheduled "
-        "currentWorkerNumberScheduled workerNumberReady workerNumberAvailable workerNumberUnavailable "
-        "desiredFuseNumberScheduled currentFuseNumberScheduled fuseNumberReady fuseNumberAvailable fuseNumberUnavailable",
-        INT,
-    ),
-    conditions=CONDITIONS,
-    cacheStates=MAP,
-    apiGateway=obj(endpoint=STR),
-    mounts=List(MOUNT),
-    cacheAffinity=ANY_MAP,
-)
-
 _ENGINE = "our own engine serves this dataset here; the field is for the engine of this kind"
-_REPLICAS = Field(REPLICAS, note="one machine runs one worker of a dataset; `forebay up --workers N` runs N")
-_POD = words("volumeMounts imagePullSecrets", ANY_LIST)
+_REPLICAS = Field(Int(min=0), note="one machine runs one worker of a dataset; `forebay up --workers N` runs N")
+_POD = {"volumeMounts": Field(VOLUME_MOUNTS), "imagePullSecrets": Field(PULL_SECRETS)}
 
 
 def runtime(*bases: dict[str, Field], **members: Type | Field) -> Obj:
     """A runtime's spec: what is not marked otherwise is the foreign engine's business."""
     fields = obj(*bases, **members).fields
-    return Obj({k: f if f.used or f.note else Field(f.type, f.required, note=_ENGINE) for k, f in fields.items()})
+    return Obj({k: f if f.used or f.note else replace(f, note=_ENGINE) for k, f in fields.items()})
 
 
 def _alluxio_component() -> Obj:
@@ -114,10 +105,10 @@ ALLUXIO = runtime(
     runAs=USER,
     disablePrometheus=BOOL,
     hadoopConfig=STR,
-    volumes=ANY_LIST,
+    volumes=VOLUMES,
     podMetadata=POD_META,
     management=MANAGEMENT,
-    imagePullSecrets=ANY_LIST,
+    imagePullSecrets=PULL_SECRETS,
 )
 
 _JINDO = obj(
@@ -128,7 +119,7 @@ _JINDO = obj(
     resources=RESOURCES,
     env=MAP,
     nodeSelector=MAP,
-    tolerations=ANY_LIST,
+    tolerations=TOLERATIONS,
     labels=MAP,
     podMetadata=POD_META,
     disabled=BOOL,
@@ -138,19 +129,19 @@ JINDO = runtime(
     jindoVersion=VERSION,
     fuse=obj(
         IMG,
-        imagePullSecrets=ANY_LIST,
+        imagePullSecrets=PULL_SECRETS,
         properties=MAP,
         env=MAP,
         resources=RESOURCES,
         args=STRS,
         nodeSelector=MAP,
-        tolerations=ANY_LIST,
+        tolerations=TOLERATIONS,
         labels=MAP,
         podMetadata=POD_META,
         cleanPolicy=CLEAN_POLICY,
         disabled=BOOL,
         logConfig=MAP,
-        metrics=obj(enabled=BOOL, scrapeTarget=STR),
+        metrics=obj(enabled=BOOL, scrapeTarget=Str(max=253)),
     ),
     properties=MAP,
     replicas=_REPLICAS,
@@ -164,8 +155,8 @@ JINDO = runtime(
     logConfig=MAP,
     networkmode=NET,
     cleanCachePolicy=CLEAN_CACHE,
-    volumes=ANY_LIST,
-    imagePullSecrets=ANY_LIST,
+    volumes=VOLUMES,
+    imagePullSecrets=PULL_SECRETS,
 )
 
 _JUICEFS = obj(
@@ -176,7 +167,7 @@ _JUICEFS = obj(
     env=ENVS,
     enabled=BOOL,
     nodeSelector=MAP,
-    volumeMounts=ANY_LIST,
+    volumeMounts=VOLUME_MOUNTS,
     podMetadata=POD_META,
     networkMode=NET,
 )
@@ -193,20 +184,20 @@ JUICEFS = runtime(
         cleanPolicy=CLEAN_POLICY,
         podMetadata=POD_META,
         networkMode=NET,
-        volumeMounts=ANY_LIST,
+        volumeMounts=VOLUME_MOUNTS,
     ),
     tieredstore=used(TIERED_STORE),
     configs=STRS,
     replicas=_REPLICAS,
     runAs=USER,
     disablePrometheus=BOOL,
-    volumes=ANY_LIST,
+    volumes=VOLUMES,
     podMetadata=POD_META,
     management=MANAGEMENT,
-    volumeClaimTemplates=ANY_LIST,
+    volumeClaimTemplates=VOLUME_CLAIMS,
 )
 
-_PROBES = words("livenessProbe readinessProbe", ANY_MAP)
+_PROBES = words("livenessProbe readinessProbe", PROBE)
 THIN_WORKER = obj(
     IMG,
     _POD,
@@ -232,7 +223,7 @@ THIN_FUSE = obj(
     nodeSelector=MAP,
     cleanPolicy=CLEAN_POLICY,
     networkMode=NET,
-    lifecycle=ANY_MAP,
+    lifecycle=LIFECYCLE,
     podMetadata=POD_META,
 )
 THIN = runtime(
@@ -243,22 +234,25 @@ THIN = runtime(
     replicas=_REPLICAS,
     runAs=USER,
     disablePrometheus=BOOL,
-    volumes=ANY_LIST,
+    volumes=VOLUMES,
     management=MANAGEMENT,
-    imagePullSecrets=ANY_LIST,
+    imagePullSecrets=PULL_SECRETS,
 )
 THIN_PROFILE = obj(
     fileSystemType=need(STR),
     worker=THIN_WORKER,
     fuse=THIN_FUSE,
-    volumes=ANY_LIST,
-    imagePullSecrets=ANY_LIST,
-    nodePublishSecretPolicy=Str(
-        enum=(
-            "NotMountNodePublishSecret",
-            "MountNodePublishSecretIfExists",
-            "CopyNodePublishSecretAndMountIfNotExists",
-        )
+    volumes=VOLUMES,
+    imagePullSecrets=PULL_SECRETS,
+    nodePublishSecretPolicy=Field(
+        Str(
+            enum=(
+                "NotMountNodePublishSecret",
+                "MountNodePublishSecretIfExists",
+                "CopyNodePublishSecretAndMountIfNotExists",
+            )
+        ),
+        default="MountNodePublishSecretIfExists",
     ),
 )
 
@@ -301,7 +295,7 @@ _VINEYARD = obj(
     options=MAP,
     resources=RESOURCES,
     networkMode=NET,
-    volumeMounts=ANY_LIST,
+    volumeMounts=VOLUME_MOUNTS,
     podMetadata=POD_META,
 )
 VINEYARD = runtime(
@@ -312,7 +306,7 @@ VINEYARD = runtime(
     tieredstore=used(TIERED_STORE),
     disablePrometheus=BOOL,
     podMetadata=POD_META,
-    volumes=ANY_LIST,
+    volumes=VOLUMES,
 )
 
 # --- CacheRuntime and its class -------------------------------------------------------------------------------------
@@ -325,19 +319,20 @@ CACHE_TIERS = obj(
                 emptyDir=used(obj(quota=need(QUANTITY, used=True), medium=used(Str(enum=("", "Memory"))))),
                 hostPath=used(
                     obj(
-                        paths=need(List(Str(min=1), min=1), used=True),
-                        quotas=need(List(QUANTITY, min=1), used=True),
+                        paths=need(List(Str(min=1, max=1024), min=1, max=64), used=True),
+                        quotas=need(List(QUANTITY, min=1, max=64), used=True),
                         type=Field(STR, note="a missing directory is created"),
                     )
                 ),
-                high=used(STR),
-                low=used(STR),
-            )
+                high=used(Str(max=32)),
+                low=used(Str(max=32)),
+            ),
+            max=MAX_LEVELS,
         )
     )
 )
 _COMPONENT = {
-    k: Field(f.type, note=_ENGINE)
+    k: replace(f, note=_ENGINE)
     for k, f in obj(
         disabled=BOOL,
         runtimeVersion=VERSION,
@@ -345,38 +340,26 @@ _COMPONENT = {
         podMetadata=POD_META,
         resources=RESOURCES,
         env=ENVS,
-        volumeMounts=ANY_LIST,
+        volumeMounts=VOLUME_MOUNTS,
         args=STRS,
         nodeSelector=MAP,
-        tolerations=ANY_LIST,
+        tolerations=TOLERATIONS,
     ).fields.items()
 }
-_CACHE_REPLICAS = Field(Int(min=0), note="one machine runs one worker of a dataset; `forebay up --workers N` runs N")
+_CACHE_REPLICAS = Field(Int(min=0), note="one machine runs one worker of a dataset; `forebay up --workers N` runs N", default=1)
 CACHE = runtime(
     runtimeClassName=Field(STR, required=True, note="every class is served by our own engine on one machine"),
     options=MAP,
     podMetadata=POD_META,
-    imagePullSecrets=ANY_LIST,
-    volumes=ANY_LIST,
+    imagePullSecrets=PULL_SECRETS,
+    volumes=VOLUMES,
     master=obj(_COMPONENT, replicas=_CACHE_REPLICAS),
     worker=used(obj(_COMPONENT, replicas=_CACHE_REPLICAS, tieredStore=used(CACHE_TIERS))),
     client=used(
         obj(
             _COMPONENT,
             tieredStore=used(CACHE_TIERS),
-            cleanPolicy=Field(Str(enum=("OnRuntimeDeleted", "OnDemand")), note=_ENGINE),
+            cleanPolicy=Field(Str(enum=("OnRuntimeDeleted", "OnDemand")), note=_ENGINE, default="OnRuntimeDeleted"),
         )
     ),
-)
-CACHE_STATUS = obj(
-    words("valueFile setupDuration selector mountTime", STR),
-    words(
-        "master worker client",
-        obj(
-            words("phase reason message", STR),
-            words("readyReplicas currentReplicas desiredReplicas availableReplicas unavailableReplicas", INT),
-        ),
-    ),
-    conditions=CONDITIONS,
-    cacheAffinity=ANY_MAP,
 )

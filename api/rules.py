@@ -6,7 +6,7 @@ import re
 
 from forebay.api import schemes
 from forebay.api.problem import show
-from forebay.api.schema import Walk
+from forebay.api.schema import INT, Walk
 from forebay.api.yamldoc import Node
 
 _CRON = re.compile(
@@ -18,6 +18,7 @@ _SCRAPE = ("MountPod", "Sidecar", "All", "None")
 def check(kind: str, namespace: str, node: Node, walk: Walk) -> None:
     """Add what is wrong with one object of a Fluid kind beyond its schema."""
     spec = node.at("spec") or Node({}, node.file, node.line)
+    _some_workers(spec, walk)
     match kind:
         case "Dataset":
             _access_modes(spec, walk)
@@ -41,6 +42,13 @@ def check(kind: str, namespace: str, node: Node, walk: Walk) -> None:
             _operation(spec, namespace, walk)
             _own_namespace(spec.at("dataset"), "spec.dataset", namespace, walk)
             _process(spec, walk)
+
+
+def _some_workers(spec: Node, walk: Walk) -> None:
+    """On one machine 0 workers are a slip. A cluster takes them: `kubectl scale --replicas=0` passes admission."""
+    node = spec.at("replicas")
+    if node is not None and node.value == 0 and not isinstance(node.value, bool):
+        walk.add("error", node, "spec.replicas", "0", "is out of range", f"write 1 to {INT.max}")
 
 
 def _access_modes(spec: Node, walk: Walk) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from forebay.api.problem import Problem, Severity, did_you_mean, secretish, show
 from forebay.api.quantity import QuantityError, parse_quantity
@@ -21,8 +22,13 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class Str(msgspec.Struct, frozen=True):
+    """`min`, `max`: characters, 0 = no bound. `pattern` is RE2; `format` is for admission only ("date-time")."""
+
     min: int = 0
     enum: tuple[str, ...] = ()
+    max: int = 0
+    pattern: str = ""
+    format: str = ""
 
 
 class Int(msgspec.Struct, frozen=True):
@@ -38,15 +44,24 @@ class Quantity(msgspec.Struct, frozen=True):
     """An int or a string that `parse_quantity` takes."""
 
 
+class IntOrString(msgspec.Struct, frozen=True):
+    """A port by number or by name."""
+
+
 class Any(msgspec.Struct, frozen=True):
-    """A Kubernetes core type that nothing here looks into. `kind`: what it must be."""
+    """A Kubernetes core type that nothing here looks into. `kind`: what it must be; `shape`: what admission holds it to."""
 
     kind: type | None = None
+    shape: Type | None = None
 
 
 class List(msgspec.Struct, frozen=True):
+    """`max` 0 = no bound. `keys`: the fields that tell its items apart, for server-side apply and for uniqueness."""
+
     of: Type
     min: int = 0
+    max: int = 0
+    keys: tuple[str, ...] = ()
 
 
 class MapOf(msgspec.Struct, frozen=True):
@@ -54,19 +69,28 @@ class MapOf(msgspec.Struct, frozen=True):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A member of an object. `used`: something here acts on it; otherwise `note` says what holds instead."""
+    """A member of an object. `used`: something here acts on it; otherwise `note` says what holds instead.
+
+    `default` is what the API server fills in where the parent is there and the field is not; `text` describes the field
+    in `kubectl explain` (fields of Fluid's kinds have theirs in `crd_text`).
+    """
 
     type: Type
     required: bool = False
     used: bool = False
     note: str = ""
+    default: str | int | bool | None = None
+    text: str = ""
 
 
 class Obj(msgspec.Struct, frozen=True):
+    """`open`: fields that stand here are held to their types, others are kept as they are."""
+
     fields: dict[str, Field]
+    open: bool = False
 
 
-Type = Str | Int | Bool | Quantity | Any | List | MapOf | Obj
+Type = Str | Int | Bool | Quantity | IntOrString | Any | List | MapOf | Obj
 
 STR, INT, BOOL, QUANTITY = Str(), Int(), Bool(), Quantity()
 INT64 = Int(-(1 << 63), (1 << 63) - 1)
@@ -83,8 +107,8 @@ def need(type_: Type, *, used: bool = False) -> Field:
     return Field(type_, required=True, used=used)
 
 
-def used(type_: Type) -> Field:
-    return Field(type_, used=True)
+def used(type_: Type, default: str | int | bool | None = None) -> Field:
+    return Field(type_, used=True, default=default)
 
 
 def obj(*bases: Mapping[str, Field], **members: Type | Field) -> Obj:
@@ -94,6 +118,26 @@ def obj(*bases: Mapping[str, Field], **members: Type | Field) -> Obj:
         fields.update(base)
     fields.update({k: v if isinstance(v, Field) else Field(v) for k, v in members.items()})
     return Obj(fields)
+
+
+def loose(type_: Obj) -> Obj:
+    """Names and types of `type_` alone: nothing is required, and no value is out of bounds."""
+    return Obj({name: replace(f, type=_loose(f.type), required=False) for name, f in type_.fields.items()}, type_.open)
+
+
+def _loose(type_: Type) -> Type:
+    match type_:
+        case Obj():
+            return loose(type_)
+        case List():
+            return List(_loose(type_.of))
+        case MapOf():
+            return MapOf(_loose(type_.of))
+        case Str():
+            return STR
+        case Int():
+            return INT64
+    return type_
 
 
 def join(path: str, key: str) -> str:
@@ -130,6 +174,9 @@ class Walk:
                 if self.expect(node, list, path):
                     if len(node.items()) < type_.min:
                         self.add("error", node, path, "[]", "is empty", f"give at least {type_.min}")
+                    if type_.max and len(node.items()) > type_.max:
+                        message = f"has {len(node.items())} entries"
+                        self.add("error", node, path, "", message, f"give at most {type_.max}")
                     for i, item in enumerate(node.items()):
                         self.check(item, type_.of, f"{path}[{i}]", unused=unused)
             case MapOf():
@@ -142,6 +189,9 @@ class Walk:
                     self.expect(node, type_.kind, path)
             case Quantity():
                 self.quantity(node, path)
+            case IntOrString():
+                if not isinstance(node.value, str):
+                    self.expect(node, int, path)
             case Int():
                 if self.expect(node, int, path) and not type_.min <= int(str(node.value)) <= type_.max:
                     self.add("error", node, path, show(node.value), "is out of range", f"write {type_.min} to {type_.max}")
@@ -221,6 +271,11 @@ class Walk:
             self.add("error", node, path, show(value, path), f"is none of {options}", remedy)
         elif len(value) < type_.min:
             self.add("error", node, path, show(value), f"is shorter than {type_.min} characters", "write a longer one")
+        elif type_.max and len(value) > type_.max:
+            message = f"has {len(value)} characters"
+            self.add("error", node, path, show(value, path), message, f"write at most {type_.max} characters")
+        elif type_.pattern and not re.search(type_.pattern, value):
+            self.add("error", node, path, show(value, path), "is not of the form asked for", f"it must match {type_.pattern}")
 
 
 def _find(type_: Type, key: str, path: str, depth: int = 6) -> str:

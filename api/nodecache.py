@@ -1,0 +1,81 @@
+"""NodeCache: what one node's cache holds, published by that node for schedulers, the pod webhook and people.
+
+One object a node, named as the node and owned by it, without a spec. The node writes `/status` and nothing else: on real
+change, at most every 10 s. Readers must take it as a hint: it is as old as `observedTime` says, and bytes may have gone since.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from forebay.api.conditions import Conditions
+from forebay.api.spec import Medium
+from forebay.api.struct_schema import Written, listing, moment, size, told
+
+MAX_DATASETS = 512
+"""Datasets of one object, the largest first: 77 KiB with names of 13 characters and one medium, 265 KiB at the very most."""
+
+
+class TierBytes(Written, frozen=True):
+    """One medium of the node, all its directories together."""
+
+    medium: Annotated[Medium, told("MEM, SSD or HDD.")]
+    capacity_bytes: Annotated[
+        int, size("Bytes that tiers on this medium may hold: quotas, less what the free-space floor keeps.")
+    ]
+    used_bytes: Annotated[int, size("Bytes that they hold.")]
+
+
+class HeldBytes(Written, frozen=True):
+    """Bytes of one dataset on one medium."""
+
+    medium: Annotated[Medium, told("MEM, SSD or HDD.")]
+    bytes: Annotated[int, size("Bytes of the dataset that lie there.")]
+
+
+class Warming(Written, frozen=True):
+    """A load that runs on the node."""
+
+    remaining_bytes: Annotated[int, size("Bytes of the load that this node still has to fetch.")]
+    bytes_per_second: Annotated[int, size("Rate over the last interval.")] = 0
+    eta_seconds: Annotated[int, size("Seconds to the end at this rate; absent while nothing is known of it.")] = 0
+
+
+class HeldDataset(Written, frozen=True):
+    namespace: Annotated[str, told("Namespace of the dataset.", min_length=1, max_length=63)]
+    name: Annotated[str, told("Name of the dataset.", min_length=1, max_length=63)]
+    role: Annotated[
+        Literal["Owner", "Client"],
+        told("Owner: a worker that owns a share of the bytes; Client: a cache beside readers that owns nothing."),
+    ]
+    tiers: Annotated[tuple[HeldBytes, ...], listing("What the node holds of it, by medium.", "medium", max_length=3)] = ()
+    version: Annotated[str, told("Version of the dataset that the bytes are of.", max_length=128)] = ""
+    mounted: Annotated[bool, told("Whether the node shows the dataset to pods now.")] = False
+    warming: Annotated[Warming | msgspec.UnsetType, told("A load in progress.")] = msgspec.UNSET
+
+
+class Bandwidth(Written, frozen=True):
+    """Rates that were measured on real traffic, in bytes per second; absent where there was none yet."""
+
+    store_bytes_per_second: Annotated[int, size("From stores into this node's cache.")] = 0
+    peer_bytes_per_second: Annotated[int, size("From other nodes into this node's cache.")] = 0
+    read_bytes_per_second: Annotated[int, size("From this node's cache to its readers.")] = 0
+
+
+class NodeCacheStatus(Written, frozen=True):
+    observed_time: Annotated[str, moment("When the node wrote this.")]
+    tiers: Annotated[tuple[TierBytes, ...], listing("What the node's tiers hold, by medium.", "medium", max_length=3)]
+    cached_bytes: Annotated[int, size("Bytes of all datasets on this node.")]
+    capacity_bytes: Annotated[int, size("Bytes that all its tiers may hold.")]
+    cached: Annotated[str, told("The same for people: 1.50TiB.")]
+    capacity: Annotated[str, told("The same for people: 3.00TiB.")]
+    dataset_count: Annotated[int, size("Datasets that have bytes here, those left out below included.")]
+    datasets: Annotated[
+        tuple[HeldDataset, ...],
+        listing("The largest first.", "namespace", "name", max_length=MAX_DATASETS),
+    ] = ()
+    bandwidth: Annotated[Bandwidth | msgspec.UnsetType, told("Measured rates.")] = msgspec.UNSET
+    conditions: Conditions = ()
+    version: Annotated[str, told("Version of forebay on the node.", max_length=64)] = ""
