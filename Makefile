@@ -11,7 +11,7 @@ export PYTHONSAFEPATH := 1
 # Debian packages: what a mount, the demo and the tests use. The bench installs its peers itself (bench/install.sh).
 DEBIAN := python3-venv fuse3 nginx-light util-linux iproute2
 
-.PHONY: help demo test test-long lint bench clean setup
+.PHONY: help demo test test-kube test-long lint bench clean setup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,10 +40,15 @@ demo: $(STAMPS)/venv ## the main job: three stores, one tree, mounted, read cold
 	@$(BIN)/forebay demo
 
 test: $(STAMPS)/venv lint ## all that must pass
-	@$(BIN)/pytest -q -m "not long"
+	@$(BIN)/pytest -q -m "not long" --ignore=tests/kube
+
+# Built once, outside the repository (docs/kube.md): seven minutes on two cores the first time, 0.1 s then.
+test-kube: $(STAMPS)/venv ## the Kubernetes client layer against a real API server
+	@$(BIN)/python -P deploy/harness/build.py kube-apiserver kube-controller-manager etcd >/dev/null
+	@$(BIN)/pytest -q -m "not long" tests/kube
 
 test-long: $(STAMPS)/venv ## chaos, scale, long random sequences
-	@$(BIN)/pytest -q -m "long" --timeout 3600
+	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/kube
 
 lint: $(STAMPS)/venv ## ruff, strict types, import contract
 	@$(BIN)/ruff check .

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "refresh": ("forebay.cli.warm", "Ask the store again at the next look."),
     "check": ("forebay.cli.check", "Validate YAML files without touching a store."),
     "doctor": ("forebay.cli.doctor", "Look for what would keep forebay from working, or from being fast."),
+    "sim": ("forebay.cli.sim", "Replay recorded workloads through the planner, without a cluster."),
     "demo": ("forebay.cli.demo", "Show all of it on this machine, with stores made for the occasion."),
 }
 

@@ -1,1 +1,1 @@
-"""The pure planner, its adapters and the simulator. Empty until the scheduler lands."""
+"""The pure planner and the simulator. Needs NumPy; nothing reads a clock, a file or a network unless its docstring says so."""

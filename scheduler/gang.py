@@ -1,0 +1,89 @@
+"""One decision for a gang: every group gets its minimum, or nobody gets anything and nothing is held.
+
+Pods are placed hardest first, each where the policy likes it best. That is greedy: a gang of unlike pods can be refused although
+another order would fit; `Plan.reason` then says which group fell short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from forebay.scheduler.explain import failed_constraints
+from forebay.scheduler.plan import Placement, Plan
+from forebay.scheduler.planner import Planner
+from forebay.scheduler.request import Request
+from forebay.scheduler.transaction import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One pod of a gang. `group` names its sub-group, "" for none."""
+
+    pod: str
+    request: Request
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """Pods that start together: at least `minimum` of all, and of each sub-group at least its own minimum.
+
+    Raises ValueError for a minimum that the members cannot reach, for a sub-group without members, and for a pod named twice.
+    """
+
+    name: str
+    members: Sequence[Member]
+    minimum: int
+    group_minimum: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len({member.pod for member in self.members}) != len(self.members):
+            raise ValueError(f"gang {self.name}: a pod is named twice")
+        if not 0 <= self.minimum <= len(self.members):
+            raise ValueError(f"gang {self.name}: minMember is {self.minimum} of {len(self.members)} pods: lower it or add pods")
+        for group, minimum in self.group_minimum.items():
+            there = sum(member.group == group for member in self.members)
+            if not 0 <= minimum <= there:
+                raise ValueError(f"gang {self.name}: group {group} asks for {minimum} of its {there} pods: lower it or add pods")
+
+
+def plan(planner: Planner, gang: Gang) -> Plan:
+    """Place the gang in the planner's state, or leave the state as it is. Pods above the minimum get what is left."""
+    with Transaction(planner.state) as transaction:
+        placements = list[Placement]()
+        stuck = list[Member]()
+        hopeless = set[Request]()  # placing more only takes: what does not fit now will not fit later in this gang
+        reached = dict.fromkeys(gang.group_minimum, 0)
+        for member in sorted(gang.members, key=lambda one: _hardness(one.request), reverse=True):
+            choice = None if member.request in hopeless else planner.choose(member.request)
+            if choice is None:
+                hopeless.add(member.request)
+                stuck.append(member)
+                continue
+            transaction.place(choice.row, member.request, choice.cards)
+            placements.append(Placement(member.pod, planner.state.names[choice.row], choice.cards))
+            if member.group in reached:
+                reached[member.group] += 1
+        reason = _short(gang, len(placements), reached)
+        waiting = tuple(member.pod for member in stuck)
+        if not reason:
+            transaction.commit()
+            return Plan(gang.name, tuple(placements), waiting)
+        failed = failed_constraints(planner.state, stuck[0].request)  # with the others in place: that is what it met
+    return Plan(gang.name, (), tuple(member.pod for member in gang.members), reason, failed)
+
+
+def _hardness(request: Request) -> tuple[int, ...]:
+    """Sorts the pods that few nodes can take last-resort first: many whole cards, large shares, named models, much CPU."""
+    return (request.cards * request.whole, request.card_milli, request.models is not None, *request.resources)
+
+
+def _short(gang: Gang, placed: int, reached: Mapping[str, int]) -> str:
+    """Why the gang cannot start with what was placed; "" if it can."""
+    for group, count in reached.items():
+        if count < gang.group_minimum[group]:
+            return f"group {group} needs {gang.group_minimum[group]} pods at once, {count} fit"
+    if placed < gang.minimum:
+        return f"the gang needs {gang.minimum} pods at once, {placed} fit"
+    return ""

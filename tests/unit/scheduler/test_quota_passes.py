@@ -1,0 +1,159 @@
+"""Order, admission and reclaim together, pass after pass: evicting ends, and what is guaranteed is given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forebay.scheduler.quota import Quotas
+from forebay.scheduler.quota_check import Findings, build
+from forebay.scheduler.quota_entitled import Ask
+from forebay.scheduler.quota_ledger import Charge, Ledger
+from forebay.scheduler.quota_order import Waiting
+from forebay.scheduler.quota_pods import Gang, Running
+from forebay.scheduler.quota_rooms import NodeRoom
+from forebay.scheduler.quota_tree import Queue
+
+GPU = "nvidia.com/gpu"
+SIZE = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pods that run for ever, so that only reclaim moves anything."""
+
+    name: str
+    queue: str
+    pods: int
+    minimum: int
+    each: int
+    priority: int
+
+    def request(self) -> dict[str, int]:
+        return {GPU: self.pods * self.each}
+
+
+class Cluster:
+    """A planner of a few lines: first fit on nodes, evicted jobs wait again (whole ones) or run on with what they have."""
+
+    def __init__(self, queues: list[Queue], jobs: list[Job], nodes: int) -> None:
+        self.quotas = Quotas()
+        self.quotas.ledger = Ledger(build(queues, Findings()))
+        self.jobs = {j.name: j for j in jobs}
+        self.waiting: dict[str, Job] = {}
+        self.free = {f"n{i}": SIZE for i in range(nodes)}
+        self.total = {GPU: SIZE * nodes}
+        self.running: dict[str, Running] = {}
+        self.uids = 0
+        self.now = 0.0
+
+    def one_pass(self) -> int:
+        """Pods evicted in one pass over all that waits."""
+        self.now += 1
+        evicted = 0
+        asked = [Waiting(j.name, j.queue, j.request(), j.priority) for j in self.waiting.values()]
+        turns = self.quotas.turns(asked, self.total, self.now)
+        while turn := turns.next():
+            job = self.jobs[turn.name]
+            if not (self.quotas.admit(turn, self.total).admitted and self.place(job)):
+                evicted += self.make_room(job)
+            if job.name not in self.waiting:
+                turns.placed(turn)
+        return evicted
+
+    def make_room(self, job: Job) -> int:
+        room = NodeRoom({n: {GPU: f} for n, f in self.free.items()}, {GPU: job.each}, job.pods)
+        result = self.quotas.reclaim(
+            Ask(job.name, job.queue, job.request(), job.priority, jobs=1),
+            self.running.values(),
+            room,
+            self.now,
+            waiting=[Waiting(j.name, j.queue, j.request(), j.priority) for j in self.waiting.values()],
+            gangs={j.name: Gang(j.minimum) for j in self.jobs.values()},
+            totals=self.total,
+        )
+        for pod in result.pods:
+            del self.running[pod.uid]
+            self.free[pod.node] += pod.amounts[GPU]
+            self.quotas.ledger.remove(pod.uid)
+        left = Counter(p.gang for p in self.running.values())
+        for name in {p.gang for p in result.pods}:
+            assert left[name] == 0 or left[name] >= self.jobs[name].minimum
+            if not left[name]:
+                self.waiting[name] = self.jobs[name]
+        if result.feasible:
+            assert self.quotas.admit(Waiting(job.name, job.queue, job.request()), self.total).admitted
+            assert self.place(job), result.reason
+        return len(result.pods)
+
+    def place(self, job: Job) -> bool:
+        nodes = [n for n, f in self.free.items() for _ in range(f // job.each)][: job.pods]
+        if len(nodes) < job.pods:
+            return False
+        for node in nodes:
+            self.uids += 1
+            uid = f"p{self.uids}"
+            pod = Running(uid, job.queue, node, {GPU: job.each}, job.name, job.priority, self.now, cards=job.each)
+            self.running[uid] = pod
+            self.free[node] -= job.each
+            self.quotas.ledger.add(uid, Charge("", pod.amounts, label=job.queue, gang=job.name))
+        self.waiting.pop(job.name, None)
+        return True
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> tuple[Cluster, list[list[Job]]]:
+    """Jobs arrive in waves, the later ones find the cluster full."""
+    queues = [Queue(name="d", min={GPU: draw(st.integers(0, 6))})]
+    for name in ("x", "y", "z"):
+        least = draw(st.integers(0, 5))
+        parent = draw(st.sampled_from(["", "d"]))
+        queues.append(Queue(name=name, parent=parent, min={GPU: least}, max={GPU: draw(st.integers(max(4, least), 12))}))
+    queues.append(Queue(name="e", parent="d"))
+    waves: list[list[Job]] = []
+    for wave in range(draw(st.integers(1, 4))):
+        waves.append([])
+        for i in range(draw(st.integers(1, 4))):
+            pods = draw(st.integers(1, 4))
+            queue = draw(st.sampled_from(["x", "y", "z", "e"]))
+            each, priority = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+            waves[-1].append(Job(f"j{wave}{i}", queue, pods, draw(st.integers(1, pods)), each, priority))
+    return Cluster(queues, [j for w in waves for j in w], draw(st.integers(1, 3))), waves
+
+
+@settings(max_examples=300, deadline=None)
+@given(clusters())
+def test_evicting_ends(drawn: tuple[Cluster, list[list[Job]]]) -> None:
+    cluster, waves = drawn
+    for wave in waves:
+        cluster.waiting |= {j.name: j for j in wave}
+        passes = 0
+        while cluster.one_pass():
+            passes += 1
+            assert passes <= 2 * len(cluster.jobs), "jobs evict each other in turn"
+        assert all(0 <= f <= SIZE for f in cluster.free.values())
+
+
+def test_a_latecomer_gets_its_guarantee() -> None:
+    queues = [Queue(name="a", min={GPU: 6}, max={GPU: 12}), Queue(name="b", min={GPU: 6}, max={GPU: 12})]
+    early = [Job(f"b{i}", "b", 2, 1, 1, 0) for i in range(6)]
+    late = [Job(f"a{i}", "a", 2, 2, 1, 0) for i in range(4)]
+    cluster = Cluster(queues, [*early, *late], 3)
+    cluster.waiting = {j.name: j for j in early}
+    cluster.one_pass()
+    assert cluster.quotas.ledger.books.used("b")[GPU] == 12
+    cluster.waiting |= {j.name: j for j in late}
+    while cluster.one_pass():
+        pass
+    used = cluster.quotas.ledger.books.all_used()
+    assert (used["a"][GPU], used["b"][GPU]) == (6, 6)
+    assert {p.gang for p in cluster.running.values()} >= {f"b{i}" for i in range(6)}  # each of b's jobs runs on with one pod
+
+
+@pytest.mark.long
+def test_evicting_ends_in_many_clusters() -> None:
+    settings(max_examples=20_000, deadline=None)(given(clusters())(test_evicting_ends.hypothesis.inner_test))()  # type: ignore[attr-defined]
