@@ -205,7 +205,7 @@ def _paths(separator: str) -> tuple[Rule, ...]:
 
 
 _POSITIVE = Rule(
-    "!has(self.quota) || (type(self.quota) == int ? int(self.quota) > 0 : quantity(self.quota).sign() > 0)",
+    "!has(self.quota) || (type(self.quota) == int ? int(self.quota) > 0 : quantity(self.quota).isGreaterThan(quantity('0')))",
     "quota is not positive; write a size above 0, such as 1Gi",
     ".quota",
 )

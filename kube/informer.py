@@ -97,12 +97,13 @@ class Informer(Generic[N]):
         return self._synced.wait(timeout)
 
     def stop(self, timeout: float = 10.0) -> bool:
-        """Whether the thread ended in time. A list that is under way is waited for."""
+        """Whether the thread ended in time. What it waits for is interrupted."""
         self._stopping.set()
         with self._lock:
             if self._stream is not None:
                 self._stream.close()
         if self._thread.ident is not None:
+            self._transport.interrupt(self._thread.ident)
             self._thread.join(timeout)
         return not self._thread.is_alive()
 

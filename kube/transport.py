@@ -141,10 +141,7 @@ class Stream:
 
     def close(self) -> None:
         """Ends it; a `read` in another thread ends too."""
-        try:
-            self._link.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other side was first
+        _shut(self._link.sock)
         self._link.connection.close()
         self._link.response.close()
 
@@ -161,6 +158,7 @@ class Transport:
         self._agent = agent
         self._lock = threading.Lock()
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+        self._busy: dict[int, socket.socket] = {}  # by the thread that waits for an answer
         self._closed = False
         self.requests = 0
         self.connects = 0
@@ -188,6 +186,8 @@ class Transport:
         except BaseException:
             link.connection.close()
             raise
+        finally:
+            self._answered()
         self._give_back(link)
         return Answer(link.response.status, data, _retry_after(link.response))
 
@@ -197,7 +197,16 @@ class Transport:
         """A GET whose body is read as it comes. `deadline`: seconds to the answer's head; `longest`: seconds of all."""
         now = time.monotonic()
         call = _Call("GET", path, query, None, "", accept, now + deadline)
-        return Stream(call.where, self._send(call, "identity"), now + longest)
+        link = self._send(call, "identity")
+        self._answered()
+        return Stream(call.where, link, now + longest)
+
+    def interrupt(self, thread: int) -> None:
+        """Ends what the thread with this identifier waits for, if anything: it gets an Unreachable."""
+        with self._lock:
+            sock = self._busy.get(thread)
+        if sock is not None:
+            _shut(sock)
 
     def close(self) -> None:
         """Closes what is idle. Requests under way end by themselves."""
@@ -212,6 +221,8 @@ class Transport:
     def _send(self, call: _Call, coding: str) -> _Link:
         connection, sent = self._connection(call), False
         sock = connection.sock
+        with self._lock:
+            self._busy[threading.get_ident()] = sock
         target = self._url.path.rstrip("/") + call.path + (f"?{urlencode(call.query)}" if call.query else "")
         try:
             headers = self._headers(call, coding)
@@ -224,9 +235,11 @@ class Transport:
             _limit(sock, call.end)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as error:
+            self._answered()
             connection.close()
             raise Unreachable(call.where, str(error) or type(error).__name__, sent=sent) from None
         except BaseException:
+            self._answered()
             connection.close()
             raise
         if response.status == 401:
@@ -297,6 +310,10 @@ class Transport:
         connection.sock = sock
         return connection
 
+    def _answered(self) -> None:
+        with self._lock:
+            self._busy.pop(threading.get_ident(), None)
+
     def _give_back(self, link: _Link) -> None:
         link.response.close()  # it was read to its end; `read1` does not say so to the connection
         if not link.response.will_close:
@@ -313,6 +330,14 @@ def _limit(sock: socket.socket, end: float) -> None:
     if left <= 0:
         raise TimeoutError("the deadline has passed")
     sock.settimeout(left)
+
+
+def _shut(sock: socket.socket) -> None:
+    """Wakes whoever reads from it."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the other side was first
 
 
 def _readable(sock: socket.socket) -> bool:

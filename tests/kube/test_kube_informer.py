@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from random import Random
 
@@ -151,28 +153,42 @@ def test_what_was_deleted_while_nobody_watched_is_found_when_history_is_gone(
         assert watched.informer.health().lists >= 2
 
 
+@pytest.mark.timeout(200)
 def test_a_continue_token_that_the_server_lets_expire(
     plane: ControlPlane, client: Client, proxy: KubeProxy, namespace: str
 ) -> None:
+    """Between two pages the server is restarted (it answers pages from memory, too) and etcd forgets the list's version."""
     fill(client, namespace, 12)
-    done: list[str] = []
+    reached, go = threading.Event(), threading.Event()
 
     def plan(asked: Asked) -> Fault | None:
-        if "continue" in asked.query and not done:
-            done.append(asked.query["continue"])
-            client.apply(CONFIG_MAPS, Key(namespace, "m0"), config_map("m0", "changed"))
-            client.delete(CONFIG_MAPS, Key(namespace, "m1"))
-            plane.compact()
+        if "continue" in asked.query and not reached.is_set():
+            reached.set()
+            assert go.wait(60)
         return None
 
     proxy.plan = plan
-    with Watched(Transport(proxy.endpoint), namespace, page=3) as watched:
-        assert watched.informer.wait_synced(20)
+    with Watched(Transport(proxy.endpoint), namespace, page=3, longest_pause=0.3) as watched:
+        assert reached.wait(20)
+        client.apply(CONFIG_MAPS, Key(namespace, "m0"), config_map("m0", "changed"))
+        client.delete(CONFIG_MAPS, Key(namespace, "m1"))
+        plane.kill_api_server()
+        plane.start_api_server()
+        plane.compact()
+        go.set()
+        assert watched.informer.wait_synced(60)
         until(lambda: watched.equals(client, namespace))
         watched.check()
-    assert done
     first_pages = [asked for asked in pages(proxy) if "continue" not in asked.query]
     assert len(first_pages) == 2, "the token did not expire, so nothing was tried here"
+
+
+def test_it_ends_while_the_server_says_nothing(proxy: KubeProxy, namespace: str) -> None:
+    proxy.silence()
+    began = time.monotonic()
+    with Watched(Transport(proxy.endpoint), namespace):
+        until(lambda: proxy.asked)
+    assert time.monotonic() - began < 5
 
 
 # --- the proxy's ----------------------------------------------------------------------------------------------------
@@ -180,11 +196,9 @@ def test_a_continue_token_that_the_server_lets_expire(
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watches of two seconds, given up after three; pauses of at most a second."""
-    monkeypatch.setattr(r, "SHORTEST", 2.0)
-    monkeypatch.setattr(r, "LONGEST", 2.5)
-    monkeypatch.setattr(r, "GRACE", 1.0)
-    monkeypatch.setattr(r, "SILENCE", 1.5)
+    """Watches of a second or two, given up soon after."""
+    for name, value in (("SHORTEST", 1.0), ("LONGEST", 2.0), ("GRACE", 0.5), ("SILENCE", 1.0)):
+        monkeypatch.setattr(r, name, value)
 
 
 def test_a_watch_that_falls_silent_is_given_up(client: Client, proxy: KubeProxy, namespace: str, short: None) -> None:
@@ -201,9 +215,10 @@ def test_a_watch_that_falls_silent_is_given_up(client: Client, proxy: KubeProxy,
 def test_everything_falls_silent_and_comes_back(client: Client, proxy: KubeProxy, namespace: str, short: None) -> None:
     with Watched(Transport(proxy.endpoint), namespace) as watched:
         assert watched.informer.wait_synced(10)
+        until(lambda: proxy.streams == 1)
         proxy.silence()
         fill(client, namespace, 5)
-        until(lambda: "silent" in watched.informer.health().problem or "no answer" in watched.informer.health().problem, 20)
+        until(lambda: "silent for" in watched.informer.health().problem)
         proxy.resume()
         until(lambda: watched.equals(client, namespace), 60)
         watched.check()
@@ -241,7 +256,7 @@ def test_a_storm_of_faults_ends_with_the_servers_truth(
 
     proxy.plan = plan
     with (
-        Watched(Transport(proxy.endpoint), namespace, page=7, seed=seed, longest_pause=1.0) as watched,
+        Watched(Transport(proxy.endpoint), namespace, page=7, seed=seed, longest_pause=0.3) as watched,
         Writer(client, namespace, seed) as writer,
     ):
         until(lambda: sum(proxy.counts.values()) > 25, 60, "faults")
@@ -251,7 +266,7 @@ def test_a_storm_of_faults_ends_with_the_servers_truth(
         watched.check()
     assert writer.writes > 50
     assert truth(client, namespace)
-    assert len(proxy.counts) >= 4, proxy.counts
+    assert len(proxy.counts) >= 3, proxy.counts
 
 
 def test_thirty_thousand_bytes_a_line_and_pieces_of_any_size(client: Client, transport: Transport, namespace: str) -> None:

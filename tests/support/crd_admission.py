@@ -224,7 +224,7 @@ def _escaped(value: Any) -> Any:
 
 
 def _quantity(text: Any) -> celtypes.IntType:
-    """A quantity as its whole bytes: enough for its sign."""
+    """A quantity as its whole bytes: enough to compare it with nothing."""
     try:
         return celtypes.IntType(parse_quantity(str(text)))
     except QuantityError as e:
@@ -239,5 +239,5 @@ _FUNCTIONS: dict[str, Any] = {
     "replace": lambda s, a, b: celtypes.StringType(str(s).replace(str(a), str(b))),
     "split": lambda s, sep: celtypes.ListType([celtypes.StringType(p) for p in str(s).split(str(sep))]),
     "quantity": _quantity,
-    "sign": lambda q: celtypes.IntType((q > 0) - (q < 0)),
+    "isGreaterThan": lambda a, b: celtypes.BoolType(a > b),
 }
