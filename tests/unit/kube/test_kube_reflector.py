@@ -70,6 +70,21 @@ def test_a_bookmark_moves_the_version_only_and_shortens_the_next_silence() -> No
     assert (watch.version, watch.silence) == ("99", r.SILENCE)
 
 
+def test_a_server_that_has_no_bookmarks_any_more_is_not_cut_off_again_and_again() -> None:
+    m = machine()
+    watching(m)
+    m.handle(r.Bookmark("99", 60.0))
+    m.handle(r.Ended(None, 61.0))
+    m.handle(r.Opened(61.0))
+    (sleep,) = m.handle(r.Ended(r.Failure(0, "silent for 130 s"), 191.0))
+    (watch,) = m.handle(r.Tick(sleep.until))
+    assert watch.silence == watch.seconds + r.GRACE
+    m.handle(r.Opened(200.0))
+    m.handle(r.Bookmark("120", 260.0))
+    (watch,) = m.handle(r.Ended(None, 400.0))
+    assert watch.silence == r.SILENCE
+
+
 def test_a_clean_end_is_resumed_at_once_a_barren_one_after_a_pause() -> None:
     m = machine()
     watching(m)
