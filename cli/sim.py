@@ -14,9 +14,11 @@ MARKS = (25, 50, 75, 90, 100, 110, 120, 130)
 
 
 @click.group(
+    # said here too: click keeps a command's help option from its first use, which need not be through `forebay`
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
-  forebay sim openb --nodes nodes.csv --pods pods.csv --sequences order.jsonl.gz --policy forebay"""
+  forebay sim openb --nodes nodes.csv --pods pods.csv --sequences order.jsonl.gz --policy forebay""",
 )
 def sim() -> None:
     """Replay recorded workloads through the planner, without a cluster."""
