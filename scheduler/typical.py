@@ -6,16 +6,20 @@ from forebay.scheduler.request import Request
 
 FIRST = 30
 """Arrivals before the first revision: fewer say little of a workload."""
-GROWTH = 1.25
+GROWTH = 1.1
 """Arrivals between revisions grow by this factor: every revision makes all kept scores void."""
 WINDOW = 20_000
 """Arrivals after which old ones count half, so that a workload that changes is followed."""
-COVER = 0.95
-"""Share of the arrivals that the typical requests stand for; the rest are too rare to plan for."""
+COVER = 0.9
+"""Share of the arrivals of each set of accepted models that the typical requests stand for; the rest are too rare to plan for."""
 
 
 class Typical:
-    """Counts arrivals by request; `requests` is the latest revision, most frequent first, with weights that sum to 1."""
+    """Counts arrivals by request; `requests` is the latest revision, with weights that sum to 1.
+
+    Pods without a card, and pods by the models they accept, are covered apart: a set of models that many unlike pods name would
+    otherwise lose its weight, each of them being rare. The weight of what is left out goes to the others of the same set.
+    """
 
     def __init__(self) -> None:
         self.requests: list[tuple[Request, float]] = []
@@ -39,10 +43,18 @@ class Typical:
         return True
 
     def _revise(self) -> None:
-        kept, covered = list[tuple[Request, float]](), 0.0
+        kinds: dict[tuple[bool, tuple[int, ...] | None], list[tuple[Request, float]]] = {}
         for request, count in sorted(self._counts.items(), key=lambda one: (-one[1], repr(one[0]))):
-            if covered >= COVER * self._total:
+            kinds.setdefault((request.cards > 0, request.models), []).append((request, count))
+        self.requests = [one for alike in kinds.values() for one in self._frequent(alike)]
+
+    def _frequent(self, alike: list[tuple[Request, float]]) -> list[tuple[Request, float]]:
+        """The shortest prefix that covers `COVER` of these, with the weight of all of them."""
+        whole = sum(count for _, count in alike)
+        kept, covered = list[tuple[Request, float]](), 0.0
+        for request, count in alike:
+            if covered >= COVER * whole:
                 break
             kept.append((request, count))
             covered += count
-        self.requests = [(request, count / covered) for request, count in kept]
+        return [(request, count * whole / covered / self._total) for request, count in kept]

@@ -1,0 +1,121 @@
+"""U against its definition, and what is learned from arrivals."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import COLUMNS, requests, states
+
+from forebay.scheduler import typical
+from forebay.scheduler.planner import Planner
+from forebay.scheduler.policies import Setting, make
+from forebay.scheduler.request import Request
+from forebay.scheduler.state import Card, Node, State
+from forebay.scheduler.typical import Typical
+from forebay.scheduler.usefulness import Usefulness
+
+
+def plain_pods(state: State, row: int, request: Request) -> float:
+    """How many of `request` would go on the row, not rounded where resources bound it."""
+    units = 0
+    for free, model in zip(state.card_free[row].tolist(), state.card_model[row].tolist(), strict=True):
+        if model >= 0 and (request.models is None or model in request.models):
+            units += free // request.milli
+    bounds = [units / request.cards]
+    bounds += [free / asked for free, asked in zip(state.free[row].tolist(), request.resources, strict=True) if asked]
+    return 0.0 if min(bounds) < 1 else min(bounds)
+
+
+def plain_scarcity(state: State, request: Request) -> float:
+    every = [model for model in state.card_model.ravel().tolist() if model >= 0]
+    accepted = [model for model in every if request.models is None or model in request.models]
+    return len(every) / len(accepted) if accepted else 0.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(states(), st.data())
+def test_measure_equals_definition(state: State, data: st.DataObject) -> None:
+    pods = [(request, data.draw(st.floats(0.01, 1))) for request in data.draw(st.lists(requests(state), max_size=12))]
+    got = Usefulness(pods, state).measure(state.free, state.card_free, state.card_model)
+    for row in range(len(state)):
+        expected = sum(
+            weight * plain_scarcity(state, request) * request.card_milli * plain_pods(state, row, request)
+            for request, weight in pods
+            if request.cards
+        )
+        assert got[row] == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+def test_cards_without_cpu_to_run_them_are_worth_nothing() -> None:
+    state = State([Node("n", {"cpu": 10, "memory": 99}, (Card("a"),) * 4)], COLUMNS)
+    pods = [(Request((4, 0), 1, 1000), 1.0)]
+    assert Usefulness(pods, state).measure(state.free, state.card_free, state.card_model).tolist() == [2500.0]
+    state.place(0, Request((7, 0)), ())
+    assert Usefulness(pods, state).measure(state.free, state.card_free, state.card_model).tolist() == [0.0]
+
+
+def test_a_rare_model_is_kept_for_those_that_name_it() -> None:
+    nodes = [
+        Node("rare", {"cpu": 9, "memory": 9}, (Card("r"),)),
+        *(Node(f"n{i}", {"cpu": 9, "memory": 9}, (Card("a"),)) for i in range(9)),
+    ]
+    state = State(nodes, COLUMNS)  # the rare one stands first: without a reason against it, it would be taken
+    planner = Planner(state, make("forebay", Setting()))
+    anyone, picky = Request((1, 1), 1, 1000), Request((1, 1), 1, 1000, 0, state.model_indexes(["r"]))
+    for _ in range(typical.FIRST):
+        planner.policy.observe(state, anyone)
+        planner.policy.observe(state, picky)
+    for _ in range(9):
+        choice = planner.place(anyone)
+        assert choice is not None
+        assert choice.row != 0
+    choice = planner.place(picky)
+    assert choice is not None
+    assert choice.row == 0
+
+
+def test_history_is_not_read() -> None:
+    state = State([Node("n", {"cpu": 9, "memory": 9}, (Card("a"),) * 4)], COLUMNS)
+    history = [Request((1, 1), 1, 500)] * 100
+    with_it, without = (Planner(state, make("forebay", Setting(history=known))) for known in (history, ()))
+    asked = Request((1, 1), 1, 300)
+    assert (with_it.ranking(asked).score == without.ranking(asked).score).all()
+
+
+ANY, A, IDLE = Request((1, 1), 1, 500), Request((1, 1), 1, 500, 0, (0,)), Request((1, 1))
+
+
+def test_each_set_of_models_keeps_its_weight() -> None:
+    learned = Typical()
+    rare = [Request((cpu, 1), 1, 500, 0, (0,)) for cpu in range(2, 22)]
+    for request in [ANY] * 60 + [IDLE] * 20 + rare:
+        learned.observe(request)
+    learned._revise()  # revisions fall due at arrivals of their own
+    weights = dict(learned.requests)
+    assert sum(weights.values()) == pytest.approx(1)
+    assert weights[ANY] == pytest.approx(0.6)
+    assert weights[IDLE] == pytest.approx(0.2)
+    assert sum(request.models is not None for request in weights) == 18  # 90 % of twenty
+
+
+def test_revisions_grow_rare() -> None:
+    learned = Typical()
+    revised = [at for at in range(1, 1000) if learned.observe(ANY)]
+    assert revised[0] == typical.FIRST
+    gaps = [later - earlier for earlier, later in itertools.pairwise(revised)]
+    assert gaps == sorted(gaps)
+    assert len(revised) < 50
+
+
+def test_a_workload_that_changes_is_followed() -> None:
+    learned = Typical()
+    for _ in range(typical.WINDOW):
+        learned.observe(ANY)
+    for _ in range(3 * typical.WINDOW):
+        learned.observe(A)
+    weights = dict(learned.requests)
+    assert weights[A] > 0.9
+    assert len(learned._counts) <= 2
