@@ -11,24 +11,23 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import islice
-from typing import Any, NamedTuple
+from contextlib import aclosing, contextmanager
+from typing import Any
 
 import trio
 
 from forebay.cache import files
 from forebay.cache import messages as m
-from forebay.cache.ahead import FILES_FIRST, SCAN_BYTES
 from forebay.cache.awake import Awake
 from forebay.cache.door import Fault
 from forebay.cache.extents import Extent, block_range
 from forebay.cache.fetch import Lanes, Meter, Source, Sums, Task
-from forebay.cache.index import DIR, FILE, ROOT, UNRESOLVED, Index, IndexError_, Object, Row, unpack_row
+from forebay.cache.index import FILE, UNRESOLVED, Index, IndexError_, Object, Row
 from forebay.cache.log import log
-from forebay.cache.machine import LANES, SMALL, Machine
+from forebay.cache.machine import LANES, Machine
 from forebay.cache.messages import NO_TIER, Goal, Thing
 from forebay.cache.namespace import Namespace
+from forebay.cache.neighbours import Neighbours
 from forebay.cache.policy import Lru, Policy, allocation
 from forebay.cache.records import COMMIT_AFTER, Records
 from forebay.cache.stores.base import NotFound, StoreError
@@ -40,8 +39,6 @@ ALERT = 50
 """Small files that readers ask for between two ticks from which idle cores are kept awake: each is handed on four times."""
 RECOMMIT_AFTER = 1.0
 """Seconds between attempts to write an index whose disk is full."""
-SIBLINGS = 64
-"""Names looked at to find the directory that comes next."""
 THINGS_KEPT = 2048
 """Objects whose rows are remembered between the requests for them: look-ahead finds them, a moment later they are opened."""
 
@@ -58,15 +55,6 @@ class Released:
         self.tier = tier
         self.fd = fd
         self.upto = upto
-
-
-class _Found(NamedTuple):
-    """Files of a directory: all, those that have to be fetched, those whose size is not known; bytes to fetch."""
-
-    inos: list[int]
-    things: list[Thing]
-    unresolved: list[int]
-    bytes: int
 
 
 class _Future:
@@ -123,8 +111,11 @@ class Engine:
         self._slots: dict[int, int] = {}
         self._leaving: dict[bytes, trio.Event] = {}  # evicted, and their files not unlinked yet
         self._doubts: dict[bytes, dict[int, Extent]] = {}  # checksums of another boot's blocks, until they were compared
+        self._neighbours = Neighbours(
+            self, index=index, records=records, namespace=namespace, moving=machine, leaving=self._leaving
+        )
         self._next = 0
-        self._asked = 0  # small files that readers wanted since the last tick
+        self._asked = 0  # small files that readers opened since the last tick
         self._alert = Awake()
         self._things: dict[int, Thing] = {}
         self._sources: dict[bytes, Source] = {}
@@ -179,9 +170,9 @@ class Engine:
             raise Fault(errno.EISDIR, f"inode {ino} is a directory")
         if row.flags & UNRESOLVED:
             return None
-        return self._remember(row, parent)
+        return self.remember(row, parent)
 
-    def _remember(self, row: Row, parent: int) -> Thing:
+    def remember(self, row: Row, parent: int) -> Thing:
         """Keep what a row says, and where its bytes come from, for the requests that follow."""
         thing = Thing(row.oid, row.ino, parent, row.mount, row.size)
         if len(self._things) >= THINGS_KEPT:
@@ -223,7 +214,6 @@ class Engine:
                     if len(self._doubts) >= DOUBTS_KEPT:
                         self._doubts.clear()  # those are fetched from the store instead
                     self._doubts[thing.oid] = found[1]
-        self._asked += goal is Goal.DEMAND and thing.size <= SMALL
         self._next += 1
         waiter = self._next
         future = self._futures[waiter] = _Future()
@@ -268,6 +258,7 @@ class Engine:
 
     def note_open(self, thing: Thing, *, missed: bool) -> None:
         """A small file was opened: feeds look-ahead."""
+        self._asked += 1
         self._perform(self.machine.opened(thing.parent, thing.ino, missed=missed))
 
     def drop(self, oid: bytes, *, charged: bool = True) -> None:
@@ -295,9 +286,9 @@ class Engine:
     def tell(self, event: m.Event) -> None:
         self._perform(self.machine.handle(event))
 
-    def sink(self, *events: m.Event | Sums) -> None:
-        """Take events from any thread."""
-        self._events.extend(events)
+    def sink(self, event: m.Event | Sums) -> None:
+        """Take an event from any thread."""
+        self._events.append(event)
         token = self._token
         if token is not None and not self._awake:
             self._awake = True  # two lanes may both see False: then the second wake-up finds nothing to do
@@ -476,68 +467,9 @@ class Engine:
             log("cache", "validate_failed", ino=ino, error=str(e))
 
     async def _scan(self, scan: m.ScanAhead) -> None:
-        with self.index.env.begin() as txn:
-            here = self._files(txn, scan.parent, scan.after, scan.count, SCAN_BYTES)
-            left = 0 if scan.spare else scan.count - len(here.inos)
-            beyond = self._next_directory(txn, scan.parent) if left >= FILES_FIRST else 0
-            there = self._files(txn, beyond, 0, left, SCAN_BYTES - here.bytes) if beyond else None
-        things = await self._fetchable(scan.parent, here)
-        self.tell(m.Ahead(scan.parent, here.inos, things, time.monotonic(), scan.spare))
-        if there is not None and there.inos:
-            things = await self._fetchable(beyond, there)
-            self.tell(m.Ahead(beyond, there.inos, things, time.monotonic(), onward=True))
-
-    def _files(self, txn: Any, parent: int, after: int, count: int, room: int) -> _Found:
-        """Files of a directory above an inode: at most `count`, and no more once `room` bytes have to be fetched."""
-        inos: list[int] = []
-        things: list[Thing] = []
-        unresolved: list[int] = []
-        size = 0
-        for raw in self.index.scan(txn, parent, after):
-            row = unpack_row(raw)
-            if row.kind != FILE:
-                continue
-            if len(inos) >= count or size >= room:
-                break
-            inos.append(row.ino)
-            if row.flags & UNRESOLVED:
-                unresolved.append(row.ino)
-            elif row.size <= SMALL and row.oid not in self.machine and not self.records.complete_now(txn, row.oid):
-                things.append(self._remember(row, parent))
-                size += row.size
-        return _Found(inos, things, unresolved, size)
-
-    def _next_directory(self, txn: Any, ino: int) -> int:
-        """The directory that arrived after `ino` in its parent; 0 when there is none near."""
-        if ino == ROOT:
-            return 0
-        for raw in islice(self.index.scan(txn, self.index.parent(txn, ino), ino), SIBLINGS):
-            row = unpack_row(raw)
-            if row.kind == DIR:
-                return row.ino
-        return 0
-
-    async def _fetchable(self, parent: int, found: _Found) -> list[Thing]:
-        """What has to be fetched of the files found."""
-        things = found.things
-        if found.unresolved:
-            things = things + await self._resolved(parent, found.unresolved)
-        return [t for t in things if t.oid not in self._leaving]
-
-    async def _resolved(self, parent: int, inos: list[int]) -> list[Thing]:
-        """Things of rows whose listing told names only, after the store was asked for the rest."""
-        try:
-            await self.namespace.resolve(parent, inos)
-        except StoreError as e:
-            log("cache", "resolve_ahead_failed", parent=parent, error=str(e))
-            return []
-        found = [self.thing(ino) for ino in inos]
-        with self.index.env.begin() as txn:  # some became complete, or are being fetched, while the store was asked
-            return [
-                t
-                for t in found
-                if t is not None and t.size <= SMALL and t.oid not in self.machine and not self.records.complete_now(txn, t.oid)
-            ]
+        async with aclosing(self._neighbours.find(scan)) as answers:
+            async for ahead in answers:
+                self.tell(ahead)
 
     def sample(self) -> None:
         """Take the space of every tier's file system."""

@@ -93,36 +93,15 @@ class Meter:
             self.last_error, self.last_error_at = message, time.time()
 
 
-class Told:
-    """What a hop tells, some files at a time: each word to the trio thread costs a hand-over of the interpreter, a third of a
-    small file. What a reader waits for is told at once."""
-
-    MOST = 16
-
-    def __init__(self, sink: Callable[..., None]) -> None:
-        self._sink = sink
-        self._kept: list[Sums] = []
-
-    def add(self, sums: Sums, goal: m.Goal) -> None:
-        self._kept.append(sums)
-        if goal is m.Goal.DEMAND or len(self._kept) >= self.MOST:
-            self.flush()
-
-    def flush(self) -> None:
-        kept, self._kept = self._kept, []
-        if kept:
-            self._sink(*kept)
-
-
 class Lanes:
-    """`count` threads. `sink` takes any number of events and `Sums`; `tiers` are the tiers' directories, `meters` one a mount."""
+    """`count` threads. `sink` takes events and `Sums`; `tiers` are the tiers' directories, `meters` one a mount."""
 
     def __init__(
         self,
         count: int,
         *,
         tiers: Sequence[str],
-        sink: Callable[..., None],
+        sink: Callable[[m.Event | Sums], None],
         meters: Sequence[Meter],
         buffers: files.Buffers,
     ) -> None:
@@ -144,7 +123,6 @@ class Lanes:
         """Carry out a hop of whole small objects of one store."""
         began = time.monotonic()
         left = dict(enumerate(hop))
-        told = Told(self._sink)
         try:
             wanted = [(t.source.key, t.source.version, t.fetch.thing.size) for t in hop]
             with closing(store.read_many(wanted)) as bodies:
@@ -153,17 +131,15 @@ class Lanes:
                     if isinstance(body, Exception):
                         self._sink(self._broken(task.fetch, body, began))
                     else:
-                        self._one(task, body, told)
+                        self._one(task, body)
         except Exception as e:  # noqa: BLE001 - as in `_work`
             for task in left.values():
                 self._sink(self._broken(task.fetch, e, began))
-        finally:
-            told.flush()
 
-    def _one(self, task: Task, body: Body | None = None, told: Told | None = None) -> None:
+    def _one(self, task: Task, body: Body | None = None) -> None:
         began = time.monotonic()
         try:
-            allocated = self._fetch(task, body, told)
+            allocated = self._fetch(task, body)
         except Exception as e:  # noqa: BLE001 - a lane outlives whatever a store or a disk does, and tells of it
             self._sink(self._broken(task.fetch, e, began))
         else:
@@ -194,14 +170,14 @@ class Lanes:
             for task in hop:
                 self._one(task)
 
-    def _fetch(self, task: Task, body: Body | None = None, told: Told | None = None) -> int | None:
+    def _fetch(self, task: Task, body: Body | None = None) -> int | None:
         """Carry out one fetch; bytes the cache file occupies afterwards, -1 for a slot, None when `Delivered` was told.
 
         `body`: its bytes, where they are here already.
         """
         f = task.fetch
         if task.doubts is None:
-            return self._read(task, f.first, f.count, whole=f.create, body=body, told=told)
+            return self._read(task, f.first, f.count, whole=f.create, body=body)
         for first, count in self._recheck(task, task.doubts):
             self._read(task, first, count, whole=False)
         fd = files.create(self._tiers[f.tier], f.thing.oid, f.thing.size, make=False)
@@ -234,9 +210,7 @@ class Lanes:
             self._buffers.give(buffer)
         return runs_of(bad)
 
-    def _read(
-        self, task: Task, first: int, count: int, *, whole: bool, body: Body | None = None, told: Told | None = None
-    ) -> int | None:
+    def _read(self, task: Task, first: int, count: int, *, whole: bool, body: Body | None = None) -> int | None:
         f, slot, source, _ = task
         thing = f.thing
         offset = first * BLOCK
@@ -249,7 +223,7 @@ class Lanes:
                 raise Unavailable(f"reading {source.key!r}: {e}") from e
         try:
             if whole and length == thing.size < RESERVE_FROM and f.tier != NO_TIER:
-                self._small(f, body, told)
+                self._small(f, body)
                 return None
             if f.tier == NO_TIER:
                 fd = slot
@@ -266,7 +240,7 @@ class Lanes:
         finally:
             body.close()
 
-    def _small(self, f: Fetch, body: Body, told: Told | None) -> None:
+    def _small(self, f: Fetch, body: Body) -> None:
         """A whole small file: one write gives it its size, one event tells of it."""
         got: list[bytes] = []
         fd, beside = files.create_small(self._tiers[f.tier], f.thing.oid)
@@ -278,11 +252,7 @@ class Lanes:
             files.put(self._tiers[f.tier], f.thing.oid, beside)
         self._meters[f.thing.mount].add(nbytes=f.thing.size)
         done = m.Delivered(f.fetch, allocation(f.thing.size), time.monotonic())
-        sums = Sums(done, 0, f.thing, f.tier, b"".join(got))
-        if told is None:
-            self._sink(sums)
-        else:
-            told.add(sums, f.goal)
+        self._sink(Sums(done, 0, f.thing, f.tier, b"".join(got)))
 
     def _arrival(self, f: Fetch) -> Callable[[int, bytes], None]:
         meter = self._meters[f.thing.mount]

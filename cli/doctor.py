@@ -163,7 +163,7 @@ def _awake() -> Finding:
         return Finding(
             "ok",
             "idle cores",
-            f"may halt while small files are read ({alert.why}): in a virtual machine that is a quarter of the rate",
+            f"may halt while small files are read ({alert.why}): in a virtual machine that can be a quarter of the rate",
         )
     return Finding("ok", "idle cores", f"are kept awake while small files follow each other ({SWITCH}=1 lets them sleep)")
 

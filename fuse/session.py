@@ -42,6 +42,8 @@ SPINS = 70
 """Polls of 0.8 us each before the dispatcher goes to sleep in read(2)."""
 ALONE = 4096
 """Requests until a dispatcher that has one core looks again whether it got another: the clock costs 1 % of a warm open."""
+LINGER_MS = 20
+"""Milliseconds without a request after which idle cores may halt again."""
 QUICK = 0.0002
 """Seconds between two requests below which polling may pay."""
 AHEAD_VALID = 0.1
@@ -126,7 +128,7 @@ class Session:
                         break
                 else:
                     credit -= 4
-                    if credit < 0:
+                    if credit < 0 or not ready(LINGER_MS):  # else a reader that ends keeps all cores awake until the next one
                         spinning, quick = False, 0
                         awake.release()
             try:

@@ -298,3 +298,35 @@ def test_a_root_without_a_row_is_a_directory(w: Wire) -> None:
     assert error == 0
     assert p.ATTR.unpack_from(body, 16)[9] == 0o040555
     assert w.call(p.GETATTR, 77, bytes(16)) == (-errno.ESTALE, b"")
+
+
+class Told:
+    """In place of the machine's request: what was asked for, in order."""
+
+    def __init__(self) -> None:
+        self.wishes: list[bool] = []
+
+    def hold(self) -> None:
+        self.wishes.append(True)
+
+    def release(self) -> None:
+        self.wishes.append(False)
+
+
+def test_idle_cores_may_sleep_again_as_soon_as_requests_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst makes the dispatcher poll; afterwards nobody asks anything, and no core of the machine is kept awake for it."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    told = Told()
+    monkeypatch.setattr("forebay.fuse.session.Awake", lambda: told)
+    w = Wire(tmp_path)
+    try:
+        until = time.monotonic() + 10
+        while True not in told.wishes:
+            assert time.monotonic() < until, "no burst was seen as one"
+            for unique in range(2, 66, 2):
+                w.ask(p.GETATTR, body=bytes(16), unique=unique)
+            for _ in range(32):
+                w.reply()
+        w.until(lambda: told.wishes[-1] is False)
+    finally:
+        w.close()
