@@ -6,8 +6,8 @@ and reclaiming ends.
 
 Stages, the mildest first: a queue gives what it has beyond its fair share; a queue whose gang is larger than its surplus gives
 the whole gang; a lower priority in the same queue yields to a higher; and a job within its queue's guarantee (floor) takes from
-queues beyond theirs, fair share or not. Nothing is ever taken from a queue within its floor. Pods of no queue yield to priority
-alone.
+queues beyond theirs, fair share or not. Nothing is ever taken from a queue within its floor, which is never above its fair share
+here: where mins do not fit, both are scaled. Pods of no queue yield to priority alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Entitlement:
         governed = {r: n for r, n in ask.request.items() if n and r in books.tree.resources and r != JOBS}
         self._asked = governed
         self._fair = self._levels(books, {n: {r: shares.of(n, r) or 0 for r in governed} for n in self._path})
-        self._guaranteed = self._levels(books, {n: {r: self._floors[n].get(r, 0) for r in governed} for n in self._path})
+        self._guaranteed = self._levels(books, {n: {r: self._floor(n, r) for r in governed} for n in self._path})
         self._meeting: dict[str, tuple[tuple[str, ...], int]] = {}
 
     def _levels(self, books: Books, bounds: Mapping[str, Mapping[str, int]]) -> int:
@@ -85,7 +85,7 @@ class Entitlement:
     def _kept(self, name: str, level: int, resource: str) -> int:
         """Down to where a victim's queue may be taken from, if it meets the job's at a level."""
         if level < self._guaranteed:
-            return self._floors[name].get(resource, 0)
+            return self._floor(name, resource)
         return self._shares.of(name, resource) or 0
 
     def meet(self, queue: str, books: Books) -> tuple[tuple[str, ...], int]:
@@ -105,7 +105,11 @@ class Entitlement:
         return any(books.used(name).get(r, 0) > (self._shares.of(name, r) or 0) for r in resources)
 
     def _beyond(self, books: Books, name: str, resources: list[str]) -> bool:
-        return any(books.used(name).get(r, 0) > self._floors[name].get(r, 0) for r in resources)
+        return any(books.used(name).get(r, 0) > self._floor(name, r) for r in resources)
+
+    def _floor(self, name: str, resource: str) -> int:
+        """The min, at most the fair share. With mins of 5 for 4 cards, a whole min taken is beyond a share, and taken back."""
+        return min(self._floors[name].get(resource, 0), self._shares.of(name, resource) or 0)
 
     def excess(self, queue: str, books: Books) -> tuple[float, ...]:
         """How many times its fair share a victim's queue uses, where it meets the job's first, then downwards."""

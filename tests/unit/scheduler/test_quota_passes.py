@@ -154,6 +154,18 @@ def test_a_latecomer_gets_its_guarantee() -> None:
     assert {p.gang for p in cluster.running.values()} >= {f"b{i}" for i in range(6)}  # each of b's jobs runs on with one pod
 
 
+def test_where_mins_do_not_fit_none_is_taken_back_whole() -> None:
+    """5 guaranteed of 4: a gang of 4 in y is beyond y's share of 3, and x's job takes it; y's min of 4 must not take it back."""
+    queues = [Queue(name="d", min={GPU: 1}), Queue(name="x", parent="d", max={GPU: 4}), Queue(name="y", min={GPU: 4}, max={GPU: 4})]
+    gang, late = Job("gang", "y", 2, 2, 2, 0), [Job("one", "x", 1, 1, 1, 0), Job("three", "x", 3, 3, 1, 0)]
+    cluster = Cluster(queues, [gang, *late], 1)
+    cluster.waiting = {"gang": gang}
+    assert cluster.one_pass() == 0
+    cluster.waiting |= {j.name: j for j in late}
+    assert [cluster.one_pass() for _ in range(3)] == [2, 0, 0]
+    assert {p.gang for p in cluster.running.values()} == {"one", "three"}
+
+
 @pytest.mark.long
 def test_evicting_ends_in_many_clusters() -> None:
     settings(max_examples=20_000, deadline=None)(given(clusters())(test_evicting_ends.hypothesis.inner_test))()  # type: ignore[attr-defined]

@@ -199,6 +199,7 @@ def test_two_reclaims_one_after_the_other_do_not_shrink_a_gang_below_its_minimum
     leaving = [replace(p, leaving=p in first.pods) for p in running]
     world = World([A, B], leaving)
     world.books.book("a", {GPU: 2})  # the first job has been booked on what is being freed
+    world.requests["a"] = {GPU: 2}
     world.free["n1"] -= 2
     second = world.take(ask("a", 1), gangs={"g": Gang(6)})
     assert gone(second) == [f"g{i}" for i in range(6)]
