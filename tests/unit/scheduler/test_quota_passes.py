@@ -156,7 +156,8 @@ def test_a_latecomer_gets_its_guarantee() -> None:
 
 def test_where_mins_do_not_fit_none_is_taken_back_whole() -> None:
     """5 guaranteed of 4: a gang of 4 in y is beyond y's share of 3, and x's job takes it; y's min of 4 must not take it back."""
-    queues = [Queue(name="d", min={GPU: 1}), Queue(name="x", parent="d", max={GPU: 4}), Queue(name="y", min={GPU: 4}, max={GPU: 4})]
+    full = {GPU: 4}
+    queues = [Queue(name="d", min={GPU: 1}), Queue(name="x", parent="d", max=full), Queue(name="y", min=full, max=full)]
     gang, late = Job("gang", "y", 2, 2, 2, 0), [Job("one", "x", 1, 1, 1, 0), Job("three", "x", 3, 3, 1, 0)]
     cluster = Cluster(queues, [gang, *late], 1)
     cluster.waiting = {"gang": gang}
