@@ -113,6 +113,7 @@ class Door:
         self._streams: set[Connection] = set()
         self._closed = False
         self._here: dict[int, tuple[int, int, int, int]] = {}  # ino -> device, file, bytes [from, to) known to be there
+        self._forgotten = 0
         self._pid = os.getpid()
 
     def call(self, request: wire.Request, timeout: float = TIMEOUT) -> wire.AnyReply:
@@ -149,21 +150,28 @@ class Door:
         here = self._here.get(ino)
         if here is not None and here[:2] == (st.st_dev, st.st_ino) and here[2] <= offset and offset + length <= here[3]:
             return None
+        forgotten = self._forgotten
         reply, fd = self.call_fd(wire.Ensure(ino=ino, offset=offset, length=length, dev=st.st_dev, file=st.st_ino), timeout)
         if not isinstance(reply, wire.Ensured) or reply.fd != (fd is not None):
             if fd is not None:
                 os.close(fd)
             raise DoorError(errno.EPROTO, f"Ensure was answered with {type(reply).__name__}")
         if fd is None:
-            self._note(ino, (st.st_dev, st.st_ino, offset, reply.upto))
+            if forgotten == self._forgotten:  # else the answer may be older than what made somebody doubt
+                self._note(ino, (st.st_dev, st.st_ino, offset, reply.upto))
             return None
         self._here.pop(ino, None)
         return fd, reply.cached
 
-    def _note(self, ino: int, here: tuple[int, int, int, int]) -> None:
-        """Remember what is known to be in the cache file somebody holds: nothing is ever taken out of such a file.
+    def forget(self, ino: int) -> None:
+        """Bytes of this object were found wrong or are gone: the next `ensure` asks the worker."""
+        self._forgotten += 1
+        self._here.pop(ino, None)
 
-        Lost by `open`, because once a descriptor is closed the inode number may be another file's.
+    def _note(self, ino: int, here: tuple[int, int, int, int]) -> None:
+        """Remember what is known to be in the cache file somebody holds: only damage takes anything out of such a file.
+
+        Lost by `forget`; and by `open`, because once a descriptor is closed the inode number may be another file's.
         """
         old = self._here.get(ino)
         if old is not None and old[:2] == here[:2] and old[2] <= here[2] <= old[3]:

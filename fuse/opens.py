@@ -154,9 +154,18 @@ class Opens:
             self.files.pop(ino).close()
 
     def evicted(self, inos: list[int]) -> None:
-        """The cache files of these inodes are gone: let go of the blocks that idle backing ids hold."""
+        """The cache files of these inodes are gone, or bytes in them are wrong: let go of the blocks that idle backing ids
+        hold; what is open asks the worker again before it reads."""
         with self.lock:
             self._close_ids([i for ino in inos if (i := self.modes.evict(ino))])
+            for ino in inos:
+                self._doubt(ino)
+
+    def _doubt(self, ino: int) -> None:
+        self.view.door.forget(ino)
+        file = self.files.get(ino)
+        if file is not None:
+            file.complete, file.verified = False, 0
 
     def worker_restarted(self) -> None:
         """It does not know what is open. Evictions that were missed are found by `sweep`."""
@@ -270,8 +279,7 @@ class Opens:
                 errno.EIO, f"inode {file.ino}: block {e.block} is damaged in the cache, and stays ({why.strerror})"
             ) from why
         with self.lock:
-            if self.files.get(file.ino) is file:
-                file.complete, file.verified = False, 0
+            self._doubt(file.ino)
 
     def _sums(self, ino: int, size: int) -> Sums:
         """Checksums of an inode's blocks, one index row a 64 MiB segment."""

@@ -62,6 +62,7 @@ class FakeDoor:
 
     def __init__(self) -> None:
         self.asked: list[wire.Request] = []
+        self.forgotten: list[int] = []
         self.on: dict[type[wire.Request], Callable[[object], object]] = {}
 
     def call(self, request: wire.Request, timeout: float = 0) -> object:
@@ -78,6 +79,9 @@ class FakeDoor:
 
     def ensure(self, ino: int, offset: int, length: int, held: int, timeout: float = 0) -> object:
         return self.call(wire.Ensure(ino=ino, offset=offset, length=length))
+
+    def forget(self, ino: int) -> None:
+        self.forgotten.append(ino)
 
     def touch(self, used: list[int], opened: list[int], closed: list[int], timeout: float = 0) -> bool:
         self.asked.append(wire.Touch(used, opened, closed))

@@ -210,6 +210,24 @@ def test_what_is_known_of_a_file_is_forgotten_when_it_is_opened_anew(server: Ser
         assert sum(isinstance(r, wire.Ensure) for r in server.asked) == 2
 
 
+def test_what_is_known_of_a_file_is_forgotten_when_bytes_of_it_are_doubted(server: Server, door: Door) -> None:
+    with tempfile.TemporaryFile() as f:
+
+        def doubted_meanwhile(_: wire.AnyRequest) -> wire.Reply:
+            door.forget(5)
+            return wire.Ensured(upto=1000)
+
+        server.script = lambda r: wire.Ensured(upto=1000)
+        door.ensure(5, 0, 10, f.fileno())
+        door.forget(5)
+        server.script = doubted_meanwhile
+        door.ensure(5, 0, 10, f.fileno())  # the answer may be older than the doubt
+        server.script = lambda r: wire.Ensured(upto=1000)
+        door.ensure(5, 0, 10, f.fileno())
+        door.ensure(5, 0, 10, f.fileno())
+        assert len(server.asked) == 3
+
+
 def test_ensure_hands_over_the_file_to_read_from(server: Server, door: Door) -> None:
     with tempfile.TemporaryFile() as f, tempfile.TemporaryFile() as g:
         g.write(b"new")

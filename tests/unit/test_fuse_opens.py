@@ -227,6 +227,22 @@ def test_a_damaged_block_is_fetched_anew_and_never_served(cached: Case) -> None:
     with pytest.raises(WouldBlock):
         cached.read(2 * BLOCK, 100, wait=False)
     assert cached.read(2 * BLOCK, 100) == BYTES[2 * BLOCK : 2 * BLOCK + 100]
+    assert cached.door.forgotten == [cached.ino], "what the door remembers to be there was not doubted"
+
+
+def test_bytes_that_the_worker_took_away_are_asked_for_again_under_an_open_file(cached: Case) -> None:
+    cached.sums()
+    cached.open()
+    assert cached.read(0, SIZE) == BYTES[:SIZE]
+    with cached.index.env.begin(write=True) as txn:  # the scrubber found damage, or the object was evicted
+        o = cached.index.object(txn, cached.row.oid)
+        cached.index.put_object(txn, cached.row.oid, o._replace(state=PARTIAL))
+    cached.opens.evicted([cached.ino])
+    asked: list[wire.Ensure] = []
+    cached.door.on = {wire.Ensure: asked.append}
+    assert cached.read(0, BLOCK) == BYTES[:BLOCK]
+    assert len(asked) == 1
+    assert cached.door.forgotten == [cached.ino]
 
 
 def test_damage_that_the_worker_cannot_mend_is_an_error(cached: Case) -> None:
