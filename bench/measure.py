@@ -124,35 +124,6 @@ def drop(paths: Sequence[Path]) -> None:
                 os.close(fd)
 
 
-def fill_page_cache(folder: Path) -> None:
-    """Let no memory lie free, as on a node that has run for a day: what is read next takes the place of what was read before.
-
-    A host takes the free pages of its virtual machine back (free page reporting), and finds each again when it is touched:
-    10 us, so that whoever writes into fresh pages for longer than the two seconds until that begins gets 300 MB/s, whatever
-    it does, and who is done sooner pays nothing. Holes of a sparse file are read until a tenth of the memory is free, or
-    until the kernel keeps more than that by itself.
-    """
-    total, _ = _memory()
-    path = folder / "holes"
-    buffer = bytearray(8 << 20)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        size = 2 * total
-        os.ftruncate(fd, size)
-        for at in range(0, size, len(buffer)):
-            if _memory()[1] < total // 10:
-                break
-            os.preadv(fd, [buffer], at)
-    finally:
-        os.close(fd)
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes in all, and free."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemTotal"].split()[0]) << 10, int(lines["MemFree"].split()[0]) << 10
-
-
 def settle(where: Path) -> None:
     """Write everything out, and forget the disk's own metadata pages.
 

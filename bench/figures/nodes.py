@@ -20,7 +20,8 @@ from data import SMALL_SIZE, lists
 from figures.big import MIB, per_gib, timed, verify
 from figures.far import DELAY_MS
 from figures.small import FOREVER, count
-from measure import Result, charged, fill_page_cache, interleave, settle
+from measure import Result, charged, interleave, settle
+from pages import memory_at_hand
 from peers.base import Place, unmount
 from peers.nodes import Nodes
 
@@ -200,12 +201,12 @@ def from_peer(bench: Bench, nodes: Nodes, figure: str, *, shape: bool) -> None:
         if shape:
             nodes.shape("client-1", LINK)
         settle(nodes.place.folder)
-        fill_page_cache(bench.folder)
 
     def thing(_: int) -> Result:
         again()
         before = procs.sent_bytes(nodes.store.pid)
-        got = charged(nodes.pids, lambda: bench.reader("seq", nodes.views[1] / name, MIB))
+        with memory_at_hand(bench.folder):
+            got = charged(nodes.pids, lambda: bench.reader("seq", nodes.views[1] / name, MIB))
         if procs.sent_bytes(nodes.store.pid) - before > size // 100:
             raise RuntimeError("the store was asked for what the worker has")
         wrong.update(verify(bench.reader, nodes.views[1] / name, plain))
@@ -216,7 +217,7 @@ def from_peer(bench: Bench, nodes: Nodes, figure: str, *, shape: bool) -> None:
         target = nodes.tier("client-1") / "curl.out"
         host = nodes.node("node-1")["network"]["address"] if shape else "127.0.0.1"
         prefix, there = (nodes.inside("client-1"), nodes.inside("node-1")) if shape else ((), ())
-        with nginx(bench, plain.parent, host, there) as url:
+        with nginx(bench, plain.parent, host, there) as url, memory_at_hand(bench.folder):
             got = timed([*prefix, "curl", "-sSf", "-o", str(target), f"{url}/{name}"], size)
         target.unlink()
         return got
