@@ -101,7 +101,7 @@ def test_nodes_meet_over_links_of_their_own(apart: Apart, tmp_path: Path) -> Non
         assert apart.same(apart.mounts[1])
         (view,) = apart.status()["clusters"]
         total = sum(f.stat().st_size for f in place.origin.rglob("*") if f.is_file())
-        assert view["store_bytes"] == total, "each byte left the store once"
+        assert view["store_bytes"] == total, view  # each byte left the store once
         # what node-1 took from the others came over its link, whose near end sends it
         peer = next(r["peer"] for r in view["members"] if r["node"] == "node-1")
         sent = int(Path(f"/sys/class/net/{apart.network.nodes[0].link}/statistics/tx_bytes").read_text())
