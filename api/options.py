@@ -202,13 +202,14 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class OptionProblem(msgspec.Struct, frozen=True):
-    """`key` is the name in the manifest; `value` is shown only where `shown`."""
+    """`key` is the name in the manifest; `value` is shown only where `shown`; `plain`: a credential outside a Secret."""
 
     severity: Literal["error", "warning"]
     key: str
     message: str
     remedy: str
     shown: bool = False
+    plain: bool = False
 
 
 def translate(
@@ -249,7 +250,7 @@ def translate(
             continue
         if option.kind == "secret" and not secret and value:
             remedy = "move it to a Secret and name it under encryptOptions"
-            problems.append(OptionProblem("warning", key, "is a credential in plain text", remedy))
+            problems.append(OptionProblem("warning", key, "is a credential in plain text", remedy, plain=True))
         taken[option.name] = Taken(option.name, value, secret or option.kind == "secret", key)
     return taken, problems
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from forebay.api import schemes
-from forebay.api.credentials import CredentialError
+from forebay.api.credentials import CredentialError, aws
 from forebay.api.documents import DatasetDoc, MountDoc
 from forebay.api.freshness import FLOOR, FRESHNESS, parse_floor, parse_freshness
 from forebay.api.manifest import Loaded
@@ -80,7 +81,7 @@ class _Resolver:
         values, _ = secret_values(self.loaded, self.dataset, doc)
         taken, _ = translate(store, doc.options, values)  # what is wrong with options was reported by `load`
         try:
-            done = finish(read_source(doc), taken, self.environ, self.home)
+            done = finish(read_source(doc), taken, partial(aws, self.environ, self.home))
         except SourceError as e:
             self.add("error", doc.line, point, describe_url(doc.mount_point), str(e), e.remedy)
             return None

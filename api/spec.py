@@ -16,6 +16,12 @@ SPEC_VERSION = 1
 FLOOR_RATIO, FLOOR_BYTES = 0.15, 20 << 30
 """The free-space floor where nothing else is said: admission to the cache stops at the smaller of the two."""
 
+GONE = "gone"
+"""`Mount.store` of a mount that was taken from the dataset: rows that still name it keep its number from another's."""
+
+ENDPOINT_NAME = "endpoint_name"
+"""Option of `Mount`: what an endpoint that only some of a dataset's nodes may know is called on all of them."""
+
 Medium = Literal["MEM", "SSD", "HDD"]
 FreshnessMode = Literal["immutable", "ttl", "validate", "event"]
 
@@ -46,8 +52,13 @@ class Mount(msgspec.Struct, frozen=True):
     @property
     def identity(self) -> str:
         """Which store this is, for naming cached objects: buckets of one name at two endpoints hold different bytes."""
-        endpoint = self.options.get("endpoint")
+        endpoint = self.options.get(ENDPOINT_NAME) or self.options.get("endpoint")
         return f"{self.source} at {endpoint}" if endpoint else self.source
+
+    @property
+    def gone(self) -> bool:
+        """Whether the dataset has it no more; see `forebay.cache.numbering`."""
+        return self.store == GONE
 
     def __repr__(self) -> str:
         """Everything but the values of secrets: a spec may end up in a log or a traceback."""

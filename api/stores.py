@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
 from forebay.api import schemes
-from forebay.api.credentials import Aws, CredentialError, aws
+from forebay.api.credentials import Aws, CredentialError
 from forebay.api.documents import MountDoc
 from forebay.api.options import Taken
 from forebay.api.problem import show
@@ -98,14 +97,18 @@ class Finished(msgspec.Struct, frozen=True):
     notes: list[tuple[str, str]]
 
 
-def finish(source: Source, taken: Mapping[str, Taken], environ: Mapping[str, str], home: str | Path) -> Finished:
-    """Options and secrets under canonical names: the manifest's own, then (s3) the environment's or a profile's.
+Machine = Callable[[str], Aws]
+"""What the machine knows of a profile ("" = none is named), as `credentials.aws` reads it. Raises `CredentialError`."""
 
-    An option whose Secret is not at hand counts as absent where the machine can stand in. Raises `CredentialError` and
-    `SourceError`.
+
+def finish(source: Source, taken: Mapping[str, Taken], machine: Machine | None) -> Finished:
+    """Options and secrets under canonical names: the manifest's own, then (s3) those of the machine, None = it has none.
+
+    Pure but for `machine`. An option whose Secret is not at hand counts as absent where the machine can stand in. Raises
+    `CredentialError` and `SourceError`.
     """
     if source.store == "s3":
-        return _finish_s3(source, taken, environ, home)
+        return _finish_s3(source, taken, machine)
     missing = [t.written for t in taken.values() if t.value is None]
     if missing:
         raise CredentialError(f"the Secret that holds {', '.join(missing)} is not in the files", "add the Secret to the files")
@@ -122,7 +125,7 @@ _HTTP_SECRETS = ("username", "password", "token")
 _KEYS = ("access_key", "secret_key", "session_token")
 
 
-def _finish_s3(source: Source, taken: Mapping[str, Taken], environ: Mapping[str, str], home: str | Path) -> Finished:
+def _finish_s3(source: Source, taken: Mapping[str, Taken], machine: Machine | None) -> Finished:
     given = {name: t.value for name, t in taken.items() if t.value is not None}
     missing = [t.written for t in taken.values() if t.value is None]
     secrets = {k: given[k] for k in _KEYS if given.get(k)}
@@ -130,10 +133,10 @@ def _finish_s3(source: Source, taken: Mapping[str, Taken], environ: Mapping[str,
         secrets = {"access_key": source.user, "secret_key": source.password}
     notes: list[tuple[str, str]] = []
     if given.get("anonymous") == "true":
-        known, secrets, anonymous = _machine(environ, home, "", needed=False), {}, True
+        known, secrets, anonymous = _known(machine, "", needed=False), {}, True
     else:
         whole = _both(secrets, missing)
-        known = _machine(environ, home, given.get("profile", ""), needed=not whole)
+        known = _known(machine, given.get("profile", ""), needed=not whole)
         anonymous = not whole and not known.access_key
         if not whole:
             secrets = dict(zip(_KEYS, (known.access_key, known.secret_key, known.session_token), strict=True))
@@ -163,10 +166,14 @@ def _finish_s3(source: Source, taken: Mapping[str, Taken], environ: Mapping[str,
     return Finished(source.url, options, secrets, notes)
 
 
-def _machine(environ: Mapping[str, str], home: str | Path, profile: str, *, needed: bool) -> Aws:
+def _known(machine: Machine | None, profile: str, *, needed: bool) -> Aws:
     """What the machine knows; nothing where it is in disorder and its keys are not needed."""
+    if machine is None:
+        if profile and needed:
+            raise CredentialError(f"profile {profile} is of a machine, and there is none here", "name the keys themselves")
+        return Aws()
     try:
-        return aws(environ, home, profile)
+        return machine(profile)
     except CredentialError:
         if needed:
             raise

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forebay.api.credentials import CredentialError
 from forebay.api.freshness import NO_LIMIT
 from forebay.api.manifest import Loaded, load, load_documents
 from forebay.api.names import normalise
+from forebay.api.options import Taken
 from forebay.api.problem import Problem
 from forebay.api.resolve import resolve
 from forebay.api.spec import FLOOR_BYTES, FLOOR_RATIO, DatasetSpec, Freshness, Mount, Tier, decode_spec, encode_spec
+from forebay.api.stores import Source, finish
 from forebay.api.yamldoc import parse_documents
 
 MANIFESTS = Path(__file__).resolve().parents[1] / "data" / "fluid-manifests"
@@ -465,3 +468,15 @@ def test_a_spec_survives_its_file() -> None:
     assert {s.id for s in specs} == {"default/corpus", "default/lake", "default/models"}
     for spec in specs:
         assert decode_spec(encode_spec(spec)) == spec
+
+
+def test_without_a_machine_nothing_is_read_and_no_profile_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("a file was opened")
+
+    monkeypatch.setattr("builtins.open", opened)
+    source = Source("s3", "s3://bucket/")
+    done = finish(source, {}, None)
+    assert (done.options, done.secrets) == ({"anonymous": "true"}, {})
+    with pytest.raises(CredentialError, match="profile lab is of a machine"):
+        finish(source, {"profile": Taken("profile", "lab", False, "profile")}, None)
