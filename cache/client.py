@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import msgspec
 
 from forebay.api import wire
+from forebay.api.places import socket_address
 
 CONNECTIONS = 64
 """Bound of pooled connections of one `Door`; a worker takes 256."""
@@ -47,7 +48,8 @@ class Connection:
         self.pid = 0
         try:
             self.sock.settimeout(_left(deadline))
-            self.sock.connect(path)
+            with socket_address(path) as address:
+                self.sock.connect(address)
             self.send(wire.Hello(role=role), deadline)
             reply, fds = self.receive(deadline)
         except BaseException:

@@ -25,7 +25,7 @@ from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.wire import Mode, Ref
 from forebay.cache.route import Health
 from forebay.cache.routed import RoutedBody
-from forebay.cache.stores.base import Body, Changed, Entry, Page, Store, StoreError, Unavailable
+from forebay.cache.stores.base import Body, Changed, Entry, NotFound, Page, Store, StoreError, Unavailable
 from forebay.cache.stores.names import show
 from forebay.cache.stores.ranges import Empty, Held
 
@@ -262,6 +262,7 @@ class ClusterStore:
         self.source = source
         self.cluster = cluster
         self.local = local
+        self.retired = False  # its mount was taken from the dataset: it shows nothing, what is open stays readable
         self._strong = False  # until a member says so
         self._sizes: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()
 
@@ -298,6 +299,8 @@ class ClusterStore:
     def _names(self, prefix: bytes, ask: wire.Ask) -> wire.Answer | Store:
         """The answer of the first member in order that gives one, or the own store when it is its turn."""
         c = self.cluster
+        if self.retired:
+            raise NotFound(f"{self.source}/{show(ask.key)}: its mount was taken from the dataset")
         failure: StoreError | None = None
         for member in placement.rank_prefix(c.dataset, self.source, prefix, c.members()):
             if member.id == c.me and self.local is not None:

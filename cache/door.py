@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from forebay.api import wire
+from forebay.api.places import socket_address
 from forebay.cache.index import IndexError_
 from forebay.cache.log import log
 from forebay.cache.stores.base import StoreError
@@ -105,7 +106,8 @@ class Door:
             fresh = os.path.join(os.path.dirname(self.path), f".{os.getpid()}")  # shorter than the name: both fit sun_path
             with suppress(FileNotFoundError):
                 os.unlink(fresh)
-            sock.bind(fresh)
+            with socket_address(fresh) as address:
+                sock.bind(address)
             os.chmod(fresh, 0o600)
             sock.listen(128)
             os.rename(fresh, self.path)

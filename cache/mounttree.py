@@ -32,6 +32,8 @@ def mount_tree(mounts: Sequence[Mount]) -> Place:
     """The places of all mount paths, the root first."""
     root = Place()
     for i, mount in enumerate(mounts):
+        if mount.gone:
+            continue
         place = root
         for name in components(mount.path):
             place = place.children.setdefault(name, Place())

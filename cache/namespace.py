@@ -16,6 +16,7 @@ import trio
 
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec
+from forebay.cache.forget import Forgetter
 from forebay.cache.freshness import fresh, listed_of, mount_freshness, sources_freshness
 from forebay.cache.index import (
     COMPLETE_LIST,
@@ -23,11 +24,9 @@ from forebay.cache.index import (
     FILE,
     FIXED,
     ROOT,
-    UNLISTED,
     UNRESOLVED,
     Dir,
     Index,
-    IndexError_,
     Row,
 )  # fmt: skip
 from forebay.cache.listing import STALE_GRACE, Lister
@@ -37,7 +36,7 @@ from forebay.cache.nscore import Core, Location, NotADirectory
 from forebay.cache.orphans import Reaper
 from forebay.cache.stores.base import BadReply, Entry, NotFound, Store, StoreError, Unavailable
 from forebay.cache.tree import VERSION_MOST, Source
-from forebay.cache.walk import TRUSTED_AGE, Walker, WalkProgress, known_dirs
+from forebay.cache.walk import TRUSTED_AGE, Walker, WalkProgress
 
 log = logging.getLogger("forebay.namespace")
 
@@ -47,7 +46,6 @@ KEPT = 10_000
 """Bound of each table of moments kept in memory."""
 ABSENT_KEPT = 65_536
 ABSENT_MOST = 3600.0
-REFRESH_SLICE = 2000
 RESOLVE_PARALLEL = 16
 
 
@@ -86,13 +84,15 @@ class Namespace:
         self._absent: OrderedDict[tuple[int, bytes], float] = OrderedDict()  # -> unix second until which it is absent
         self._misses: OrderedDict[int, int] = OrderedDict()  # directory -> names asked for one by one
         self._started = False
+        self._again: list[int] = []  # directories at and below which nothing is believed any longer
         self.reaper = Reaper(self.core)
+        self.forgetter = Forgetter(self.core, self.lister)
         self.walker = Walker(self.core, self.lister, self.resolve)
 
     def start(self, *, keep_orphans: bool | None = None) -> None:
         """Root row and directories of mount paths. Versions without a name are dropped, unless a mount may hold them:
         by default those of an earlier boot are."""
-        self.core.plant_mounts(self.core.now())
+        self._again = self.core.plant_mounts(self.core.now())
         self.reaper.start(keep=keep_orphans)
         self._started = True
 
@@ -103,6 +103,7 @@ class Namespace:
         async with trio.open_nursery() as nursery:
             self.core.nursery = nursery
             nursery.start_soon(self.reaper.run)
+            nursery.start_soon(self.forgetter.again, self._again)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -392,18 +393,29 @@ class Namespace:
         if start.kind == FILE:
             with self.index.env.begin() as txn:
                 parent = self.index.parent(txn, start.ino)
-            self._forget_rows(parent, start.ino - 1, 1)
+            self.forgetter.rows(parent, start.ino - 1, 1)
             await self._join(parent, start.name, since=True)
             return
-        async for ino in known_dirs(core, start.ino):
-            self.lister.forget(ino)
-            after: int | None = 0
-            while after is not None:
-                after = self._forget_rows(ino, after, REFRESH_SLICE)
-                await trio.lowlevel.checkpoint()
-        core.new_dirs.set()
+        await self.forgetter.below(start.ino)
         if any(m.freshness.mode in ("immutable", "event") for m in self.spec.mounts):
-            core.spawn(self._relist, start.ino)
+            core.spawn(self.forgetter.relist, start.ino)
+
+    def remount(self) -> None:
+        """Take over the mounts of `spec`, which were changed in place and are numbered as before, while readers read.
+
+        Names of mounts that left are gone at the next look; those of a mount that joined others on its path show as the tree is
+        asked for again, which goes on in the background.
+        """
+        core = self.core
+        core.grow()
+        again = core.plant_mounts(core.now())
+        self._absent.clear()
+        self._grace.clear()
+        for ino in again:
+            self.lister.forget(ino)
+        core.spawn(self.forgetter.again, again)
+        core.new_dirs.set()
+        core.on_changed(wire.Changed(0, b"", 0, 0))
 
     async def _known(self, path: bytes) -> Row:
         """The row at a path, from the index alone where it has all of it."""
@@ -412,23 +424,6 @@ class Namespace:
             for name in components(path):
                 row = None if row is None else self.index.find(txn, row.ino, name)
         return row if row is not None else await self.path(path)
-
-    def _forget_rows(self, parent: int, after: int, limit: int) -> int | None:
-        """Set a slice of a directory's rows, and its listing, to never confirmed; where to go on, None at the end."""
-        with self.core.write() as w:
-            d = w.dir(parent)
-            if d is not None and d.sources and d.listed and limit > 1:
-                w.put_dir(parent, d._replace(listed=0))
-            return self.index.forget_checked(w.txn, parent, after, limit)
-
-    async def _relist(self, start: int) -> None:
-        async for ino in known_dirs(self.core, start):
-            d, _ = self.lister.state(ino)
-            if d.state != UNLISTED or d.entries:
-                try:
-                    await self.lister.complete(ino)
-                except (StoreError, IndexError_) as e:
-                    log.warning("refresh: directory %d not listed: %s", ino, e)
 
     # walks and numbers
 
@@ -479,6 +474,7 @@ class Namespace:
                     "ok_age": now - r.ok_at if r.ok_at else None,
                 }
                 for m, r in zip(self.spec.mounts, core.reach, strict=True)
+                if not m.gone
             ],
         }
 

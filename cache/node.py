@@ -6,12 +6,13 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from forebay.api.spec import Cluster as ClusterSpec
-from forebay.api.spec import DatasetSpec
+from forebay.api.spec import DatasetSpec, Mount
 from forebay.cache.cluster import Cluster, ClusterSource, ClusterStore
 from forebay.cache.copies import Reflag
 from forebay.cache.log import log
@@ -65,13 +66,54 @@ class Node:
             spec.id, me, membership=self.watcher, client=self.client, owns=owns, returned=True,
             weight=self.spec.weight, node=self.spec.node, control=self.spec.control,
         )  # fmt: skip
-        self.names = {m.identity: i for i, m in enumerate(spec.mounts)}
-        self.local: dict[str, Store] = {m.identity: open_store(m) for m in spec.mounts} if self.spec.owns else {}
-        self.stores: list[Store] = [ClusterStore(m.identity, self.cluster, self.local.get(m.identity)) for m in spec.mounts]
+        self.names: dict[str, int] = {}
+        self.local: dict[str, Store] = {}
+        self.stores: list[Store] = []
+        self.remount(spec.mounts, self.opened(range(len(spec.mounts)), spec.mounts))
         self.port: Port | None = None
         self.control: Control | None = None
         self.orders: NodeOrders | None = None
         self.source = ClusterSource
+
+    def opened(self, numbers: Iterable[int], mounts: Sequence[Mount]) -> dict[int, Store]:
+        """Stores of some mounts, none of a client tier. Raises `ValueError` with a sentence, and then has opened none."""
+        found: dict[int, Store] = {}
+        try:
+            for number in numbers if self.spec.owns else ():
+                if not mounts[number].gone:
+                    found[number] = open_store(mounts[number])
+        except BaseException:
+            for store in found.values():
+                store.close()
+            raise
+        return found
+
+    def remount(self, mounts: Sequence[Mount], opened: Mapping[int, Store]) -> list[Store]:
+        """From now on `mounts`, by number; `opened` are the stores of those that are new or opened anew. Returns the stores
+        whose place was taken: what is being read of them has to end before they are closed.
+
+        Other threads read the tables meanwhile: a name never lacks in between.
+        """
+        replaced: list[Store] = []
+        for number, mount in enumerate(mounts):
+            if number == len(self.stores):
+                self.stores.append(ClusterStore(mount.identity, self.cluster))
+            store = self.stores[number]
+            assert isinstance(store, ClusterStore)
+            if number in opened:
+                if store.local is not None:
+                    replaced.append(store.local)
+                store.local = opened[number]
+            store.retired = mount.gone
+            if not mount.gone:
+                self.names[mount.identity] = number
+                if store.local is not None:
+                    self.local[mount.identity] = store.local
+        live = {m.identity for m in mounts if not m.gone}
+        for name in [n for n in self.names if n not in live]:
+            del self.names[name]
+            self.local.pop(name, None)
+        return replaced
 
     def far(self, oid: bytes, segment: int) -> bool:
         """Whether another member fetches this segment from the store."""
@@ -148,6 +190,9 @@ class Node:
         port = self.port
         return {
             "me": c.me,
+            "listen": self.spec.listen,
+            "control_door": self.spec.control,
+            "secret_file": self.spec.secret_file,
             "node": self.spec.node,
             "owns": c.owns,
             "epoch": f"{c.epoch():016x}",

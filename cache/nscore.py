@@ -13,11 +13,13 @@ import msgspec
 import trio
 
 from forebay.api import wire
-from forebay.api.spec import DatasetSpec
+from forebay.api.spec import DatasetSpec, Mount
+from forebay.cache import numbering
 from forebay.cache.index import DIR, FIXED, NO_MOUNT, ROOT, Counts, Index, IndexError_, Row
-from forebay.cache.mounttree import Place, components, mount_tree
+from forebay.cache.mounttree import components, mount_tree
+from forebay.cache.remerge import Remerge
 from forebay.cache.stores.base import BadReply, NotFound, Store, StoreError, Unavailable
-from forebay.cache.tree import Source, Writer, plant
+from forebay.cache.tree import Source, Writer
 
 log = logging.getLogger("forebay.namespace")
 T = TypeVar("T")
@@ -73,18 +75,27 @@ class Core:
         self.stores = stores
         self.clock = clock
         self.on_changed = on_changed
-        self.tree: Place = mount_tree(spec.mounts)
-        self.depth = [len(components(m.path)) for m in spec.mounts]
-        self.reach = [Reach() for _ in spec.mounts]
+        self.depth: list[int] = []
+        self.reach: list[Reach] = []
         self.fixed: dict[int, dict[bytes, int]] = {}  # parent -> names of mount paths below it
         self.counts = Counts()
         self.stale_answers = 0
         self.waiting = 0  # callers that wait for a store now: the background walk steps back
         self.new_dirs = trio.Event()  # set when directories appeared that nobody listed yet
         self.nursery: trio.Nursery | None = None
-        self._asks = [trio.CapacityLimiter(ASKS_PER_MOUNT) for _ in spec.mounts]
-        self._lists = [trio.CapacityLimiter(LISTS_PER_MOUNT) for _ in spec.mounts]
+        self._asks: list[trio.CapacityLimiter] = []
+        self._lists: list[trio.CapacityLimiter] = []
         self._paths: OrderedDict[int, tuple[bytes, ...]] = OrderedDict()
+
+        self.grow()
+
+    def grow(self) -> None:
+        """What is kept for each mount, for those that are new."""
+        for mount in self.spec.mounts[len(self.depth) :]:
+            self.depth.append(len(components(mount.path)))
+            self.reach.append(Reach())
+            self._asks.append(trio.CapacityLimiter(ASKS_PER_MOUNT))
+            self._lists.append(trio.CapacityLimiter(LISTS_PER_MOUNT))
 
     def now(self) -> int:
         return int(self.clock())
@@ -125,24 +136,43 @@ class Core:
         for event in w.events:
             self.on_changed(event)
 
-    def plant_mounts(self, now: int) -> None:
-        """Root, and the directories of every mount path; a tree of other mounts than last time is forgotten first."""
-        identity = msgspec.json.encode([(m.source, m.store, m.path, sorted(m.options.items())) for m in self.spec.mounts])
+    def plant_mounts(self, now: int) -> list[int]:
+        """Root, and the directories of every mount path, whatever mounts the tree was made of before.
+
+        Returns directories at and below which every name has to be asked for again. A tree whose mounts had other numbers
+        (`numbering`) is forgotten.
+        """
+        mounts = self.spec.mounts
         with self.write() as w:
             self.index.check_schema(w.txn)
-            if w.txn.get(b"mounts", db=self.index.meta) != identity:
+            known = numbering.load(self.index, w.txn)
+            if known is None or not numbering.continues(known, mounts):
                 self.index.forget_tree(w.txn)
                 w.counts = Counts()
-                w.txn.put(b"mounts", identity, db=self.index.meta)
-            self._plant(w, self.tree, 0, b"", now)
+                known = []
+            merge = Remerge(w, now)
+            merge.root(mount_tree(known) if known else None, mount_tree(mounts))
+            again = [*merge.again, *self._reopened(w, known, mounts)]
+            if known != (public := numbering.public(mounts)):
+                numbering.save(self.index, w.txn, public)
+            pending = numbering.pending(self.index, w.txn)
+            again = [ino for ino in dict.fromkeys([*pending, *again]) if w.dir(ino) is not None]
+            if again != pending:
+                numbering.remember(self.index, w.txn, again)
+        self.fixed = merge.fixed
+        return again
 
-    def _plant(self, w: Writer, place: Place, parent: int, name: bytes, now: int) -> None:
-        ino = plant(w, place, parent, name, now)
-        self.fixed[ino] = {}
-        if parent:
-            self.fixed[parent][name] = ino
-        for child_name, child in place.children.items():
-            self._plant(w, child, ino, child_name, now)
+    def _reopened(self, w: Writer, known: Sequence[Mount], mounts: Sequence[Mount]) -> list[int]:
+        """Directories of mounts that are read with other options than before."""
+        found = []
+        for before, mount in zip(known, mounts, strict=False):
+            if not mount.gone and before.options != mount.options:
+                row = self.index.row(w.txn, ROOT)
+                for name in components(mount.path):
+                    row = None if row is None else self.index.find(w.txn, row.ino, name)
+                if row is not None:
+                    found.append(row.ino)
+        return found
 
     def path_of(self, txn: Any, ino: int) -> tuple[bytes, ...] | None:
         """Names from the root to an inode, None when the index does not know it. Never changes for an inode."""

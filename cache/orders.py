@@ -46,6 +46,31 @@ Batch = list[tuple[bytes, Ref]]
 _T = TypeVar("_T")
 
 
+class Drained:
+    """How far giving away is, for `status`: "" (never asked), Running, Done or Refused."""
+
+    def __init__(self, state: str = "") -> None:
+        self.state, self.error, self.since = state, "", time.time()
+
+    def become(self, state: str, error: str = "") -> None:
+        self.state, self.error, self.since = state, error, time.time()
+
+    def during(self, steps: Iterator[c.Progress]) -> Iterator[c.Progress]:
+        """The steps of a drain, whose end is noted."""
+        self.become("Running")
+        try:
+            yield from steps
+        except Exception as e:
+            self.become("Refused", str(e))
+            raise
+        finally:
+            if self.state == "Running":
+                self.become("Refused", "who asked for it went away")
+
+    def report(self) -> dict[str, object]:
+        return {"state": self.state, "since": round(self.since, 3), "error": self.error}
+
+
 class NodeOrders:
     """`control.Orders` over a worker. `token` is that of its trio run."""
 
@@ -57,6 +82,7 @@ class NodeOrders:
         self._marks = Marks(worker.namespace, worker.engine)
         self._taker = Taker(worker.engine, node.names)
         self._draining = threading.Lock()
+        self.drained = Drained("" if node.cluster.owns or not node.spec.owns else "Done")
         self._ending = threading.Event()
 
     def close(self) -> None:
@@ -147,31 +173,32 @@ class NodeOrders:
     # --- drain
 
     def drain(self, drain: c.Drain) -> Iterator[c.Progress]:
-        cluster = self.node.cluster
         if not self._draining.acquire(blocking=False):
             raise Refused("Busy", "this node is being drained already")
         try:
-            if not cluster.owns:
+            if not self.node.cluster.owns:
                 raise c.ControlError("this node owns nothing: it was drained, or is a client tier", "Absent")
-            if not any(m.id != cluster.me for m in cluster.members()):
-                raise c.ControlError(
-                    "no other member takes the bytes of this node: use `forebay down`, its cache stays", "Absent"
-                )
-            last = c.Progress()
-            for last in self._handing_out(self._give_away):
-                if not last.finished:
-                    yield last
-            if last.failed and not drain.force:
-                raise c.ControlError(
-                    f"{last.failed} parts could not be moved, the last: {last.error}; the node stays a member, "
-                    "and its bytes are fetched from the stores again if it leaves by force"
-                )
-            yield msgspec.structs.replace(last, finished=False)  # who asked may have left: then this node stays
-            untold = self.leave_all()
-            error = f"{', '.join(untold)} could not be told and notice later" if untold else last.error
-            yield msgspec.structs.replace(last, error=error)
+            yield from self.drained.during(self._drain(drain))
         finally:
             self._draining.release()
+
+    def _drain(self, drain: c.Drain) -> Iterator[c.Progress]:
+        cluster = self.node.cluster
+        if not any(m.id != cluster.me for m in cluster.members()):
+            raise c.ControlError("no other member takes the bytes of this node: use `forebay down`, its cache stays", "Absent")
+        last = c.Progress()
+        for last in self._handing_out(self._give_away):
+            if not last.finished:
+                yield last
+        if last.failed and not drain.force:
+            raise c.ControlError(
+                f"{last.failed} parts could not be moved, the last: {last.error}; the node stays a member, "
+                "and its bytes are fetched from the stores again if it leaves by force"
+            )
+        yield msgspec.structs.replace(last, finished=False)  # who asked may have left: then this node stays
+        untold = self.leave_all()
+        error = f"{', '.join(untold)} could not be told and notice later" if untold else last.error
+        yield msgspec.structs.replace(last, error=error)
 
     def _give_away(self, handout: Handout, fail: Callable[[str], None]) -> None:
         cluster = self.node.cluster
@@ -220,6 +247,7 @@ class NodeOrders:
         mark(self.worker.spec.index_dir)
         cluster.owns = False
         self.node.watcher.leave(cluster.me)
+        self.drained.become("Done")
         log("node", "drained", identity=cluster.me, node=self.node.spec.node)
         for _ in range(TELL_TRIES):
             untold = []

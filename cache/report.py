@@ -19,6 +19,7 @@ def report(w: Worker) -> dict[str, object]:
     tree = w.namespace.stats()
     reach = tree.pop("mounts")
     assert isinstance(reach, list)
+    live = [i for i, m in enumerate(w.spec.mounts) if not m.gone]
     return {
         "dataset": w.spec.id,
         "pid": os.getpid(),
@@ -27,7 +28,7 @@ def report(w: Worker) -> dict[str, object]:
         "misses": service.misses,
         "bytes_served": dict(service.served),
         "tiers": [_tier(w, i) for i in range(len(w.tiers))],
-        "mounts": [_mount(w, i, seen) for i, seen in enumerate(reach)],
+        "mounts": [_mount(w, i, seen) for i, seen in zip(live, reach, strict=True)],
         "tree": tree,
         "evictions": dict(engine.evictions),
         "opened": len(engine.opened),
@@ -91,10 +92,11 @@ def freshness_text(f: Freshness) -> str:
 
 def integrity(w: Worker) -> str:
     """Which guarantees hold, in words."""
-    tls = sum(_encrypted(s.source, s.options.get("endpoint", "")) for s in w.spec.mounts)
+    mounts = [m for m in w.spec.mounts if not m.gone]
+    tls = sum(_encrypted(m.source, m.options.get("endpoint", "")) for m in mounts)
     days = w.scrubber.interval / 86400
     return (
-        f"store links: {tls} of {len(w.spec.mounts)} mounts over TLS or local; cache: xxh3 of each 256 KiB checked on arrival, "
+        f"store links: {tls} of {len(mounts)} mounts over TLS or local; cache: xxh3 of each 256 KiB checked on arrival, "
         f"on first use after a boot, and on disk every {days:.3g} days"
     )
 

@@ -277,6 +277,8 @@ class PageApply:
 
     def _known(self, w: Writer, source: Source, e: Entry, old: Row, asked: int) -> None:
         name, number = e.name, old.ino
+        if old.flags & FIXED:  # became a mount path since this listing began
+            return
         seen = number in self.seen
         step = decide(old, e, source.mount, seen=seen, asked=asked, began=self.began)
         if step is Step.DEFER:

@@ -18,16 +18,19 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
+import msgspec
 import trio
 
 from forebay.api import places, wire
-from forebay.api.spec import DatasetSpec, decode_spec
+from forebay.api.spec import DatasetSpec, Mount
+from forebay.cache import numbering
 from forebay.cache.door import Door
 from forebay.cache.durable import Durability, Reconciler, by_tier, mark_clean, open_index
 from forebay.cache.engine import Engine
 from forebay.cache.fetch import Meter, Source
+from forebay.cache.follow import Followed, Served, SpecFile, Told
 from forebay.cache.index import IndexError_, boot_id
 from forebay.cache.log import Lines, log
 from forebay.cache.machine import FAR_LANES, Machine
@@ -37,6 +40,7 @@ from forebay.cache.report import report
 from forebay.cache.scrub import INTERVAL, Scrubber
 from forebay.cache.service import DatasetService
 from forebay.cache.stores import open_store
+from forebay.cache.stores.base import Store
 from forebay.cache.tiers import CacheDirError, Lock, TierDir, state_of
 
 CONFIGURATION = 2
@@ -63,13 +67,13 @@ class Worker:
     def __init__(
         self, spec: DatasetSpec, run_dir: str, *, metrics: tuple[str, int] | None = None, scrub: float = INTERVAL
     ) -> None:
-        self.spec = spec
         self.started = time.time()
         self.metrics = metrics
         boot = boot_id()
         self.lock = Lock(spec.index_dir)
         self.tiers = [TierDir(i, t) for i, t in enumerate(spec.tiers)]
         self.index, self.ledger = open_index(spec.index_dir, boot)
+        self.spec = spec = msgspec.structs.replace(spec, mounts=numbering.of(self.index, spec.mounts))
         self.records = Records(self.index, boot, len(self.tiers))
         self.meters = [Meter() for _ in spec.mounts]
         used, count = by_tier(self.index, len(self.tiers), self.records.held_copies)
@@ -106,10 +110,40 @@ class Worker:
         )  # fmt: skip
         self.namespace.reaper.held = self.service.holds
         self.door = Door(os.path.join(run_dir, places.WORKER_SOCK), self.service)
+        self.served: Served | None = None  # what it says of its configuration, where that may change
+        self.ended = trio.Event()  # set by who ends it from inside
 
     def report(self) -> dict[str, object]:
         """What `status` and the metrics show."""
-        return report(self) | {"cluster": None if self.node is None else self.node.report()}
+        return report(self) | {
+            "cluster": None if self.node is None else self.node.report(),
+            "drain": None if self.node is None or self.node.orders is None else self.node.orders.drained.report(),
+            "config": None if self.served is None else self.served.report(),
+        }
+
+    def take_over(self, wanted: DatasetSpec) -> list[Store]:
+        """Serve the mounts of another spec of the dataset from now on, in the trio thread, while readers read.
+
+        Returns stores to be closed once nothing is read of them. Raises `ValueError` with a sentence where a mount cannot be
+        opened or more than mounts differs, and has changed nothing then.
+        """
+        node, mounts = self.node, self.spec.mounts
+        if node is None:
+            raise ValueError("a worker alone takes nothing over: start it again")
+        if msgspec.structs.replace(wanted, mounts=[]) != msgspec.structs.replace(self.spec, mounts=[]):
+            raise ValueError("more than the mounts differs from what this worker was started with: start it again")
+        new = numbering.numbered(mounts, wanted.mounts)
+        if not numbering.continues(mounts, new):
+            raise ValueError("too many mounts came and went since this worker's index was made: start it again")
+        if new == mounts:
+            return []
+        again = [n for n, m in enumerate(new) if n >= len(mounts) or reopens(mounts[n], m)]
+        replaced = node.remount(new, node.opened(again, new))
+        self.meters += [Meter() for _ in new[len(mounts) :]]
+        mounts[:] = new
+        self.namespace.remount()
+        log("worker", "took_over", mounts=[m.path for m in mounts if not m.gone], opened=len(again), taken=len(replaced))
+        return replaced
 
     def _changed(self, event: wire.Changed) -> None:
         self.service.publish(event)
@@ -119,8 +153,8 @@ class Worker:
         for i in range(0, len(inos), 4096):
             self.service.publish(wire.Evicted(inos[i : i + 4096]))
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+    async def run(self, follow: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT. `follow` runs meanwhile: it brings what is to be taken over."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.namespace.run)
@@ -138,10 +172,18 @@ class Worker:
                 for task in (self.namespace.run_walk, self.durability.run, self.reconciler.run, self.scrubber.run):
                     nursery.start_soon(task)
                 log("worker", "ready", dataset=self.spec.id, pid=os.getpid(), took=round(time.time() - self.started, 3))
+                if follow is not None:
+                    nursery.start_soon(follow)
+                nursery.start_soon(self._end_inside, nursery.cancel_scope)
                 async for number in signals:
                     log("worker", "ending", signal=signal.Signals(number).name)
                     nursery.cancel_scope.cancel()
                     break
+
+    async def _end_inside(self, scope: trio.CancelScope) -> None:
+        await self.ended.wait()
+        log("worker", "ending", reason="it was drained and told to go")
+        scope.cancel()
 
     def close(self) -> bool:
         """The clean end: everything committed, synced, and marked so. False when the disk was too slow for `END_DEADLINE`.
@@ -179,7 +221,8 @@ def main(argv: list[str] | None = None) -> int:
     lean()
     os.umask(0o077)
     try:
-        spec = decode_spec(Path(args.run_dir, places.SPEC).read_bytes())
+        file = SpecFile(args.run_dir)
+        spec = file.read().spec
         metrics = None
         if args.metrics:  # 3 MB and 50 ms of start that most workers never need
             from forebay.cache.metrics import loopback
@@ -194,10 +237,23 @@ def main(argv: list[str] | None = None) -> int:
         return CONFIGURATION
     gc.collect()
     gc.freeze()
-    trio.run(worker.run)
+    follow = None
+    if worker.node is not None:
+        follow = Followed(worker, file, Told(spec)).run
+    serve(worker, follow)
+    return 0
+
+
+def reopens(old: Mount, new: Mount) -> bool:
+    """Whether a mount of the same number is read another way than before."""
+    return not new.gone and (old.store, old.options, old.secrets) != (new.store, new.options, new.secrets)
+
+
+def serve(worker: Worker, follow: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Until it ends, and its clean end."""
+    trio.run(worker.run, follow)
     if not worker.close():
         os._exit(0)  # a thread sits in fsync: waiting for it would keep `down` waiting
-    return 0
 
 
 if __name__ == "__main__":

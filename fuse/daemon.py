@@ -31,6 +31,7 @@ import msgspec
 
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, decode_spec
+from forebay.cache import numbering
 from forebay.cache.client import Door, DoorError
 from forebay.cache.index import Index
 from forebay.fuse import device, mounting
@@ -229,6 +230,7 @@ class Daemon:
             self.read_ahead = mounting.set_read_ahead(entry.device)
         self.reason = self.why_not(agreed)
         index = self.open_index()
+        self.renumber(index)
         fd = self.fd
         backing = Backing(partial(device.backing_open, fd), partial(device.backing_close, fd)) if agreed.passthrough else None
         uid = os.geteuid() if self.spec.uid is None else self.spec.uid
@@ -269,6 +271,20 @@ class Daemon:
             time.sleep(pause)
             pause = min(pause * 2, 0.2)
 
+    def renumber(self, index: Index) -> None:
+        """The mounts by number, as the index has them: the spec has the manifest's order, and the worker may have taken over
+        others since it was written."""
+        with index.env.begin() as txn:
+            known = numbering.load(index, txn)
+        if known is None or known == self.spec.mounts:
+            return
+        self.spec.mounts[:] = known
+        log("mounts", known=[m.path for m in known if not m.gone])
+        validating = any(m.freshness.mode == "validate" for m in known)
+        if self.session is not None and self.session.opens.validating != validating:
+            log("opens are asked about in another way than before: starting again")
+            self.finish(1)
+
     def refused(self, why: OSError) -> None:
         hint = "put the cache on a plain file system" if why.errno == errno.ELOOP else "see `forebay doctor`"
         self.reason = f"the kernel refused the first backing file ({os.strerror(why.errno or 0)}): {hint}"
@@ -298,17 +314,19 @@ class Daemon:
     def follow(self) -> None:
         """Events of the worker. They only queue work: the kernel may make a notification wait."""
         assert self.session is not None
-        opens = self.session.opens
+        opens, index = self.session.opens, self.session.ops.view.index
         for event in self.door.subscribe():
             if event is None and self.index_replaced():
                 log("the worker made a new index: starting again")
                 self.finish(1)
             elif event is None:  # at the start too: a predecessor's successor, or a change before the worker knew of us
+                self.renumber(index)
                 opens.worker_restarted()
                 self.notice(p.inc_epoch_notice())
             elif isinstance(event, wire.Evicted):
                 opens.evicted(event.inos)
             elif event.parent == 0:
+                self.renumber(index)
                 self.notice(p.inc_epoch_notice())
             else:
                 self.notice(p.inval_entry_notice(event.parent, event.name))

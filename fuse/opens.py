@@ -49,8 +49,7 @@ class Opens:
         self.changed: set[int] = set()  # inodes released since
         self.announced: set[int] = set()  # inodes the worker knows to be open
         self._begin = view.begin
-        self._freshness = [m.freshness for m in view.spec.mounts]
-        self.validating = any(f.mode == "validate" for f in self._freshness)
+        self.validating = any(m.freshness.mode == "validate" for m in view.spec.mounts)
         self._sweeping: list[int] = []
 
     def enter(self, ino: int, flags: int, unique: int) -> tuple[int, int] | None:
@@ -197,9 +196,10 @@ class Opens:
         immutable ones."""
         with self._begin() as txn:
             row = self.view.index.row(txn, ino)
-        if row is None or row.mount >= len(self._freshness):
+        mounts = self.view.spec.mounts
+        if row is None or row.mount >= len(mounts):
             return False
-        mode = self._freshness[row.mount].mode
+        mode = mounts[row.mount].freshness.mode
         return mode == "validate" or (bool(flags & os.O_DIRECT) and mode != "immutable")
 
     def _whole(self, ino: int) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ KINDS = {
     "s3": "forebay.cache.stores.s3",
     "http": "forebay.cache.stores.http",
     "file": "forebay.cache.stores.file",
+    "gone": "forebay.cache.stores.gone",
 }
 """`Mount.store` -> the module whose `open_mount(mount, timeouts)` opens it."""
 
