@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from forebay.api.fluidnames import TYPES
 from forebay.runtimes.engine import Object, Subject
-from forebay.runtimes.fluidnames import TYPES
 
 
 def bound_runtime(subject: Subject) -> Object | None:

@@ -66,6 +66,7 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True):
     places: tuple[str, ...] = ()  # of the mounts that it serves
     drain: Literal["", "Running", "Done", "Refused"] = ""
     overdue: bool = False  # the drain has taken longer than its bound
+    silent: bool = False  # it said nothing itself: of it is known only how its drain goes
 
 
 class Warned(msgspec.Struct, frozen=True):
@@ -123,8 +124,12 @@ class Finding(msgspec.Struct, frozen=True):
     message: str  # one sentence with field, value and remedy
 
 
+LEAVING = "forebay.io/leaving"
+"""Annotation of a worker's pod that carries out a `Drain`: since when it is to leave (RFC 3339). The pod has it as a file."""
+
+
 class Drain(msgspec.Struct, frozen=True):
-    """Tell a worker to give away what it owns and to leave."""
+    """Tell a worker to give away what it owns and to stop serving then."""
 
     pod: str
 

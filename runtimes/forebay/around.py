@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 
+from forebay.api import podconfig as conf
 from forebay.runtimes.engine import Object
-from forebay.runtimes.forebay import config as conf
 from forebay.runtimes.forebay.names import COMPONENT, DATASET
 from forebay.runtimes.forebay.workers import Job, meta, ports
 
@@ -43,18 +43,20 @@ def dataset_secret(job: Job, text: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": meta(job, job.names.secret),
+        "metadata": meta(job, job.names.secret, ownerReferences=[job.dataset]),
         "type": "Opaque",
         "data": {conf.SECRET_KEY: base64.b64encode(text.encode()).decode()},
     }
 
 
 def credentials(job: Job) -> Object:
+    """Made once, too: other credentials are another Secret, and start the workers again."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": meta(job, job.names.credentials),
+        "metadata": meta(job, job.names.credentials(job.sources.plain), ownerReferences=[job.dataset]),
         "type": "Opaque",
+        "immutable": True,
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in job.sources.plain},
     }
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
+from collections.abc import Iterable
+
 import msgspec
 
-from forebay.runtimes import fluidnames as fluid
+from forebay.api import fluidnames as fluid
 from forebay.runtimes.engine import Object, Ref, Subject
 
 DATASET, COMPONENT = "forebay.io/dataset", "forebay.io/component"
@@ -33,13 +38,15 @@ class Names(msgspec.Struct, frozen=True):
 
     @property
     def secret(self) -> str:
-        """The dataset's own secret, by which its nodes know each other."""
-        return f"{self.name}-forebay"
+        """The dataset's own secret, by which its nodes know each other.
 
-    @property
-    def credentials(self) -> str:
-        """Credentials that the manifest holds in plain text, moved where credentials belong."""
-        return f"{self.name}-forebay-credentials"
+        Of this Dataset and no earlier one of its name: it is made without a look at what is there, and must never be another's.
+        """
+        return f"{self.name}-forebay-{fluid.mark(self.uid, 8)}"
+
+    def credentials(self, plain: Iterable[tuple[str, str]]) -> str:
+        """The Secret of credentials that the manifest holds in plain text. Named by what it holds: it is made, never changed."""
+        return f"{self.name}-forebay-credentials-{_slow_mark(self.uid, tuple(plain))}"
 
     @property
     def claim(self) -> str:
@@ -87,7 +94,10 @@ def names_of(subject: Subject) -> Names:
 
 
 def children(names: Names) -> tuple[Ref, ...]:
-    """Everything that `plan` may make, in the order in which it is taken away."""
+    """Everything that `plan` may apply, in the order in which it is taken away.
+
+    Secrets are missing: nobody here may read one. They are made once, and go with the Dataset that owns them.
+    """
     namespace = names.namespace
     return (
         Ref("PersistentVolumeClaim", namespace, names.claim),
@@ -97,9 +107,14 @@ def children(names: Names) -> tuple[Ref, ...]:
         Ref("NetworkPolicy", namespace, names.workers),
         Ref("Service", namespace, names.service),
         Ref("ConfigMap", namespace, names.config),
-        Ref("Secret", namespace, names.credentials),
-        Ref("Secret", namespace, names.secret),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _slow_mark(uid: str, plain: tuple[tuple[str, str], ...]) -> str:
+    """40 bits of a hash that takes 30 ms: names are seen by who may not see credentials, and must not help to guess one."""
+    text = "\0".join(part for pair in plain for part in pair).encode()
+    return base64.b32encode(hashlib.scrypt(text, salt=uid.encode(), n=1 << 13, r=8, p=1, dklen=5)).decode().lower()
 
 
 def ref_of(obj: Object) -> Ref:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
+from forebay.api import fluidnames as fluid
+from forebay.api import podconfig as config
 from forebay.api.spec import DatasetSpec
 from forebay.api.spec import Tier as SpecTier
 from forebay.runtimes import documents
-from forebay.runtimes import fluidnames as fluid
 from forebay.runtimes.binding import bound_runtime
 from forebay.runtimes.engine import Finding, Found, Object, Plan, Ref, Subject
-from forebay.runtimes.forebay import around, config, reference, scaling, volumes
-from forebay.runtimes.forebay.names import DATASET, Names, children, names_of, ref_of
+from forebay.runtimes.forebay import around, reference, scaling, volumes
+from forebay.runtimes.forebay.names import DATASET, children, names_of, ref_of
 from forebay.runtimes.forebay.pods import read_pods
 from forebay.runtimes.forebay.settings import read_settings
 from forebay.runtimes.forebay.sources import read_sources
@@ -69,6 +70,7 @@ def read(subject: Subject) -> Wanted:
     job = Job(
         names=names,
         owner=owner_of(runtime if runtime is not None else subject.dataset),
+        dataset=owner_of(subject.dataset),
         settings=settings,
         sources=sources,
         config=config.Config(spec, list(sources.files)),
@@ -98,22 +100,17 @@ def plan(subject: Subject, found: Found, now: str) -> Plan:
     if wanted.job is None:
         return Plan(findings=wanted.findings)
     job, names = wanted.job, wanted.job.names
-    if foreign := _foreign(names, found):
+    if foreign := _foreign(subject, found):
         return Plan(findings=(*wanted.findings, *foreign))
     existing = found.objects.get(Ref("StatefulSet", names.namespace, names.workers))
     current = None if existing is None else int((existing.get("spec") or {}).get("replicas", 1))
     pods = read_pods(found.pods, found.nodes, found.warned)
     step = scaling.scale(job.settings.replicas, current, names.workers, pods, found.workers)
-    create: tuple[Object, ...] = ()
     findings = (*wanted.findings, *step.findings)
-    if Ref("Secret", names.namespace, names.secret) not in found.objects:
-        if not found.fresh_secret:
-            raise ValueError("Found.fresh_secret is empty and the dataset has no secret yet: give one of 32 random bytes")
-        create = (around.dataset_secret(job, found.fresh_secret),)
+    create = _secrets(job, found, existing)
     apply = [
         *_marks(subject),
         around.config_map(job),
-        *([around.credentials(job)] if job.sources.plain else []),
         around.service(job),
         *([around.network_policy(job)] if job.installation.network_policy else []),
         around.disruption_budget(job),
@@ -122,14 +119,8 @@ def plan(subject: Subject, found: Found, now: str) -> Plan:
     shown = volumes.claimed(names, owner_of(subject.dataset), job.settings, job.installation)
     claim, delete, more = _claim(shown, found)
     apply += claim
-    kept = {ref_of(obj) for obj in (*apply, *create)} | {
-        Ref("Secret", names.namespace, names.secret),
-        *(
-            (Ref("PersistentVolumeClaim", names.namespace, names.claim), Ref("PersistentVolume", "", names.volume))
-            if not claim
-            else ()
-        ),
-    }
+    pair = {Ref("PersistentVolumeClaim", names.namespace, names.claim), Ref("PersistentVolume", "", names.volume)}
+    kept = {ref_of(obj) for obj in apply} | pair
     leftovers = tuple(ref for ref in children(names) if ref in found.objects and ref not in kept)
     again = scaling.idle(step.replicas, names.workers, pods, found.workers)
     restart = tuple(Ref("Pod", names.namespace, pod.name) for pod in again)
@@ -140,6 +131,32 @@ def plan(subject: Subject, found: Found, now: str) -> Plan:
         delete=(*delete, *leftovers, *restart),
         findings=(*findings, *more),
     )
+
+
+def _secrets(job: Job, found: Found, workers: Object | None) -> tuple[Object, ...]:
+    """Secrets to be made. Nobody here may read one, so what shows that it was made is a StatefulSet which mounts it: that is
+    applied later. Where a pod says that it is gone it is made again."""
+    mounted = _mounted_secrets(workers)
+    lost = [w.message for w in found.warned if w.about.kind == "Pod" and "not found" in w.message]
+
+    def there(name: str) -> bool:
+        return name in mounted and not any(f'"{name}"' in message for message in lost)
+
+    made: list[Object] = []
+    if not there(job.names.secret):
+        if not found.fresh_secret:
+            raise ValueError("Found.fresh_secret is empty and the dataset has no secret yet: give one of 32 random bytes")
+        made.append(around.dataset_secret(job, found.fresh_secret))
+    if job.sources.plain and not there(job.names.credentials(job.sources.plain)):
+        made.append(around.credentials(job))
+    return tuple(made)
+
+
+def _mounted_secrets(workers: Object | None) -> set[str]:
+    volumes_ = (((workers or {}).get("spec") or {}).get("template", {}).get("spec") or {}).get("volumes") or []
+    plain = {v["secret"].get("secretName", "") for v in volumes_ if v.get("secret")}
+    projected = (s for v in volumes_ for s in (v.get("projected") or {}).get("sources") or [])
+    return plain | {s["secret"].get("name", "") for s in projected if s.get("secret")}
 
 
 def _claim(shown: volumes.Claimed, found: Found) -> tuple[list[Object], tuple[Ref, ...], tuple[Finding, ...]]:
@@ -162,10 +179,10 @@ def _reference(subject: Subject, target: reference.Target, found: Found, now: st
     if finding is not None and finding.reason != "NotGranted":
         return Plan(findings=(finding,))
     if finding is not None:  # never given, or taken back: pods that read now may end, no other begins
-        pair = [ref for ref in children(names)[:2] if ref in found.objects and _ours(found.objects[ref], names)]
+        pair = [ref for ref in children(names)[:2] if ref in found.objects and _ours(found.objects[ref], subject)]
         delete = tuple(ref for ref in pair if not found.objects[ref]["metadata"].get("deletionTimestamp"))
         return Plan(delete=delete, findings=(finding,))
-    if foreign := _foreign(names, found):
+    if foreign := _foreign(subject, found):
         return Plan(findings=foreign)
     shown = reference.claimed(subject, target, names, owner_of(subject.dataset))
     claim, delete, more = _claim(shown, found)
@@ -204,20 +221,27 @@ def _mark(obj: Object, labels: dict[str, str], finalizer: str) -> Object:
     }
 
 
-def _foreign(names: Names, found: Found) -> tuple[Finding, ...]:
+def _foreign(subject: Subject, found: Found) -> tuple[Finding, ...]:
     """Objects of our names that somebody else made: they are left alone."""
     findings = []
-    for ref in children(names):
+    for ref in children(names_of(subject)):
         existing = found.objects.get(ref)
-        if existing is not None and not _ours(existing, names):
+        if existing is not None and not _ours(existing, subject):
             text = f"{ref} exists and is not of this dataset; rename the Dataset, or remove the object if nobody needs it"
             findings.append(Finding("error", "NameTaken", text))
     return tuple(findings)
 
 
-def _ours(obj: Object, names: Names) -> bool:
-    labels = obj["metadata"].get("labels") or {}
-    return bool(labels.get(DATASET) == names.name and labels.get("app.kubernetes.io/managed-by") == "forebay")
+def _ours(obj: Object, subject: Subject) -> bool:
+    """By the labels; or, where somebody edited those, by owner or volumeHandle."""
+    names, labels = names_of(subject), obj["metadata"].get("labels") or {}
+    if labels.get(DATASET) == names.name and labels.get("app.kubernetes.io/managed-by") == "forebay":
+        return True
+    if obj["kind"] == "PersistentVolume":
+        csi: Object = (obj.get("spec") or {}).get("csi") or {}
+        return (csi.get("driver"), csi.get("volumeHandle")) == (subject.installation.driver, names.handle)
+    uids = {o["metadata"].get("uid") for o in (subject.dataset, *subject.runtimes)}
+    return any(owner.get("uid") in uids for owner in obj["metadata"].get("ownerReferences") or [])
 
 
 def retire(subject: Subject, found: Found) -> Plan:
@@ -228,7 +252,7 @@ def retire(subject: Subject, found: Found) -> Plan:
     names = names_of(subject)
     if held := in_use(found):
         return Plan(findings=(held,))
-    there = [ref for ref in children(names) if ref in found.objects and _ours(found.objects[ref], names)]
+    there = [ref for ref in children(names) if ref in found.objects and _ours(found.objects[ref], subject)]
     delete = tuple(ref for ref in there if not found.objects[ref]["metadata"].get("deletionTimestamp"))
     return Plan(delete=delete, release=not any(ref.kind in _HOLDING for ref in there))
 

@@ -9,9 +9,9 @@ from datetime import datetime
 
 import msgspec
 
+from forebay.api import fluidnames as fluid
 from forebay.api.grant import GrantSpec, Reference, refusal
 from forebay.api.names import normalise
-from forebay.runtimes import fluidnames as fluid
 from forebay.runtimes.binding import refers
 from forebay.runtimes.engine import Finding, Object, Subject
 from forebay.runtimes.forebay.names import Names, names_of

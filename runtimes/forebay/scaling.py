@@ -49,4 +49,4 @@ def scale(desired: int, current: int | None, name: str, pods: Sequence[Pod], fac
 def idle(replicas: int, name: str, pods: Sequence[Pod], facts: Mapping[str, WorkerFacts]) -> tuple[Pod, ...]:
     """Workers that were drained and are wanted after all, such as when scaling in was taken back: a new start joins again."""
     kept = {f"{name}-{i}" for i in range(replicas)}
-    return tuple(p for p in pods if p.serves and p.name in kept and facts.get(p.name, WorkerFacts()).drain == "Done")
+    return tuple(p for p in pods if p.name in kept and facts.get(p.name, WorkerFacts()).drain == "Done")

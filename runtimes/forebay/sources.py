@@ -7,7 +7,7 @@ Credentials never enter the result's `mounts`: those of Secrets become names of 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -18,17 +18,13 @@ from forebay.api.documents import DatasetDoc, MountDoc, SecretRef
 from forebay.api.freshness import FRESHNESS, parse_freshness
 from forebay.api.names import is_object_name
 from forebay.api.options import translate
+from forebay.api.podconfig import CLAIM_DIR, HOST_DIR, Files
 from forebay.api.problem import describe_url, show
 from forebay.api.spec import Freshness, Mount
 from forebay.api.stores import SourceError, finish, read_source
 from forebay.runtimes.engine import Finding
-from forebay.runtimes.forebay.config import CLAIM_DIR, HOST_DIR, Files
 
-NOWHERE = "/nonexistent"
-"""Home of nobody: the controller's own environment and profiles must never reach a dataset."""
 _STAND_IN = "forebay-file-"
-PLAIN = "is a credential in plain text"
-"""What `api.options.translate` says of one; a test holds the two together."""
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,14 +43,11 @@ class _Error(ValueError):
         self.remedy = remedy
 
 
-def read_sources(doc: DatasetDoc, credentials: str) -> Sources:
-    """`credentials` names the Secret that `plain` goes to."""
-    reader = _Reader(doc, credentials)
-    for mount in doc.mounts:
-        try:
-            reader.mount(mount)
-        except (_Error, SourceError, CredentialError) as e:
-            reader.say("error", mount, "SourceRefused", str(e), e.remedy)
+def read_sources(doc: DatasetDoc, credentials: Callable[[Iterable[tuple[str, str]]], str]) -> Sources:
+    """`credentials` names the Secret that `plain` goes to, by what it will hold."""
+    reader = _Reader(doc, "").read()
+    if reader.plain:
+        reader = _Reader(doc, credentials(sorted(reader.plain.items()))).read()
     return Sources(
         mounts=tuple(reader.mounts),
         files=tuple(reader.files),
@@ -76,6 +69,14 @@ class _Reader:
         self.claims: set[str] = set()
         self.plain: dict[str, str] = {}
         self.findings: list[Finding] = []
+
+    def read(self) -> _Reader:
+        for mount in self.doc.mounts:
+            try:
+                self.mount(mount)
+            except (_Error, SourceError, CredentialError) as e:
+                self.say("error", mount, "SourceRefused", str(e), e.remedy)
+        return self
 
     def mount(self, doc: MountDoc) -> None:
         files, options = Files(), dict[str, str]()
@@ -145,13 +146,13 @@ class _Reader:
             if problem.key in stand_ins and problem.severity == "error":
                 message = f"takes option {show(problem.key)} from a Secret, and its value must be known"
                 raise _Error(message, "write it under options")
-            if problem.message == PLAIN:
+            if problem.plain:
                 continue  # said below, of every credential that is one
             reason = "OptionRefused" if problem.severity == "error" else "OptionIgnored"
             self.say(problem.severity, doc, reason, f"option {show(problem.key)} {problem.message}", problem.remedy)
         if "profile" in taken:
             raise _Error("names a profile of a machine, which no worker has", "name the keys under encryptOptions")
-        done = finish(read_source(doc), taken, {}, NOWHERE)
+        done = finish(read_source(doc), taken, None)  # nothing of the controller's own environment reaches a dataset
         for note, remedy in done.notes:
             self.say("warning", doc, "Unsigned", note, remedy)
         secret_files, secret_optional, plain = self.named(doc, done.secrets, refs)

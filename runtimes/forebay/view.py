@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from forebay.api import podconfig as config
 from forebay.api.conditions import Condition, ConditionStatus, merge
 from forebay.api.status import Measured
 from forebay.runtimes.engine import Finding, Found, Object, Ref, Subject, WorkerFacts
-from forebay.runtimes.forebay import config
 from forebay.runtimes.forebay.names import Names, names_of
 from forebay.runtimes.forebay.planning import Wanted, read
 from forebay.runtimes.forebay.pods import SAID, Pod, read_pods, worst
@@ -116,7 +116,8 @@ def merged(obj: Object, wanted: list[Condition], now: str, *, probe: bool = Fals
 
 def measured(seen: View) -> Measured | None:
     """Sums over the workers that report. The listing is the one of who knows most of it."""
-    facts = [seen.found.workers[p.name] for p in seen.pods if p.name in seen.found.workers]
+    said = (seen.found.workers.get(p.name) for p in seen.pods)
+    facts = [f for f in said if f is not None and not f.silent]
     if not facts:
         return None
     best = max(facts, key=lambda f: (f.listed, f.total_bytes, f.files))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.runtimes import fluidnames as fluid
-from forebay.runtimes.engine import Installation, Object
-from forebay.runtimes.forebay import config as conf
+from forebay.api import fluidnames as fluid
+from forebay.api import podconfig as conf
+from forebay.runtimes.engine import LEAVING, Installation, Object
 from forebay.runtimes.forebay.names import COMPONENT, DATASET, WORKER, Names
 from forebay.runtimes.forebay.settings import Settings
 from forebay.runtimes.forebay.sources import Sources
@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     names: Names
     owner: Object  # owner reference of each object
+    dataset: Object  # owner reference of its secrets, which outlive a runtime
     settings: Settings
     sources: Sources
     config: conf.Config
@@ -121,6 +122,7 @@ def _container(job: Job) -> Object:
         {"name": "secret", "mountPath": conf.SECRET_FILE.rpartition("/")[0], "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
     ]
+    mounts.append({"name": "orders", "mountPath": conf.ORDERS_DIR, "readOnly": True})
     if job.sources.refs:
         mounts.append({"name": "credentials", "mountPath": conf.CREDENTIALS_DIR, "readOnly": True})
     for i, (path, read_only) in enumerate(job.sources.hosts):
@@ -211,6 +213,7 @@ def _volumes(job: Job) -> list[Object]:
         {"name": "config", "configMap": {"name": job.names.config, "defaultMode": 0o444}},
         {"name": "secret", "secret": {**secret, "items": [{"key": conf.SECRET_KEY, "path": conf.SECRET_KEY}]}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": "orders", "downwardAPI": {"defaultMode": 0o444, "items": [_order(conf.LEAVING)]}},
     ]
     if job.sources.refs:
         volumes.append({"name": "credentials", "projected": {"defaultMode": 0o400, "sources": _credentials(job)}})
@@ -220,6 +223,11 @@ def _volumes(job: Job) -> list[Object]:
     for i, claim in enumerate(job.sources.claims):
         volumes.append({"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return volumes
+
+
+def _order(file: str) -> Object:
+    """An annotation of the pod as a file in it: what the controller tells a worker, which it has no other way to."""
+    return {"path": file, "fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{LEAVING}']"}}
 
 
 def _credentials(job: Job) -> list[Object]:

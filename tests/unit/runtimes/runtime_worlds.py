@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from forebay.runtimes import fluidnames, registry
+from forebay.api import fluidnames
+from forebay.api import podconfig as config
+from forebay.runtimes import registry
 from forebay.runtimes.engine import Found, Installation, Observed, Plan, Ref, Source, Subject, WorkerFacts
-from forebay.runtimes.forebay import config
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from forebay.api import fluidnames
 from forebay.api.names import is_dns_1035, is_object_name
-from forebay.runtimes import fluidnames
 from forebay.runtimes.forebay.names import Names, children
 
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
@@ -20,8 +20,9 @@ NAME = st.from_regex(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
 NAMESPACE = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
 PAIR = st.tuples(NAMESPACE, NAME)
 LONG = "a" * 63
+PLAIN = (("mount-0-secret-key", "value"),)
 
-KINDS = ("workers", "service", "config", "secret", "credentials", "claim")
+KINDS = ("workers", "service", "config", "secret", "claim")
 
 
 def of(pair: tuple[str, str]) -> Names:
@@ -50,11 +51,21 @@ def test_names_are_valid_and_within_their_limits(pair: tuple[str, str]) -> None:
         assert len(key) <= 63
 
 
+@settings(deadline=None)  # the name of credentials takes 30 ms by design
 @given(NAME, NAME)
 @example("a" * 62 + "b", "a" * 62 + "c")
 def test_two_datasets_of_a_namespace_share_no_name(a: str, b: str) -> None:
     for kind in KINDS:
         assert (getattr(of(("n", a)), kind) == getattr(of(("n", b)), kind)) == (a == b), kind
+    assert (of(("n", a)).credentials(PLAIN) == of(("n", b)).credentials(PLAIN)) == (a == b)
+
+
+def test_a_secret_is_of_one_dataset_and_of_what_it_holds() -> None:
+    """It is made without a look at what is there: an earlier one of the same name must never be taken for it."""
+    now, again = Names("n", "a", UID), Names("n", "a", UID[::-1])
+    assert now.secret != again.secret
+    assert len({now.credentials(PLAIN), again.credentials(PLAIN), now.credentials((("k", "other"),))}) == 3
+    assert all(is_object_name(n) for n in (Names("n", LONG, UID).secret, Names("n", LONG, UID).credentials(PLAIN)))
 
 
 @given(NAME)

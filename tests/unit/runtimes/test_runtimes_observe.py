@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import runtime_worlds as worlds
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_worlds import CACHE, CLAIM, CLASSIC, DATASET, NO_ROOM, SET, VOLUME, ending, unschedulable
 
@@ -157,6 +157,7 @@ def test_status_by_what_exists(world: str) -> None:
     assert message in message_
 
 
+@settings(deadline=None)  # a machine that does other things takes its time
 @given(st.lists(st.sampled_from(sorted(WORLDS)), min_size=1, max_size=4))
 def test_no_world_leaves_a_trace_in_the_next(history: list[str]) -> None:
     """The same is said of a world whatever was said before, but for the times."""
@@ -239,6 +240,11 @@ def test_a_listing_in_progress_has_no_share() -> None:
     assert "cachedPercentage" not in status.cache_states
     assert isinstance(status.measured, msgspec.Struct)
     assert (status.measured.cached_bytes, status.measured.total_bytes, status.measured.listed) == (15, 18, False)
+
+
+def test_of_a_worker_that_says_nothing_nothing_is_measured() -> None:
+    facts = {p["metadata"]["name"]: WorkerFacts(drain="Running", silent=True) for p in PODS}
+    assert worlds.observe(SUBJECT, worlds.settled(SUBJECT, workers=facts)).dataset.measured is msgspec.UNSET
 
 
 def test_mounts_are_those_that_every_ready_worker_serves() -> None:

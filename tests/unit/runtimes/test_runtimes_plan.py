@@ -10,14 +10,13 @@ import pytest
 import runtime_worlds as worlds
 from runtime_worlds import CACHE, CLAIM, CLASSIC, DATASET, SET, VOLUME, ending, unschedulable
 
-from forebay.runtimes.engine import Drain, Found, Installation, Plan, Ref, Subject, WorkerFacts
-from forebay.runtimes.forebay import config
+from forebay.api import podconfig as config
+from forebay.runtimes.engine import Drain, Found, Installation, Plan, Ref, Subject, Warned, WorkerFacts
 from forebay.runtimes.forebay.settings import grace
 from forebay.runtimes.forebay.workers import ATTRIBUTES_MAX
 
 SUBJECT = worlds.one(DATASET + CACHE)
 READY = worlds.settled(SUBJECT)
-SECRET = Ref("Secret", "ns", "d-forebay")
 
 
 def scaled(replicas: int) -> Subject:
@@ -86,7 +85,7 @@ def test_the_secret_is_made_once_and_never_written_again() -> None:
     again = worlds.plan(SUBJECT, READY)
     assert again.create == ()
     assert all(o["kind"] != "Secret" for o in again.apply)
-    assert SECRET not in again.delete
+    assert not any(ref.kind == "Secret" for ref in again.delete)
     with pytest.raises(ValueError, match="fresh_secret is empty"):
         worlds.plan(SUBJECT, Found())
 
@@ -140,7 +139,7 @@ def test_a_volume_that_cannot_be_changed_is_made_anew_without_readers(objects: d
 
 
 def test_an_object_of_somebody_else_is_left_alone() -> None:
-    for ref in READY.objects:
+    for ref in (r for r in READY.objects if r.kind != "Secret"):
         taken = {"kind": ref.kind, "metadata": {"name": ref.name, "namespace": ref.namespace, "labels": {"app": "x"}}}
         planned = worlds.plan(SUBJECT, Found(objects={ref: taken}, fresh_secret=worlds.SECRET))
         assert planned == Plan(findings=planned.findings)
@@ -155,9 +154,36 @@ def test_what_is_no_longer_wanted_goes() -> None:
     with_policy = worlds.one(plain + CACHE, Installation(network_policy=True))
     found = worlds.settled(with_policy)
     kinds = {o["kind"] for o in worlds.plan(with_policy).apply}
-    assert {"NetworkPolicy", "Secret"} <= kinds
+    assert "NetworkPolicy" in kinds
     planned = worlds.plan(SUBJECT, found)
-    assert set(planned.delete) == {Ref("NetworkPolicy", "ns", "d-worker"), Ref("Secret", "ns", "d-forebay-credentials")}
+    assert set(planned.delete) == {Ref("NetworkPolicy", "ns", "d-worker")}
+
+
+def test_secrets_are_made_once_and_again_when_a_pod_misses_them() -> None:
+    plain = worlds.one(DATASET.replace('anonymous: "true"', "access_key: A, secret_key: B, endpoint: 'http://s3'") + CACHE)
+    first = worlds.plan(plain).create
+    secret, credentials = (o["metadata"]["name"] for o in first)
+    assert [o["metadata"]["ownerReferences"][0]["kind"] for o in first] == ["Dataset", "Dataset"]
+    ready = worlds.settled(plain)
+    assert worlds.plan(plain, ready).create == ()
+    said = f'MountVolume.SetUp failed for volume "secret" : secret "{secret}" not found'
+    missed = msgspec.structs.replace(
+        ready, warned=(Warned(Ref("Pod", "ns", "d-worker-0"), "FailedMount", said),), fresh_secret=worlds.SECRET
+    )
+    assert [o["metadata"]["name"] for o in worlds.plan(plain, missed).create] == [secret]
+    other = worlds.one(DATASET.replace('anonymous: "true"', "access_key: A, secret_key: C, endpoint: 'http://s3'") + CACHE)
+    (changed,) = worlds.plan(other, ready).create
+    assert changed["metadata"]["name"] not in (secret, credentials)
+    assert changed["immutable"] is True
+
+
+def test_what_somebody_took_the_labels_from_stays_ours() -> None:
+    stripped = {
+        ref: {**o, "metadata": {k: v for k, v in o["metadata"].items() if k != "labels"}} for ref, o in READY.objects.items()
+    }
+    planned = worlds.plan(SUBJECT, msgspec.structs.replace(READY, objects=stripped))
+    assert [f.reason for f in planned.findings if f.severity == "error"] == []
+    assert planned.apply == worlds.plan(SUBJECT, READY).apply
 
 
 def references() -> dict[tuple[str, str], Subject]:
@@ -171,7 +197,8 @@ def test_a_reference_has_a_handle_of_its_own_and_the_sources_secret() -> None:
     claim = next(o for o in granted.apply if o["kind"] == "PersistentVolumeClaim")
     csi = volume["spec"]["csi"]
     assert csi["volumeHandle"] == "team-b/granted"
-    assert csi["nodePublishSecretRef"] == {"name": "corpus-forebay", "namespace": "default"}
+    source = worlds.plan(references()["default", "corpus"]).create[0]["metadata"]["name"]
+    assert csi["nodePublishSecretRef"] == {"name": source, "namespace": "default"}
     assert csi["volumeAttributes"]["forebay.io/dataset"] == "default/corpus"
     assert csi["volumeAttributes"]["fluid_sub_path"] == "train/images"
     assert claim["metadata"]["labels"]["fluid.io/dataset.referring-name"] == "corpus"

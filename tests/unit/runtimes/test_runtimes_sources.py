@@ -9,11 +9,10 @@ import pytest
 import runtime_worlds as worlds
 from runtime_worlds import CACHE
 
+from forebay.api import podconfig as config
 from forebay.api.options import translate
 from forebay.api.spec import DatasetSpec
 from forebay.runtimes.engine import Plan
-from forebay.runtimes.forebay import config
-from forebay.runtimes.forebay.sources import PLAIN
 
 HEAD = "apiVersion: data.fluid.io/v1alpha1\nkind: Dataset\nmetadata: {name: d, namespace: ns}\nspec:\n"
 
@@ -70,7 +69,8 @@ def test_a_secret_wins_over_what_stands_in_plain_text_under_another_name() -> No
     plan = planned(
         f"mountPoint: 's3://bucket/', name: a, options: {{access: PLAIN, secret_key: X}}, encryptOptions: [{key('access_key')}]"
     )
-    assert filled(plan, s__k="AK", **{"d-forebay-credentials__mount-0-secret-key": "X"}).mounts[0].secrets["access_key"] == "AK"
+    name = next(o["metadata"]["name"] for o in plan.create if "credentials" in o["metadata"]["name"])
+    assert filled(plan, s__k="AK", **{f"{name}__mount-0-secret-key": "X"}).mounts[0].secrets["access_key"] == "AK"
 
 
 def test_plain_credentials_go_to_a_secret_of_their_own() -> None:
@@ -79,14 +79,14 @@ def test_plain_credentials_go_to_a_secret_of_their_own() -> None:
     assert (spec.source, spec.options, spec.secrets) == ("https://h/", {"username": "joe"}, {})
     assert [f.reason for f in plan.findings] == ["PlainCredentials"]
     assert "pw" not in "".join(f.message for f in plan.findings)
-    secret = next(o for o in plan.apply if o["kind"] == "Secret")
+    secret = next(o for o in plan.create if "credentials" in o["metadata"]["name"])
     assert secret["data"] == {"mount-0-password": "cHc="}
-    assert filled(plan, **{"d-forebay-credentials__mount-0-password": "pw"}).mounts[0].secrets == {"password": "pw"}
+    assert filled(plan, **{f"{secret['metadata']['name']}__mount-0-password": "pw"}).mounts[0].secrets == {"password": "pw"}
 
 
-def test_the_word_for_plain_credentials_is_the_readers() -> None:
+def test_the_reader_marks_plain_credentials() -> None:
     _, found = translate("s3", {"secret_key": "x"}, {})
-    assert [p.message for p in found] == [PLAIN]
+    assert [p.plain for p in found] == [True]
 
 
 def test_an_endpoint_may_lie_in_a_secret_if_it_stands_alone() -> None:
