@@ -13,7 +13,7 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from forebay.api.places import socket_address
@@ -99,12 +99,15 @@ class Server:
             return
         self._serve(peer, message, fds)
 
-    def send(self, peer: socket.socket, message: dict[str, Any]) -> None:
+    def send(self, peer: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         """Answer; a peer that is gone or does not read is dropped."""
         if peer not in self._peers:
             return
         try:
-            peer.send(json.dumps(message).encode())
+            if fds:
+                socket.send_fds(peer, [json.dumps(message).encode()], fds)
+            else:
+                peer.send(json.dumps(message).encode())
         except OSError:
             self.drop(peer)
 
@@ -142,6 +145,14 @@ def _connect(sock: socket.socket, path: str, deadline: float) -> None:
 
 def ask(path: str, message: dict[str, Any], timeout: float, fds: list[int] | None = None) -> dict[str, Any]:
     """Send one request to the supervisor and return its one answer; `Silence` when none comes within `timeout` seconds."""
+    answer, came = borrow(path, message, timeout, fds)
+    for fd in came:
+        os.close(fd)
+    return answer
+
+
+def borrow(path: str, message: dict[str, Any], timeout: float, fds: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
+    """As `ask`, with the descriptors that came with the answer: they are the caller's."""
     deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(timeout)
@@ -152,7 +163,7 @@ def ask(path: str, message: dict[str, Any], timeout: float, fds: list[int] | Non
             else:
                 sock.send(json.dumps(message).encode())
             sock.settimeout(max(0.001, deadline - time.monotonic()))
-            packet = sock.recv(MAX_PACKET)
+            packet, came, _flags, _ = socket.recv_fds(sock, MAX_PACKET, _FDS, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError as e:
             raise Silence(f"the supervisor behind {path} gave no answer within {timeout:.0f} s") from e
         except OSError as e:
@@ -162,4 +173,4 @@ def ask(path: str, message: dict[str, Any], timeout: float, fds: list[int] | Non
     answer = json.loads(packet)
     if not isinstance(answer, dict):
         raise Silence(f"{path} answered with something that is no object")
-    return answer
+    return answer, came

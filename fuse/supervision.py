@@ -353,6 +353,11 @@ class Supervisor:
             case "stop":
                 self._stoppers.append(peer)
                 self.feed(decide.Stop(time.monotonic()))
+            case "lend":
+                self._lend(peer)
+            case "reload":
+                self._reload()
+                self._server.send(peer, {})
             case "adopt" if len(fds) == 3:
                 ok = self.handed_over(message, fds)
                 fds = [] if ok else fds
@@ -361,6 +366,19 @@ class Supervisor:
                 self._server.send(peer, {"error": f"unknown request {op!r}"})
         for fd in fds:
             os.close(fd)
+
+    def _lend(self, peer: socket.socket) -> None:
+        """Duplicates of the first mount's descriptors, for a second holder in another container."""
+        mount = next((m for m in self.mounts.values() if m.device >= 0 and not m.unplugged()), None)
+        if mount is None:
+            self._server.send(peer, {"lent": False})
+        else:
+            self._server.send(peer, {"lent": True, "mount": mount.path}, (mount.device, mount.record))
+
+    def _reload(self) -> None:
+        """The spec file changed: worker and daemons start again and read it. Mounts stay, and readers see a pause."""
+        for pidfd in self._pidfds.values():
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
 
     def expect(self, roles: list[str], limit: float) -> None:
         """Mounts of an earlier supervisor whose daemons will hand their descriptors over; after `limit` they are made anew."""

@@ -8,8 +8,11 @@ as long as the mount does and costs a few MiB.
 **Command lines**
 
     python -P -m forebay.fuse.supervisor --run-dir RUN [--mount DIR]... [--no-passthrough]
+    python -P -m forebay.fuse.supervisor --run-dir RUN --mount DIR --device-fd N --state-fd M
     python -P -m forebay.fuse.supervisor --run-dir RUN --adopt JSON
     python -P -m forebay.fuse.supervisor --run-dir RUN --resume
+
+With --device-fd the mount exists already: another process held its descriptors while everybody else died (`forebay.fuse.csi`).
 
 Without --mount it keeps a worker that serves other nodes; then `forebay.fuse.guard` is what runs --resume when it dies.
 
@@ -45,6 +48,8 @@ started again. SIGTERM asks for a clean end; a mount daemon does not unmount, th
     {"op": "status"}  -> state
     {"op": "wait"}    -> state, once every mount answers; or {"done": true, "error": ...} when the start failed
     {"op": "stop"}    -> {"done": true, "notes": [...], "error": null} as its last act
+    {"op": "lend"}    -> {"lent": true} + SCM_RIGHTS [device, record] of its mount, for a second holder; false without a mount
+    {"op": "reload"}  -> {}, worker and daemons start again with the spec file as it is now; the mounts stay
     {"op": "adopt", ...as above, without descriptor numbers} + SCM_RIGHTS [device, state, link] -> {"ok": true}
 """
 
@@ -56,6 +61,7 @@ import json
 import os
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 from forebay.api import places
@@ -71,13 +77,23 @@ EXIT_NOTHING = 3
 VERSION = 1
 
 
-def _start(run: str, paths: list[str], options: list[str]) -> int:
-    """Mount and supervise until stopped."""
-    os.closerange(3, 1 << 20)  # whatever the caller left open
+def _start(run: str, paths: list[str], options: list[str], held: tuple[int, int] | None = None) -> int:
+    """Mount and supervise until stopped. `held`: device and record of the one mount, which exists already."""
+    kept = sorted(held or ())
+    for fd in kept:
+        os.set_inheritable(fd, False)
+    for low, high in pairwise([2, *kept, 1 << 20]):
+        os.closerange(low + 1, high)  # whatever the caller left open
     if rundir.lock(run, create=True) is None:
         print(f"{run} has a supervisor already: `forebay status`", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
-    supervisor = Supervisor(run, [Mount(i, path) for i, path in enumerate(paths)], daemon_options=options)
+    mounts = [Mount(i, path) for i, path in enumerate(paths)]
+    if held is not None:
+        mounts[0].device, mounts[0].record = held
+        mounts[0].created = list(reversed(rundir.created_for_mounts(run)))
+    supervisor = Supervisor(run, mounts, daemon_options=options)
+    if held is not None:
+        supervisor.machine.phase = "up"  # readers hold this mount: what fails now is repaired, not rolled back
     supervisor.listen_for_signals()
     supervisor.begin()
     return supervisor.run()
@@ -193,6 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--mount", action="append", default=[])
     parser.add_argument("--no-passthrough", action="store_true")
+    parser.add_argument("--device-fd", type=int, help="with one --mount that exists: its device")
+    parser.add_argument("--state-fd", type=int, help="and its keeper record")
     parser.add_argument("--adopt")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args(argv)
@@ -202,7 +220,10 @@ def main(argv: list[str] | None = None) -> int:
         return _adopt(args.run_dir, json.loads(args.adopt))
     if args.resume:
         return _take_over(args.run_dir)
-    return _start(args.run_dir, args.mount, ["--no-passthrough"] if args.no_passthrough else [])
+    held = None if args.device_fd is None or args.state_fd is None else (args.device_fd, args.state_fd)
+    if held is not None and len(args.mount) != 1:
+        parser.error("--device-fd and --state-fd go with one --mount")
+    return _start(args.run_dir, args.mount, ["--no-passthrough"] if args.no_passthrough else [], held)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""The driver as one process: its parts put together, started in order, stopped so that mounts live on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+from dataclasses import dataclass
+
+from forebay.cache.log import log
+from forebay.fuse.csi.controller import Controller
+from forebay.fuse.csi.health import Health
+from forebay.fuse.csi.holder import Direct, Holder, Remote
+from forebay.fuse.csi.identity import Identity
+from forebay.fuse.csi.inline import Inline
+from forebay.fuse.csi.known import Known
+from forebay.fuse.csi.mounts import Mounts
+from forebay.fuse.csi.node import Node
+from forebay.fuse.csi.registration import Registration
+from forebay.fuse.csi.roots import Roots
+from forebay.fuse.csi.rpc import Server
+from forebay.fuse.csi.site import Layout
+from forebay.fuse.csi.source import Source
+from forebay.fuse.csi.tending import Tending
+
+DRIVER = "forebay.io"
+GRACE = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says. `keeper` "": mounts are started by this process. `health` None: no liveness door."""
+
+    node: str
+    kubelet: str
+    endpoint: str  # path of the socket
+    layout: Layout
+    tier_roots: tuple[str, ...]
+    host_roots: tuple[str, ...] = ()
+    quota: int = 10 << 30
+    keeper: str = ""
+    register: bool = True
+    controller: bool = False
+    health: tuple[str, int] | None = None
+
+
+class Driver:
+    """Everything of one plugin process. Raises OSError where a socket or a directory cannot be had."""
+
+    def __init__(self, settings: Settings, source: Source) -> None:
+        self.settings = settings
+        for folder in (settings.layout.base, os.path.dirname(settings.endpoint)):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        holder: Holder = Remote(settings.keeper) if settings.keeper else Direct()
+        self.known = Known(settings.layout.state)
+        self.mounts = Mounts(holder)
+        volumes = Inline(Roots(settings.tier_roots, "--tier-root"), Roots(settings.host_roots, "--host-path-root"))
+        self.node = Node(
+            node=settings.node,
+            kubelet=settings.kubelet,
+            layout=settings.layout,
+            source=source,
+            mounts=self.mounts,
+            volumes=volumes,
+            known=self.known,
+            quota=settings.quota,
+        )
+        self.tending = Tending(self.node, source, known=self.known, mounts=self.mounts, volumes=volumes, holder=holder)
+        identity = Identity(DRIVER, self.tending.problem, controller=settings.controller)
+        methods = {**identity.methods(), **self.node.methods()}
+        if settings.controller:
+            methods |= Controller(source, f"{settings.layout.state}/volumes").methods()
+        self.server = Server(settings.endpoint, methods)
+        self.health = Health(*settings.health, settings.endpoint) if settings.health else None
+        self._over = threading.Event()
+        self._code = 0
+        self.registration = (
+            Registration(DRIVER, settings.endpoint, f"{settings.kubelet}/plugins_registry", self._refused)
+            if settings.register
+            else None
+        )
+
+    def _refused(self, _: str) -> None:
+        self._code = 1
+        self._over.set()
+
+    def start(self) -> None:
+        """Serve; kubelet is told last."""
+        if self.known.rebooted:
+            clear(self)
+        self.server.start()
+        self.tending.start()
+        if self.health is not None:
+            self.health.start()
+        if self.registration is not None:
+            self.registration.start()
+        log("csi", "ready", driver=DRIVER, node=self.settings.node, endpoint=self.settings.endpoint)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until kubelet refuses the driver; the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._over.set())
+        self.start()
+        self._over.wait()
+        self.stop()
+        return self._code
+
+    def stop(self) -> None:
+        """Mounts stay: who reads goes on reading, and the next process finds them."""
+        if self.registration is not None:
+            self.registration.stop()
+        self.server.stop(GRACE)
+        self.tending.stop()
+        if self.health is not None:
+            self.health.stop()
+        self.mounts.close()
+        if not (self.known.kept.all() or self.known.staged.all() or self.known.published.all()):
+            self._leave_nothing()
+        log("csi", "ended")
+
+    def _leave_nothing(self) -> None:
+        """There is no dataset on this node: perhaps forebay is being uninstalled. The next start makes what it needs."""
+        layout = self.settings.layout
+        if not os.path.isdir(f"{layout.state}/volumes"):  # the Controller's, who may be somewhere else next time
+            shutil.rmtree(layout.state, ignore_errors=True)
+        for folder in (f"{layout.base}/datasets", f"{layout.base}/mounts", layout.runs, f"{layout.cache}/clients", layout.base):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def clear(driver: Driver) -> None:
+    """After a reboot: what is left of the last boot's mounts. Caches stay, and are checked by whoever opens them."""
+    for kept in driver.known.kept.all():
+        site = driver.settings.layout.site(kept.namespace, kept.dataset)
+        if problems := driver.mounts.stop(site):
+            log("csi", "leftovers", dataset=kept.key, problems=problems)
