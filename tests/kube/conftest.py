@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from controllerlab import Cluster, set_up, wait_for_collector
 from controlplane import ControlPlane, programs
 from kubeproxy import KubeProxy
 
@@ -65,3 +66,45 @@ def closing() -> Iterator[Callable[[Callable[[], object]], None]]:
     yield stops.append
     for stop in reversed(stops):
         assert stop() is not False, f"{stop} did not end in time"
+
+
+# --- a server where forebay is installed ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane of its own for controllers: two at once would not leave each other's datasets alone.
+
+    Nobody kills pods because their nodes are only names.
+    """
+    off = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
+    with ControlPlane(tmp_path_factory.mktemp("site"), manager_flags=[off]) as running:
+        transport = Transport(running.endpoint)
+        set_up(Client(transport, manager="admin"))
+        wait_for_collector(Client(transport, manager="admin"))
+        transport.close()
+        yield running
+
+
+@pytest.fixture
+def cluster(site: ControlPlane) -> Iterator[Cluster]:
+    """An administrator's view of it."""
+    transport = Transport(site.endpoint)
+    yield Cluster(Client(transport, manager="admin"))
+    transport.close()
+
+
+@pytest.fixture
+def front(site: ControlPlane) -> Iterator[KubeProxy]:
+    """Faults between the controller and its server."""
+    with KubeProxy(site.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def space(cluster: Cluster) -> Iterator[str]:
+    """A namespace that must be empty of ours at the end."""
+    name = f"s{next(NUMBERS)}"
+    cluster.client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    cluster.client.delete(NAMESPACES, Key("", name))

@@ -1,0 +1,168 @@
+"""One dataset as the copies have it: what is wanted (`Subject`), what exists (`Found`), and when time alone changes that."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from forebay.controller import copies as c
+from forebay.controller.copies import Copies
+from forebay.controller.kinds import RESOURCES, Event, Pod, Whole, as_object
+from forebay.kube.objects import Key, ObjectMeta
+from forebay.runtimes import registry
+from forebay.runtimes.engine import LEAVING, Found, Installation, Object, Ref, Source, Subject, Warned, WorkerFacts
+
+FRESH = timedelta(minutes=5)
+"""How long an Event counts as a fact: the kubelet repeats what still holds within two minutes."""
+SERVING = ("Bound", "Updating")
+
+
+class Looked(NamedTuple):
+    """`found` by engine. `until`: when the next fact comes or goes by time alone, None if none does."""
+
+    found: Mapping[str, Found]
+    until: datetime | None
+
+
+class Looker:
+    """Reads the copies and nothing else."""
+
+    def __init__(self, copies: Copies, installation: Installation) -> None:
+        self._copies, self._installation = copies, installation
+
+    # --- what is wanted ---
+
+    def subject(self, key: Key) -> Subject | None:
+        """None where there is no such Dataset. Raises Undecodable."""
+        dataset = self._copies.get("Dataset", *key)
+        return None if dataset is None else self._subject(key, dataset, deep=True)
+
+    def runtimes(self, key: Key) -> tuple[Object, ...]:
+        """Runtimes of that name, of any kind."""
+        found = ((kind, self._copies.get(kind, *key)) for kind in c.RUNTIMES)
+        return tuple(self._object(kind, thing) for kind, thing in found if thing is not None)
+
+    def _subject(self, key: Key, dataset: Whole, *, deep: bool) -> Subject:
+        runtimes = self.runtimes(key)
+        space = self._copies.get("Namespace", "", key.namespace)
+        return Subject(
+            dataset=self._object("Dataset", dataset),
+            runtimes=runtimes,
+            namespace={"metadata": {"name": key.namespace}} if space is None else self._object("Namespace", space),
+            classes=tuple(self._classes(key)),
+            installation=self._installation,
+            source=self._source(dataset) if deep else None,
+        )
+
+    def _classes(self, key: Key) -> Iterable[Object]:
+        for kind, class_ in (("CacheRuntime", "CacheRuntimeClass"), ("ThinRuntime", "ThinRuntimeProfile")):
+            runtime = self._copies.get(kind, *key)
+            name = c.named_class(runtime) if runtime is not None else ""
+            found = self._copies.get(class_, "", name) if name else None
+            if found is not None:
+                yield self._object(class_, found)
+
+    def _source(self, dataset: Whole) -> Source | None:
+        namespace, _, name = c.target(dataset).partition("/")
+        held = self._copies.get("Dataset", namespace, name) if name else None
+        if held is None:
+            return None
+        grants = self._copies.where("DatasetGrant", "namespace", namespace)
+        return Source(
+            subject=self._subject(Key(namespace, name), held, deep=False),
+            grants=tuple(self._object("DatasetGrant", g) for g in grants),
+            bound=(held.status or {}).get("phase") in SERVING if isinstance(held.status, dict) else False,
+        )
+
+    # --- what exists ---
+
+    def look(self, subject: Subject, now: datetime) -> Looked:
+        key = Key(*subject.key)
+        pods: list[Pod] = self._copies.where("Pod", "worker", c.path(*key))
+        workers, times = _drains(pods, now)
+        common: dict[str, Any] = {
+            "pods": tuple(self._object("Pod", pod) for pod in pods),
+            "nodes": self._copies.readiness,
+            "workers": workers,
+            "users": tuple(sorted(p.metadata.name for p in self._copies.where("Pod", "claim", c.path(*key)) if not p.ended)),
+            "referrers": self._referrers(key),
+        }
+        found: dict[str, Found] = {}
+        for name, engine in registry.engines().items():
+            children = {ref: thing for ref in engine.children(subject) if (thing := self._child(ref)) is not None}
+            warned, ends = self._warned((*children, *(Ref("Pod", key.namespace, p.metadata.name) for p in pods)), now)
+            found[name] = Found(objects=children, warned=warned, fresh_secret=secrets.token_hex(32), **common)
+            times += ends
+        times += [at for grant in (subject.source.grants if subject.source else ()) if (at := _expiry(grant)) and at > now]
+        return Looked(found, min(times, default=None))
+
+    def _child(self, ref: Ref) -> Object | None:
+        thing = self._copies.get(ref.kind, ref.namespace, ref.name)
+        return None if thing is None else self._object(ref.kind, thing)
+
+    def _referrers(self, key: Key) -> tuple[str, ...]:
+        """Who shows its bytes under another claim: by the volumes, so that who was never granted it holds nothing up."""
+        mine = c.path(*key)
+        shown = (c.claim_of(volume) for volume in self._copies.where("PersistentVolume", "data", mine))
+        return tuple(sorted({claim for claim in shown if claim != mine}))
+
+    def _warned(self, refs: Iterable[Ref], now: datetime) -> tuple[tuple[Warned, ...], list[datetime]]:
+        """What Events say of these objects, the newest first, and when each ceases to count."""
+        counted: list[tuple[datetime, Warned]] = []
+        for ref in refs:
+            events: list[Event] = self._copies.where("Event", "about", f"{ref.kind} {c.path(ref.namespace, ref.name)}")
+            for event in events:
+                last = _time(event.last)
+                if last is not None and last + FRESH > now:
+                    counted.append((last, Warned(ref, event.reason, event.note)))
+        counted.sort(key=lambda pair: pair[0], reverse=True)
+        return tuple(warned for _, warned in counted), [last + FRESH for last, _ in counted]
+
+    # --- orphans ---
+
+    def volumes_of(self, key: Key) -> tuple[Object, ...]:
+        """Volumes whose claim would be the dataset's."""
+        return tuple(self._object("PersistentVolume", v) for v in self._copies.where("PersistentVolume", "claim", c.path(*key)))
+
+    def uid(self, ref: Ref) -> str:
+        """The uid of an object that the copies hold, "" of one that they do not."""
+        thing = self._copies.get(ref.kind, ref.namespace, ref.name) if ref.kind in self._copies.stores else None
+        return "" if thing is None else str(thing.metadata.uid)
+
+    def _object(self, kind: str, thing: msgspec.Struct) -> Object:
+        return as_object(RESOURCES[kind], thing)
+
+
+def _drains(pods: Iterable[Pod], now: datetime) -> tuple[dict[str, WorkerFacts], list[datetime]]:
+    """What the order to leave has come to. A worker that has handed out stops to serve, so its kubelet says so for it."""
+    facts: dict[str, WorkerFacts] = {}
+    times: list[datetime] = []
+    for pod in pods:
+        since = _time(pod.metadata.annotations.get(LEAVING, ""))
+        if since is None:
+            continue
+        end = since + timedelta(seconds=pod.spec.termination_grace_period_seconds)
+        facts[pod.metadata.name] = WorkerFacts(drain="Running" if pod.ready else "Done", overdue=end <= now, silent=True)
+        times += [end] if end > now else []
+    return facts, times
+
+
+def _expiry(grant: Object) -> datetime | None:
+    return _time(str((grant.get("spec") or {}).get("expires") or ""))
+
+
+def _time(text: str) -> datetime | None:
+    """An RFC 3339 time; None for what is none, and for one without a zone."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
+
+
+def meta_of(obj: Object) -> ObjectMeta:
+    return msgspec.convert(obj["metadata"], ObjectMeta)

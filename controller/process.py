@@ -1,0 +1,176 @@
+"""The controller as a process: copies, leader, workers, Events and the health door, from start to end in the right order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry
+
+from forebay.controller.copies import Copies
+from forebay.controller.health import Door
+from forebay.controller.looking import Looker
+from forebay.controller.mapping import datasets
+from forebay.controller.metrics import Collector, Passes
+from forebay.controller.reconciler import RESYNC, Reconciler
+from forebay.controller.telling import Teller
+from forebay.controller.writing import Writer
+from forebay.kube.client import Client
+from forebay.kube.leader import Leader
+from forebay.kube.metrics import Collector as KubeCollector
+from forebay.kube.objects import Key
+from forebay.kube.recorder import Recorder
+from forebay.kube.store import Change
+from forebay.kube.transport import Transport
+from forebay.kube.workers import Again, Workers
+from forebay.runtimes.engine import Installation
+
+LOG = logging.getLogger(__name__)
+
+LEASE = "forebay-controller"
+MANAGER = "forebay-controller"
+NAME = "forebay.io/controller"
+"""The lease, the field manager, and who says Events."""
+STALE = 900.0
+"""Seconds without a word from the server after which a copy counts as dead: a quiet watch lives ten and a quarter minutes."""
+SYNC = 120.0
+"""Seconds until the process is held to be stuck where the copies are not whole yet."""
+
+
+class Options(NamedTuple):
+    """`listen`: host and port of the health door. `elect` False: the only replica, and no lease is taken."""
+
+    installation: Installation = Installation()
+    identity: str = ""
+    listen: tuple[str, int] = ("127.0.0.1", 0)
+    workers: int = 4
+    elect: bool = True
+    resync: float = RESYNC
+
+
+class Controller:
+    """`start`, then `wait` until it is told to `end` or has lost the lease, then `stop`. Not to be started twice."""
+
+    def __init__(self, transport: Transport, options: Options) -> None:
+        self._options = options
+        self._started = time.monotonic()
+        self._ended = threading.Event()
+        self._why = ""
+        self.copies = Copies()
+        self.informers = self.copies.informers(transport)
+        self.leader = (
+            Leader(
+                transport,
+                Key(options.installation.namespace, LEASE),
+                options.identity,
+                led=self._led,
+                lost=self._lost,
+            )
+            if options.elect
+            else None
+        )
+        self.client = Client(transport, MANAGER, gate=self.leader.check if self.leader else None)
+        self._telling = Client(transport, MANAGER)
+        self.recorder = Recorder(self._telling, NAME, options.identity)
+        looker = Looker(self.copies, options.installation)
+        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), resync=options.resync)
+        self.passes = Passes()
+        self.workers = Workers[Key]("dataset", self._pass, options.workers)
+        for kind, store in self.copies.stores.items():
+            store.subscribe(self._mapped(kind))
+        self.door = Door(options.listen, self._registry(), {"/healthz": self.unhealthy, "/readyz": self.unready})
+
+    # --- life ---
+
+    def start(self) -> None:
+        self.door.start()
+        for informer in self.informers.values():
+            informer.start()
+        self.recorder.start()
+        if self.leader is not None:
+            self.leader.start()
+        else:
+            threading.Thread(target=self._led, name="start", daemon=True).start()
+
+    def wait(self) -> str:
+        """Returns when it is to end, and says why: "" where somebody asked for it."""
+        self._ended.wait()
+        return self._why
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def stop(self) -> bool:
+        """Ends what runs: passes first, so that no write comes after the lease is given back. Whether all of it ended in time."""
+        self._ended.set()
+        ended = [self.workers.stop(drain=False)]
+        if self.leader is not None:
+            ended.append(self.leader.stop())
+        ended += [informer.stop() for informer in self.informers.values()]
+        ended.append(self.recorder.stop())
+        self.door.stop()
+        return all(ended)
+
+    # --- parts ---
+
+    def _led(self) -> None:
+        """Passes begin once every copy is whole: what is missing from a half copy would be made or taken away."""
+        threading.Thread(target=self._begin, name="begin", daemon=True).start()
+
+    def _begin(self) -> None:
+        while not all(informer.wait_synced(0.1) for informer in self.informers.values()):
+            if self._ended.is_set():
+                return
+        LOG.info(
+            "copies are whole after %.1f s: %d datasets", time.monotonic() - self._started, len(self.copies.stores["Dataset"])
+        )
+        self.workers.start()
+
+    def _lost(self, why: str) -> None:
+        self._why = why
+        self._ended.set()
+
+    def _mapped(self, kind: str) -> Callable[[Change[Any]], None]:
+        def changed(change: Change[Any]) -> None:
+            for key in datasets(kind, change, self.copies):
+                self.workers.add(key)
+
+        return changed
+
+    def _pass(self, key: Key) -> Again | None:
+        with self.passes:
+            return self.reconciler.reconcile(key)
+
+    def _registry(self) -> CollectorRegistry:
+        registry, kube = CollectorRegistry(), KubeCollector()
+        for kind, informer in self.informers.items():
+            kube.add(kind, informer)
+        kube.add("dataset", self.workers)
+        kube.add("controller", self.client)
+        kube.add("events", self._telling)
+        kube.add("controller", self.recorder)
+        if self.leader is not None:
+            kube.add(LEASE, self.leader)
+        registry.register(kube)
+        registry.register(Collector(self.copies, self.passes))
+        return registry
+
+    # --- health ---
+
+    def unhealthy(self) -> str:
+        """What only a new start mends."""
+        for kind, informer in self.informers.items():
+            health = informer.health()
+            if not health.alive:
+                return f"the copy of {kind} is not kept any more: {health.problem or 'its thread has ended'}"
+            if health.synced and health.age > STALE:
+                return f"nothing was heard of {kind} for {health.age:.0f} s: {health.problem}"
+        return ""
+
+    def unready(self) -> str:
+        """What is missing until passes can begin."""
+        missing = {kind: i.health().problem for kind, i in self.informers.items() if not i.health().synced}
+        return "; ".join(f"the copy of {kind} is not whole yet{f': {why}' if why else ''}" for kind, why in missing.items())

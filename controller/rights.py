@@ -1,0 +1,61 @@
+"""What each component may do at the API server: the least that it works with. A test runs the controller with just these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forebay.api.crd_kinds import KINDS, OWN_GROUP
+from forebay.api.fluid import GROUP
+from forebay.api.fluidnames import TYPES
+from forebay.runtimes.engine import Object
+
+CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts"
+"""Names of workloads, and of the service accounts of the first two; what holds the mounts calls no API server."""
+LEASE = CONTROLLER
+
+_PLURALS = {k.kind: k.plural for k in KINDS}
+_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES)]
+_LOOK = ("get", "list", "watch")
+_OWN = (*_LOOK, "create", "patch", "delete")
+
+
+def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Sequence[str] = ()) -> Object:
+    found: Object = {"apiGroups": [group], "resources": sorted(resources), "verbs": list(verbs)}
+    return {**found, "resourceNames": list(names)} if names else found
+
+
+def controller() -> list[Object]:
+    """Users' objects are read and marked, never made or deleted. Of Secrets it only makes new ones: `get` and `patch` would
+    both hand out those of everybody."""
+    return [
+        _rule(GROUP, _SERVED, (*_LOOK, "patch")),
+        _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
+        _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
+        _rule(GROUP, [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"]], _LOOK),
+        _rule("", ["namespaces", "nodes"], _LOOK),
+        _rule("", ["configmaps", "services", "persistentvolumes", "persistentvolumeclaims"], _OWN),
+        _rule("apps", ["statefulsets"], _OWN),
+        _rule("policy", ["poddisruptionbudgets"], _OWN),
+        _rule("networking.k8s.io", ["networkpolicies"], _OWN),
+        _rule("", ["pods"], (*_LOOK, "patch", "delete")),  # the order to leave; a drained one that shall serve again
+        _rule("", ["secrets"], ("create",)),
+        _rule("events.k8s.io", ["events"], (*_LOOK, "create", "patch")),
+    ]
+
+
+def controller_lease() -> list[Object]:
+    """In its own namespace."""
+    group = "coordination.k8s.io"
+    return [_rule(group, ["leases"], ("create",)), _rule(group, ["leases"], ("get", "patch"), [LEASE])]
+
+
+def node() -> list[Object]:
+    """The node plugin: configurations and member lists of datasets, and whether its node is being emptied. No Secret: the
+    kubelet hands it those of the volumes that it mounts."""
+    return [
+        _rule("", ["configmaps"], _LOOK),
+        _rule("discovery.k8s.io", ["endpointslices"], _LOOK),
+        _rule("", ["nodes"], _LOOK),
+        _rule("events.k8s.io", ["events"], ("create", "patch")),
+    ]

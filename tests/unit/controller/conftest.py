@@ -1,0 +1,6 @@
+"""Worlds of the engines are this folder's too."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "runtimes")]
