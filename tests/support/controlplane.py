@@ -24,8 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import yaml
-from controlplane_pki import Authority, Pair, signing_key
+from harness import pki, plane
 from servers import free_port
 
 from forebay.kube.config import Endpoint
@@ -66,9 +65,9 @@ class ControlPlane:
         self._etcd_port, self._peer_port, self._api_port = free_port(), free_port(), free_port()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        self._sign()
-        self.endpoint = self._endpoint(self._admin)
-        self.kubeconfig = self._kubeconfig("admin", self._admin)
+        self._who = pki.identities(folder, ("127.0.0.1", "10.96.0.1"))
+        self.endpoint = self._endpoint(self._who.admin)
+        self.kubeconfig = self._kubeconfig("admin", self._who.admin)
 
     # --- life ---
 
@@ -119,73 +118,22 @@ class ControlPlane:
     # --- the programs ---
 
     def _start_etcd(self) -> None:
-        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
-        self._launch(
-            "etcd",
-            [
-                f"--data-dir={self.folder}/etcd",
-                f"--listen-client-urls={client}",
-                f"--advertise-client-urls={client}",
-                f"--listen-peer-urls={peer}",
-                f"--initial-advertise-peer-urls={peer}",
-                f"--initial-cluster=default={peer}",
-                "--unsafe-no-fsync",
-                "--log-level=error",
-            ],
-        )
+        self._launch("etcd", plane.etcd(self.folder / "etcd", self._etcd_port, self._peer_port))
 
     def _api_server_flags(self) -> list[str]:
         return [
-            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
-            f"--secure-port={self._api_port}",
+            *plane.api_server(self._who, self.folder, self._etcd_port, self._api_port, SERVICES),
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
             "--endpoint-reconciler-type=none",  # nothing runs in this cluster that could reach 127.0.0.1
-            f"--cert-dir={self.folder}",
-            f"--tls-cert-file={self._server.crt}",
-            f"--tls-private-key-file={self._server.key}",
-            f"--client-ca-file={self._ca.crt}",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={self._account_key}",
-            f"--service-account-signing-key-file={self._account_key}",
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-            "--allow-privileged=true",
-            f"--service-cluster-ip-range={SERVICES}",
-            f"--requestheader-client-ca-file={self._front.crt}",
-            "--requestheader-allowed-names=front-proxy",
-            "--requestheader-username-headers=X-Remote-User",
-            "--requestheader-group-headers=X-Remote-Group",
-            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-            f"--proxy-client-cert-file={self._front_client.crt}",
-            f"--proxy-client-key-file={self._front_client.key}",
-            "--feature-gates=SizeBasedListCostEstimate=false",  # etcd 3.4 cannot say the size of a range
             *self._api_flags,
         ]
 
     def _start_manager(self) -> None:
         """Only after the API server is ready: before, it ends for good."""
-        config = self._kubeconfig("controller-manager", self._manager)
-        self._launch(
-            "kube-controller-manager",
-            [
-                f"--kubeconfig={config}",
-                f"--authentication-kubeconfig={config}",
-                f"--authorization-kubeconfig={config}",
-                "--bind-address=127.0.0.1",
-                f"--secure-port={free_port()}",
-                f"--cert-dir={self.folder}",
-                f"--root-ca-file={self._ca.crt}",
-                f"--service-account-private-key-file={self._account_key}",
-                "--use-service-account-credentials=true",
-                "--leader-elect=false",
-                "--kube-api-qps=300",  # with the default of 20 the default service account comes 4.5 s later
-                "--kube-api-burst=600",
-                "--pvclaimbinder-sync-period=2s",
-                f"--flex-volume-plugin-dir={self.folder}/flex",
-                *self._manager_flags,
-            ],
-        )
+        config = self._kubeconfig("controller-manager", self._who.manager)
+        flags = plane.controller_manager(self._who, config, self.folder, free_port())
+        self._launch("kube-controller-manager", [*flags, *self._manager_flags])
 
     def _launch(self, name: str, flags: list[str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -250,38 +198,18 @@ class ControlPlane:
 
     # --- who is who ---
 
-    def _sign(self) -> None:
-        self._ca, self._front = Authority(self.folder), Authority(self.folder, "front-ca")
-        hosts = ("127.0.0.1", "10.96.0.1", "localhost", "kubernetes.default.svc")
-        self._server = self._ca.sign("apiserver", "kube-apiserver", hosts=hosts)
-        self._admin = self._ca.sign("admin", "admin", "system:masters")
-        self._manager = self._ca.sign("manager", "system:kube-controller-manager")
-        self._front_client = self._front.sign("front-proxy", "front-proxy")
-        self._account_key = signing_key(self.folder)
-
     def user(self, common: str, organisation: str = "") -> Endpoint:
         """As another user, who may do what RBAC says."""
-        return self._endpoint(self._ca.sign(f"user-{common}", common, organisation))
+        return self._endpoint(self._who.ca.sign(f"user-{common}", common, organisation))
 
-    def _endpoint(self, who: Pair) -> Endpoint:
+    def _endpoint(self, who: pki.Pair) -> Endpoint:
         return Endpoint(
             server=f"https://127.0.0.1:{self._api_port}",
-            ca=self._ca.crt.read_bytes(),
+            ca=self._who.ca.crt.read_bytes(),
             certificate=who.crt.read_bytes(),
             key=who.key.read_bytes(),
         )
 
-    def _kubeconfig(self, name: str, who: Pair) -> Path:
-        cluster = {"server": f"https://127.0.0.1:{self._api_port}", "certificate-authority": str(self._ca.crt)}
-        user = {"client-certificate": str(who.crt), "client-key": str(who.key)}
+    def _kubeconfig(self, name: str, who: pki.Pair) -> Path:
         path = self.folder / f"{name}.kubeconfig"
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": name, "user": user}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
-        }
-        path.write_text(yaml.safe_dump(document))
-        return path
+        return pki.kubeconfig(path, f"https://127.0.0.1:{self._api_port}", self._who.ca, who, name)

@@ -30,11 +30,11 @@ def config_map(name: str, value: str = "", labels: dict[str, str] | None = None)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels or {}}, "data": {"value": value}}
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0, what: str = "") -> None:
+def until(condition: Callable[[], object], seconds: float = 20.0, what: str | Callable[[], object] = "") -> None:
     """Polls. Raises with `what` when it does not hold in time."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not after {seconds:.0f} s: {what or condition}"
+        assert time.monotonic() < end, f"not after {seconds:.0f} s: {what() if callable(what) else what or condition}"
         time.sleep(0.01)
 
 

@@ -1,0 +1,161 @@
+"""Other stores, other orders: one tree of three kinds of store, deletion from either end, a namespace that goes, uninstalling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.cluster import Cluster
+from harness.machine import ClusterError
+from lakekit import HOST_ROOT, SYSTEM, Lake, deploy, installed, mounts_of
+from podkit import Pods, pod, until
+from servers import free_port, nginx
+
+NODES = ["node-1", "node-2"]
+CLAIMS = "dataset,cacheruntime,statefulset,persistentvolumeclaim,poddisruptionbudget,pod"
+
+
+@pytest.fixture
+def pages(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An HTTP server that pods reach: its URL, and its folder."""
+    port = free_port()
+    root = tmp_path / "pages"
+    root.mkdir()
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    with nginx(root, tmp_path / "nginx", f"listen {cluster.net.outside}:{port};"):
+        yield f"http://{cluster.net.outside}:{port}/", root
+
+
+def gone(pods: Pods) -> None:
+    """Waits until the namespace and the nodes have nothing of a dataset any more."""
+    until(lambda: not left(pods), f"stays: {left(pods)}")
+    inside = f"/{pods.namespace}/"
+    for node in NODES:
+        until(lambda node=node: not [m for m in mounts_of(pods.cluster, node) if inside in m], f"a mount stays on {node}")
+
+
+def volumes(pods: Pods) -> list[str]:
+    return [each for each in pods.cluster.kubectl("get", "pv", "-o", "name").split() if pods.namespace in each]
+
+
+def left(pods: Pods) -> list[str]:
+    return [*pods.kubectl("get", CLAIMS, "-o", "name").split(), *volumes(pods)]
+
+
+def test_one_tree_of_s3_http_and_a_directory_of_a_node(lake: Lake, pods: Pods, pages: tuple[str, Path]) -> None:
+    """One worker: with two, each would see its own node's file, and device and inode are part of a file's version."""
+    url, root = pages
+    (root / "page.txt").write_text("from a server of pages")
+    for node in NODES:
+        here = pods.cluster.root_of(node) / HOST_ROOT[1:] / "here"
+        here.mkdir(parents=True, exist_ok=True)
+        here.chmod(0o755)
+        (here / "disk.txt").write_text("from the nodes' disks")
+    web, disk = {"name": "web", "mountPoint": url}, {"name": "disk", "mountPoint": f"local://{HOST_ROOT}/here"}
+    pods.apply(lake.secret())
+    pods.apply(lake.mounts_also(web, disk))
+    pods.apply(lake.runtime(workers=1))
+    lake.bound()
+    wanted = dict(lake.hashes)
+    wanted["web/page.txt"] = hashlib.sha256(b"from a server of pages").hexdigest()
+    wanted["disk/disk.txt"] = hashlib.sha256(b"from the nodes' disks").hexdigest()
+    for node in NODES:
+        assert json.loads(pods.run(lake.reader(f"reader-{node}", node))) == wanted
+
+
+def test_a_mount_that_is_added_and_removed_appears_and_goes_in_a_running_pod(
+    lake: Lake, pods: Pods, pages: tuple[str, Path]
+) -> None:
+    url, root = pages
+    (root / "page.txt").write_text("later")
+    lake.apply()
+    lake.bound()
+    pods.running(lake.steady("steady", "node-1", 1))
+    look = ("python3", "-c", "import os; print(sorted(os.listdir('/data')))")
+    assert pods.exec("steady", *look).strip() == "['docs']"
+    pods.apply(lake.mounts_also({"name": "web", "mountPoint": url}))
+    until(lambda: pods.exec("steady", *look).strip() == "['docs', 'web']", "the new mount does not appear")
+    until(lambda: reads(pods, "steady", "/data/web/page.txt") == "later", "the new mount's file is not read")
+    pods.apply(lake.dataset())
+    until(lambda: pods.exec("steady", *look).strip() == "['docs']", "the removed mount does not go")
+    assert all(line.startswith("reads") for line in pods.log("steady").splitlines())
+
+
+def reads(pods: Pods, name: str, path: str) -> str:
+    """What a running pod reads there; "" while it cannot: workers learn of a mount when their kubelet looks, within a minute."""
+    try:
+        return pods.exec(name, "python3", "-c", f"print(open({path!r}).read())").strip()
+    except ClusterError:
+        return ""
+
+
+@pytest.mark.parametrize("first", ["dataset", "cacheruntime", "persistentvolumeclaim"])
+def test_everything_goes_whatever_is_deleted_first(lake: Lake, pods: Pods, first: str) -> None:
+    lake.apply()
+    lake.bound()
+    pods.running(lake.steady("steady", "node-1", 1))
+    pods.kubectl("delete", first, lake.name, "--wait=false")
+    pods.delete("pod", "steady")
+    for kind in ("dataset", "cacheruntime"):
+        pods.kubectl("delete", kind, lake.name, "--ignore-not-found", "--timeout=100s")
+    gone(pods)
+
+
+def test_a_namespace_with_a_reading_pod_goes(lake: Lake, pods: Pods) -> None:
+    lake.apply()
+    lake.bound()
+    pods.running(lake.steady("steady", "node-2", 1))
+    pods.cluster.kubectl("delete", "namespace", pods.namespace, "--timeout=110s")
+    until(
+        lambda: not [v for v in pods.cluster.kubectl("get", "pv", "-o", "name").split() if pods.namespace in v], "a volume stays"
+    )
+    until(lambda: not [m for m in mounts_of(pods.cluster, "node-2") if f"/{pods.namespace}/" in m], "a mount stays")
+
+
+def test_a_claim_of_another_namespace_gives_no_data(lake: Lake, pods: Pods) -> None:
+    """A volume of one's own that names a foreign dataset is refused by the node, and says why."""
+    lake.apply()
+    lake.bound()
+    other = f"{pods.namespace}x"
+    pods.cluster.kubectl("create", "namespace", other)
+    try:
+        foreign = Pods(pods.cluster, other)
+        thief = pod("thief", ["sleep", "600"], image="busybox:dev")
+        stolen = {"forebay.io/dataset": f"{pods.namespace}/{lake.name}", "forebay.io/config": f"{lake.name}-forebay"}
+        thief["spec"]["volumes"] = [{"name": "data", "csi": {"driver": "forebay.io", "volumeAttributes": stolen}}]
+        thief["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+        until(
+            lambda: foreign.kubectl("get", "serviceaccount", "default", "--ignore-not-found", "-o", "name").strip(), "no account"
+        )
+        foreign.apply(thief)
+        until(lambda: "FailedMount" in foreign.kubectl("get", "events"), "nobody says no")
+        assert not foreign.is_ready("thief")
+    finally:
+        pods.cluster.kubectl("delete", "namespace", other, "--timeout=110s")
+
+
+def test_uninstalling_leaves_nothing(installation: Cluster, words: None) -> None:
+    cluster = installation
+    until(lambda: not cluster.kubectl("get", "dataset", "-A", "-o", "name").strip(), "datasets of other tests stay")
+    try:
+        cluster.kubectl("delete", "-f", "-", "--timeout=100s", text=installed(), seconds=200)
+        kinds = "deployment,daemonset,clusterrole,clusterrolebinding,csidriver,serviceaccount,configmap,lease"
+        everywhere = ("get", kinds, "-A", "-o", "name")
+        stays = [x for x in cluster.kubectl(*everywhere).split() if "forebay" in x]
+        assert not stays
+        assert SYSTEM not in cluster.kubectl("get", "namespace", "-o", "name")
+        for node in NODES:
+            assert not cluster.processes(node, "bin/forebay ")
+            assert not mounts_of(cluster, node)
+            until(lambda node=node: not registered(cluster, node), f"the kubelet of {node} still knows the driver")
+    finally:
+        deploy(cluster)
+
+
+def registered(cluster: Cluster, node: str) -> bool:
+    found = json.loads(cluster.kubectl("get", "csinode", node, "-o", "json"))
+    return any(driver["name"] == "forebay.io" for driver in found["spec"]["drivers"] or ())
