@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from forebay.cli import sim_jobs
 from forebay.cli.output import CommandError, emit_json, say, table
 
 MARKS = (25, 50, 75, 90, 100, 110, 120, 130)
@@ -18,10 +19,16 @@ MARKS = (25, 50, 75, 90, 100, 110, 120, 130)
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
-  forebay sim openb --nodes nodes.csv --pods pods.csv --sequences order.jsonl.gz --policy forebay""",
+  forebay sim openb --nodes nodes.csv --pods pods.csv --sequences order.jsonl.gz --policy forebay
+  forebay sim jobs --trace philly_jobs.csv
+  forebay sim replay passes.jsonl.gz""",
 )
 def sim() -> None:
     """Replay recorded workloads through the planner, without a cluster."""
+
+
+sim.add_command(sim_jobs.jobs)
+sim.add_command(sim_jobs.replay)
 
 
 def _file() -> click.Path:

@@ -1,7 +1,8 @@
 """One decision for a gang: every group gets its minimum, or nobody gets anything and nothing is held.
 
-Pods are placed hardest first, each where the policy likes it best. That is greedy: a gang of unlike pods can be refused although
-another order would fit; `Plan.reason` then says which group fell short.
+Pods are placed hardest first, each where the policy likes it best, and see those of their gang that were placed before: affinity,
+spread, ports and claims count them. That is greedy: a gang of unlike pods can be refused although another order would fit;
+`Plan.reason` then says which group fell short.
 """
 
 from __future__ import annotations
@@ -52,19 +53,13 @@ def plan(planner: Planner, gang: Gang) -> Plan:
     """Place the gang in the planner's state, or leave the state as it is. Pods above the minimum get what is left."""
     with Transaction(planner.state) as transaction:
         placements = list[Placement]()
-        stuck = list[Member]()
-        hopeless = set[Request]()  # placing more only takes: what does not fit now will not fit later in this gang
+        stuck = sorted(gang.members, key=lambda one: _hardness(one.request), reverse=True)
         reached = dict.fromkeys(gang.group_minimum, 0)
-        for member in sorted(gang.members, key=lambda one: _hardness(one.request), reverse=True):
-            choice = None if member.request in hopeless else planner.choose(member.request)
-            if choice is None:
-                hopeless.add(member.request)
-                stuck.append(member)
-                continue
-            transaction.place(choice.row, member.request, choice.cards)
-            placements.append(Placement(member.pod, planner.state.names[choice.row], choice.cards))
-            if member.group in reached:
-                reached[member.group] += 1
+        while True:
+            before = len(placements)
+            stuck = _place(planner, transaction, stuck, placements, reached)
+            if len(placements) == before or not any(planner.state.coupled(member.request) for member in stuck):
+                break  # else one that was placed late may be what another's affinity or spread waits for
         reason = _short(gang, len(placements), reached)
         waiting = tuple(member.pod for member in stuck)
         if not reason:
@@ -72,6 +67,29 @@ def plan(planner: Planner, gang: Gang) -> Plan:
             return Plan(gang.name, tuple(placements), waiting)
         failed = failed_constraints(planner.state, stuck[0].request)  # with the others in place: that is what it met
     return Plan(gang.name, (), tuple(member.pod for member in gang.members), reason, failed)
+
+
+def _place(
+    planner: Planner,
+    transaction: Transaction,
+    members: Sequence[Member],
+    placements: list[Placement],
+    reached: dict[str, int],
+) -> list[Member]:
+    """Places those of the members that fit, in their order; the others."""
+    stuck = list[Member]()
+    hopeless = set[Request]()  # placing more only takes: equal requests do not fit either, until others are placed
+    for member in members:
+        choice = None if member.request in hopeless else planner.choose(member.request)
+        if choice is None:
+            hopeless.add(member.request)
+            stuck.append(member)
+            continue
+        transaction.place(choice.row, member.request, choice.cards, choice.parts)
+        placements.append(Placement(member.pod, planner.state.names[choice.row], choice.cards, choice.parts))
+        if member.group in reached:
+            reached[member.group] += 1
+    return stuck
 
 
 def _hardness(request: Request) -> tuple[int, ...]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
+from forebay.scheduler.devices_card import Part
+
 VERSION = 1
 """Of the record. A reader refuses a newer one."""
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """One pod on one node, with the cards it takes there by index; () for none."""
+    """One pod on one node, with the cards it takes there by index; () for none.
+
+    `devices`: what each of its containers gets of them, for pods that ask for devices by name.
+    """
 
     pod: str
     node: str
     cards: tuple[int, ...] = ()
+    devices: tuple[Part, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from forebay.scheduler.devices_ask import PodAsk
+
 FULL = 1000
 """Milli of a whole card."""
 
@@ -15,6 +17,9 @@ class Request:
     `resources` follows the columns of the `State` (integers in the column's unit: milli-CPU, MiB, pods ...).
     `cards` cards of one node are taken, each with `milli` of its 1000 and `memory` (unit of the cards' own column).
     `milli == 1000` asks for whole cards, which must be idle. `models` are the accepted card models by index, None for any.
+    `constraints` is a cluster's number for everything else that decides where the pod may go, 0 for nothing.
+    With `devices` it is that which is fitted and booked; `cards`, `milli` and `models` then only say what such a pod is like, for
+    those who count typical pods.
 
     Raises ValueError for negative amounts, a share without a card, and a share outside 1..1000.
     """
@@ -24,6 +29,8 @@ class Request:
     milli: int = 0
     memory: int = 0
     models: tuple[int, ...] | None = None
+    constraints: int = 0
+    devices: PodAsk | None = None
 
     def __post_init__(self) -> None:
         if any(amount < 0 for amount in self.resources) or self.cards < 0 or self.memory < 0:

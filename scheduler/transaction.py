@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from forebay.scheduler.devices_card import Part
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import State
 
@@ -16,7 +17,7 @@ class Transaction:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.done: list[tuple[int, Request, tuple[int, ...]]] = []
+        self.done: list[tuple[int, Request, tuple[int, ...], tuple[Part, ...]]] = []
 
     def __enter__(self) -> Transaction:
         return self
@@ -24,10 +25,10 @@ class Transaction:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.undo()
 
-    def place(self, row: int, request: Request, cards: tuple[int, ...]) -> None:
+    def place(self, row: int, request: Request, cards: tuple[int, ...], parts: tuple[Part, ...] = ()) -> None:
         """As `State.place`, remembered."""
-        self.state.place(row, request, cards)
-        self.done.append((row, request, cards))
+        self.state.place(row, request, cards, parts)
+        self.done.append((row, request, cards, parts))
 
     def undo(self, to: int = 0) -> None:
         """Give back all but the first `to` placements."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from forebay.scheduler.request import Request
 
 FIRST = 30
@@ -29,7 +31,9 @@ class Typical:
         self._total = 0.0
 
     def observe(self, request: Request) -> bool:
-        """Count one arrival. True when `requests` was revised."""
+        """Count one arrival, as what it asks for: where it may go is not counted. True when `requests` was revised."""
+        if request.constraints:
+            request = replace(request, constraints=0)
         self._counts[request] = self._counts.get(request, 0.0) + 1
         self._seen += 1
         self._total += 1

@@ -19,6 +19,24 @@ from forebay.scheduler.arrays import Floats, Ints, Shorts
 from forebay.scheduler.request import FULL, Request
 from forebay.scheduler.state import State
 
+MANY = 256
+"""States from which on it pays to look for equal ones: 5,000 rows of a cluster are often a few dozen states."""
+
+
+def distinct(states: Ints) -> tuple[Ints, Ints]:
+    """Rows that stand for all rows of `states`, and for each row the place of its like among them.
+
+    Found by a sum with odd factors, which is checked: should two unlike rows have the same sum, every row stands for itself.
+    """
+    factors = np.random.default_rng(1).integers(1, 1 << 62, states.shape[1]) * 2 + 1
+    with np.errstate(over="ignore"):
+        sums = states @ factors
+    _, first, which = np.unique(sums, return_index=True, return_inverse=True)
+    if not (states[first][which] == states).all():
+        every = np.arange(len(states))
+        return every, every
+    return first, which
+
 
 class Usefulness:
     """U for many node states at once. Arrays over D shares (distinct milli), A sets of accepted models, T typical pods."""
@@ -46,6 +64,14 @@ class Usefulness:
 
     def measure(self, free: Ints, card_free: Ints, card_model: Shorts) -> Floats:
         """U of S states: free resources [S, R], free milli of the cards [S, C], their models [S, C]; in milli."""
+        if len(free) >= MANY:
+            first, which = distinct(np.concatenate([free, card_free, card_model], axis=1, dtype=np.int64))
+            if len(first) < len(free) // 2:
+                return self.exact(free[first], card_free[first], card_model[first])[which]
+        return self.exact(free, card_free, card_model)
+
+    def exact(self, free: Ints, card_free: Ints, card_model: Shorts) -> Floats:
+        """`measure` without looking for equal states: for who has done so."""
         if not self.pods:
             return np.zeros(len(free))
         units = np.matmul(self._units[card_free].transpose(0, 2, 1), self._accepts[card_model])  # [S, D, A]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
+from forebay.scheduler.devices_rating import Judge, rate
 from forebay.scheduler.fragmentation import Fragmentation, typical
 from forebay.scheduler.policies.base import Policy, Rating, Setting
 from forebay.scheduler.request import FULL, Request
@@ -28,6 +29,9 @@ class FGD(Policy):
             known = typical(self._history, state.models)
             self._measure = Fragmentation(known, state.card_free.shape[1], len(state.models))
         measure, cpu = self._measure, state.free[rows, 0]
+        if request.devices is not None:
+            judge = Judge(lambda spare, free, model: -measure.measure(spare[:, 0], free, model), score)
+            return Rating(*rate(state, request, rows, judge))
         free, model = state.card_free[rows], state.card_model[rows]
         before = measure.measure(cpu, free, model)
         if request.cards == 1 and not request.whole:

@@ -35,4 +35,4 @@ def _tightest(state: State, request: Request, rows: Ints) -> Floats:
     """Free milli of the tightest cards that fit, [n, cards of the request]."""
     free = np.where(state.usable(request, rows), state.card_free[rows], np.inf)
     free.sort(axis=1)
-    return free[:, : request.cards]
+    return np.minimum(free[:, : request.cards], FULL)  # containers may share: then there are fewer cards than that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from forebay.scheduler.policies import Setting, make
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import Card, Node, State
 from forebay.scheduler.typical import Typical
-from forebay.scheduler.usefulness import Usefulness
+from forebay.scheduler.usefulness import Usefulness, distinct
 
 
 def plain_pods(state: State, row: int, request: Request) -> float:
@@ -119,3 +120,19 @@ def test_a_workload_that_changes_is_followed() -> None:
     weights = dict(learned.requests)
     assert weights[A] > 0.9
     assert len(learned._counts) <= 2
+
+
+def test_equal_states_are_measured_once_and_alike() -> None:
+    rng = np.random.default_rng(3)
+    states = rng.integers(0, 3, (600, 4))
+    first, which = distinct(states)
+    assert (states[first][which] == states).all()
+    assert len(first) == len({tuple(row) for row in states.tolist()})
+    state = State(
+        [Node(f"n{i}", {"cpu": int(i % 5), "memory": 8}, (Card("a"),) * (i % 3)) for i in range(600)], ["cpu", "memory"]
+    )
+    measure = Usefulness([(Request((1, 1), 1, 500), 0.5), (Request((2, 0), 1, 1000), 0.5)], state)
+    whole = measure.measure(state.free, state.card_free, state.card_model)
+    assert whole.tolist() == [
+        measure.measure(state.free[i : i + 1], state.card_free[i : i + 1], state.card_model[i : i + 1])[0] for i in range(600)
+    ]

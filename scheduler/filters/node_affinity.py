@@ -1,0 +1,60 @@
+"""nodeSelector and required node affinity: all of the selector, and one of the terms.
+
+In a term all expressions and fields must hold; a term without any holds nowhere. `matchFields` knows `metadata.name`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.filters.base import NodeMask
+from forebay.scheduler.labels import NAME
+from forebay.scheduler.lack import Lack
+from forebay.scheduler.node_rows import NodeRows
+from forebay.scheduler.pod_class import NodeRule
+from forebay.scheduler.selectors import Requirement, Selector
+
+
+class NodeAffinityCheck(NodeMask):
+    def __init__(self, nodes: NodeRows, rule: NodeRule, subject: str = "node affinity") -> None:
+        super().__init__(nodes)
+        self._rule = rule
+        self._subject = subject
+
+    def compute(self, rows: Ints) -> Bools:
+        passed = self._all(self._rule.always, rows)
+        if self._rule.terms is not None:
+            one = np.zeros(len(rows), np.bool_)
+            for term in self._rule.terms:
+                if term:
+                    one |= self._all(term, rows)
+            passed &= one
+        return passed
+
+    def _all(self, selector: Selector, rows: Ints) -> Bools:
+        passed = np.ones(len(rows), np.bool_)
+        for requirement in selector:
+            passed &= self.nodes.labels.satisfy(requirement, rows)
+        return passed
+
+    def lacks(self, rows: Ints) -> list[tuple[Lack, Bools]]:
+        """A selector's requirements one by one, the terms together."""
+        found = []
+        for requirement in self._rule.always:
+            failed = ~self.nodes.labels.satisfy(requirement, rows)
+            found.append(
+                (Lack(f"no label {_show(requirement)}", f"label them {_show(requirement)} or change nodeSelector"), failed)
+            )
+        if self._rule.terms is not None:
+            rest = NodeAffinityCheck(self.nodes, NodeRule((), self._rule.terms), self._subject)
+            found.append((rest.lack(), ~rest.compute(rows)))
+        return found
+
+    def lack(self) -> Lack:
+        terms = " or ".join(" and ".join(map(_show, term)) or "nothing" for term in self._rule.terms or ())
+        return Lack(f"not of the {self._subject} ({terms})", f"change the {self._subject}")
+
+
+def _show(requirement: Requirement) -> str:
+    return str(requirement._replace(key="metadata.name") if requirement.key == NAME else requirement)

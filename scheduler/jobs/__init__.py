@@ -1,0 +1,1 @@
+"""Gangs that read datasets under a virtual clock: the planner is the production core, all around it is modelled."""
