@@ -10,15 +10,17 @@ export PYTHONSAFEPATH := 1
 
 # Debian packages: what a mount, the demo and the tests use. The bench installs its peers itself (bench/install.sh).
 DEBIAN := python3-venv fuse3 nginx-light util-linux iproute2
+# What the nodes of `make cluster` run beside what deploy/harness/build.py builds and unpacks (docs/harness.md).
+DEBIAN_CLUSTER := util-linux iproute2 nftables iptables
 
-.PHONY: help demo test test-kube test-long lint bench clean setup
+.PHONY: help demo test test-kube test-long lint bench clean setup csi-sanity
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMPS)/debian: Makefile
+define install
 	@mkdir -p $(STAMPS)
-	@missing=""; for p in $(DEBIAN); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	@missing=""; for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then sudo=""; elif command -v sudo >/dev/null; then sudo=sudo; else \
 	    echo "these Debian packages are missing and need root to install:$$missing" >&2; exit 1; fi; \
@@ -26,6 +28,13 @@ $(STAMPS)/debian: Makefile
 	  $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null || exit 1; \
 	fi
 	@touch $@
+endef
+
+$(STAMPS)/debian: Makefile
+	$(call install,$(DEBIAN))
+
+$(STAMPS)/debian-cluster: Makefile
+	$(call install,$(DEBIAN_CLUSTER))
 
 # A venv remembers its absolute path, so a moved checkout makes its own again.
 $(STAMPS)/venv: pyproject.toml $(STAMPS)/debian
@@ -40,15 +49,33 @@ demo: $(STAMPS)/venv ## the main job: three stores, one tree, mounted, read cold
 	@$(BIN)/forebay demo
 
 test: $(STAMPS)/venv lint ## all that must pass
-	@$(BIN)/pytest -q -m "not long" --ignore=tests/kube
+	@$(BIN)/pytest -q -m "not long" --ignore=tests/kube --ignore=tests/e2e
 
 # Built once, outside the repository (docs/kube.md): seven minutes on two cores the first time, 0.1 s then.
 test-kube: $(STAMPS)/venv ## the Kubernetes client layer against a real API server
-	@$(BIN)/python -P deploy/harness/build.py kube-apiserver kube-controller-manager etcd >/dev/null
+	@$(BIN)/python -P deploy/harness/build.py kube-apiserver kube-controller-manager kube-scheduler etcd >/dev/null
 	@$(BIN)/pytest -q -m "not long" tests/kube
 
+csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
+	@$(BIN)/python -P deploy/harness/build.py csi-sanity >/dev/null
+	@$(BIN)/python -P tests/support/csi_sanity.py "$$($(BIN)/python -P deploy/harness/build.py csi-sanity | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["csi-sanity"])')" --ginkgo.no-color
+
 test-long: $(STAMPS)/venv ## chaos, scale, long random sequences
-	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/kube
+	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/kube --ignore=tests/e2e
+
+.PHONY: cluster cluster-down e2e image
+# The first time it builds Kubernetes, outside the repository: about ten minutes on two cores. Then seconds.
+cluster: $(STAMPS)/venv $(STAMPS)/debian-cluster ## a Kubernetes of two nodes on this machine, with this working tree's image (root)
+	@PYTHONPATH=deploy $(BIN)/python -P -m harness up
+
+cluster-down: $(STAMPS)/venv ## ends it; nothing is left
+	@PYTHONPATH=deploy $(BIN)/python -P -m harness down
+
+image: $(STAMPS)/venv ## .build/forebay.tar: image forebay:dev, for `ctr images import`, `docker load`, `podman load`
+	@PYTHONPATH=deploy $(BIN)/python -P -m harness.image .build/forebay.tar
+
+e2e: $(STAMPS)/venv $(STAMPS)/debian-cluster ## pods on a Kubernetes of two nodes, which it starts and ends (root)
+	@$(BIN)/pytest -q -m "not long" tests/e2e
 
 lint: $(STAMPS)/venv ## ruff, strict types, import contract
 	@$(BIN)/ruff check .

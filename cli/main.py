@@ -17,11 +17,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stat": ("forebay.cli.look", "Show one file: store, key, version, how much is cached."),
     "cat": ("forebay.cli.look", "Write a file of a dataset to stdout, mount or no mount."),
     "warm": ("forebay.cli.warm", "Fetch a dataset or a part of it into the cache."),
+    "worker": ("forebay.cli.worker", "What the pods of a dataset's workers run."),
     "drain": ("forebay.cli.drain", "Move what a node owns to the other nodes, then stop it."),
     "refresh": ("forebay.cli.warm", "Ask the store again at the next look."),
     "check": ("forebay.cli.check", "Validate YAML files without touching a store."),
     "doctor": ("forebay.cli.doctor", "Look for what would keep forebay from working, or from being fast."),
+    "csi": ("forebay.cli.csi", "Serve this node's kubelet as CSI driver forebay.io."),
+    "mounts": ("forebay.cli.csi", "Keep the mounts of this node for the CSI driver."),
     "sim": ("forebay.cli.sim", "Replay recorded workloads through the planner, without a cluster."),
+    "controller": ("forebay.cli.controller", "Keep the datasets of a Kubernetes cluster as their objects say."),
+    "why": ("forebay.cli.why", "Say why a gang waits, what starting now would cost, and what to free."),
     "demo": ("forebay.cli.demo", "Show all of it on this machine, with stores made for the occasion."),
 }
 

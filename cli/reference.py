@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 
 import click
 
@@ -22,8 +23,16 @@ def text() -> str:
     """The whole page."""
     parts = [HEAD, _help("forebay", cli)]
     for name, (module, _) in COMMANDS.items():
-        parts.append(_help(f"forebay {name}", getattr(importlib.import_module(module), name)))
+        parts += _helps(f"forebay {name}", getattr(importlib.import_module(module), name))
     return "\n".join(parts)
+
+
+def _helps(path: str, command: click.Command) -> Iterator[str]:
+    """A command's help, then that of those below it."""
+    yield _help(path, command)
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from _helps(f"{path} {name}", below)
 
 
 def _help(path: str, command: click.Command) -> str:

@@ -1,4 +1,7 @@
-"""Makes `tests/support` importable (`import faultserver`), and makes CI repeat the same random examples."""
+"""Makes `tests/support` (`import faultserver`) and `deploy` (`from harness import build`) importable.
+
+Makes CI repeat the same random examples, too.
+"""
 
 import os
 import sys
@@ -7,8 +10,10 @@ from pathlib import Path
 import hypothesis
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 
 # A find of Hypothesis belongs to who ran it, not to the next unrelated change.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# No deadline: a machine that does other things takes its time, and what is right late is right.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")

@@ -62,13 +62,21 @@ def test_the_walk_fills_the_tree_and_rests(tmp_path: Path) -> None:
 def test_a_walk_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
     store = MemoryStore(forest(40))
     listed: list[int] = []
+    real = store.list
+
+    def ending(prefix: bytes, token: bytes | None = None, limit: int = 1000) -> object:
+        if store.count("list") >= 60:
+            trio.from_thread.run(trio.sleep_forever)  # until the walk is cut short
+        return real(prefix, token, limit)
 
     async def first(w: World) -> None:
+        store.list = ending  # type: ignore[method-assign, assignment]
         with trio.move_on_after(10):
             async with trio.open_nursery() as nursery:
                 await nursery.start(w.ns.run_walk)
                 await until(lambda: w.ns.progress.dirs_listed > 30)
                 nursery.cancel_scope.cancel()
+        store.list = real  # type: ignore[method-assign]
         listed.append(store.count("list"))
 
     async def second(w: World) -> None:
