@@ -175,7 +175,7 @@ def test_a_lost_mount_is_made_anew_and_shown_again(lab: CsiLab) -> None:
     before = mounting.find(str(lab.mount))
     lab.kill()  # nobody holds the device then
     lab.kill_container()
-    with pytest.raises(OSError, match="not connected|connection abort"):
+    with pytest.raises(OSError, match=r"not connected|connection abort"):
         os.listdir(pod)
     lab.start()
     until(lambda: (found := mounting.find(str(pod))) is not None and before is not None and found.device != before.device)
