@@ -65,7 +65,7 @@ def _step(fd: int, part: str, path: str, *, make: bool) -> int:
             try:
                 os.mkdir(part, 0o700, dir_fd=fd)
             except FileExistsError:
-                pass
+                pass  # a directory, or a link that the open below refuses
         inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     except FileNotFoundError:
         raise Refusal("NOT_FOUND", f"directory {path!r} of the node: {part!r} is not there") from None

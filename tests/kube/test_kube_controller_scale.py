@@ -112,7 +112,7 @@ def test_many_datasets(plane: ControlPlane, tmp_path: Path) -> None:
         print(f"applied to Bound with {COUNT} live: median {median(took):.2f} s, p99 {took[int(0.99 * len(took))]:.2f} s")
         settle(command)
         writes, cpu, since = wrote(command), cpu_of(command), time.monotonic()
-        time.sleep(120)
+        time.sleep(120)  # not a wait for something: the idle time in which nothing may be written
         idle = time.monotonic() - since
         busy, written = (cpu_of(command) - cpu) / idle, wrote(command) - writes
         print(f"idle: {busy:.4f} cores, {written:.0f} writes in {idle:.0f} s beyond leases")
