@@ -27,12 +27,12 @@ from forebay.api.storagev1 import CSINode
 from forebay.scheduler.arrays import Bools, Ints
 from forebay.scheduler.cluster_rows import Rows
 from forebay.scheduler.compiled import Compiled, World
-from forebay.scheduler.devices_card import Part
+from forebay.scheduler.devices.card import Part
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.nominations import Nomination, Nominations
 from forebay.scheduler.pod_amounts import PODS, pod_amounts
 from forebay.scheduler.pod_class import PodClass, read_pod
-from forebay.scheduler.quota_amounts import Amounts, parse_amount
+from forebay.scheduler.quota.amounts import Amounts, parse_amount
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import Card, Overcommit
 from forebay.scheduler.storage import NOWHERE, Storage

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from forebay.scheduler.arrays import Bools, Ints
-from forebay.scheduler.devices_arrays import Cards
-from forebay.scheduler.devices_card import ANY, Device, Rules, Use
+from forebay.scheduler.devices.arrays import Cards
+from forebay.scheduler.devices.card import ANY, Device, Rules, Use
 from forebay.scheduler.request import FULL, Request
 from forebay.scheduler.state import NO_CARD, Card, State
 

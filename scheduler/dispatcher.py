@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.scheduler import prefetch
 from forebay.scheduler.arrays import Bools, Floats, Ints
 from forebay.scheduler.decision import Ask, Decision, Order
 from forebay.scheduler.gang import plan as greedy
-from forebay.scheduler.locality import Data, Links, together
-from forebay.scheduler.placing import Choice, choose, take
+from forebay.scheduler.locality import prefetch
+from forebay.scheduler.locality.cost import Data, Links, together
+from forebay.scheduler.locality.placing import Choice, choose, take
+from forebay.scheduler.locality.waiting import Entry, Kind, Waiting, may_go
+from forebay.scheduler.locality.warmth import STALE, Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting
@@ -25,8 +27,6 @@ from forebay.scheduler.request import Request
 from forebay.scheduler.slots import Shapes, Slots, capacity
 from forebay.scheduler.state import State
 from forebay.scheduler.transaction import Transaction
-from forebay.scheduler.waiting import Entry, Kind, Waiting, may_go
-from forebay.scheduler.warmth import STALE, Warmth
 
 LOOK = 32
 """Kinds of gangs that a pass looks at for places far from their data, oldest first."""

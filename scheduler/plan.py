@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.scheduler.devices_card import Part
+from forebay.scheduler.devices.card import Part
 
 VERSION = 1
 """Of the record. A reader refuses a newer one."""

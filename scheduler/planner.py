@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forebay.scheduler.arrays import Bools, Floats, Shorts
-from forebay.scheduler.devices_card import Part
-from forebay.scheduler.devices_fit import Refusal
+from forebay.scheduler.devices.card import Part
+from forebay.scheduler.devices.fit import Refusal
 from forebay.scheduler.policies.base import Policy
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import NO_CARD, Overcommit, State

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from forebay.api.corev1 import Container, ContainerStatus, Pod, PodSpec, PodStatus, Quantities, Resources
-from forebay.scheduler.quota_amounts import Amounts, add, parse_amount
+from forebay.scheduler.quota.amounts import Amounts, add, parse_amount
 
 PODS = "pods"
 """The resource of which every pod takes one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forebay.scheduler.devices_ask import PodAsk
+from forebay.scheduler.devices.ask import PodAsk
 
 FULL = 1000
 """Milli of a whole card."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from forebay.scheduler.arrays import Floats, Ints
-from forebay.scheduler.devices_card import Part
+from forebay.scheduler.devices.card import Part
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import State
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from forebay.scheduler.decision import Ask, Decision
 from forebay.scheduler.dispatcher import Dispatcher, Running
+from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.slots import Shapes
 from forebay.scheduler.state import NO_CARD, Card, Node, State
-from forebay.scheduler.warmth import Warmth
 
 VERSION = 1
 """Of a dump. A reader refuses a newer one."""

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from forebay.scheduler.arrays import Bools, Ints, Shorts
-from forebay.scheduler.devices_arrays import Cards
-from forebay.scheduler.devices_ask import PodAsk
-from forebay.scheduler.devices_card import ANY, Device, Part, Rules, Use
-from forebay.scheduler.devices_fit import Refusal
+from forebay.scheduler.devices.arrays import Cards
+from forebay.scheduler.devices.ask import PodAsk
+from forebay.scheduler.devices.card import ANY, Device, Part, Rules, Use
+from forebay.scheduler.devices.fit import Refusal
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.quota_amounts import show
+from forebay.scheduler.quota.amounts import show
 from forebay.scheduler.request import FULL, Request
 
 REMEDIES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from forebay.scheduler.devices_card import Part
+from forebay.scheduler.devices.card import Part
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import State
 

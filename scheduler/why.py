@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from forebay.scheduler import prefetch
 from forebay.scheduler.dispatcher import Dispatcher
 from forebay.scheduler.explain import failed_constraints
-from forebay.scheduler.placing import Choice
+from forebay.scheduler.locality import prefetch
+from forebay.scheduler.locality.placing import Choice
+from forebay.scheduler.locality.waiting import PASSES, Entry
+from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.snapshot import Snapshot, restore
-from forebay.scheduler.waiting import PASSES, Entry
-from forebay.scheduler.warmth import Warmth
 
 
 class Nearest(msgspec.Struct, frozen=True):

@@ -11,12 +11,12 @@ import argparse
 import random
 import time
 
-from forebay.scheduler.devices_ask import Ask, PodAsk
-from forebay.scheduler.devices_card import Device, Seat
-from forebay.scheduler.devices_kinds import GIB
-from forebay.scheduler.devices_ledger import Ledger
-from forebay.scheduler.devices_record import Record, read, render
-from forebay.scheduler.devices_request import request_of
+from forebay.scheduler.devices.ask import Ask, PodAsk
+from forebay.scheduler.devices.card import Device, Seat
+from forebay.scheduler.devices.kinds import GIB
+from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.devices.record import Record, read, render
+from forebay.scheduler.devices.request import request_of
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
 from forebay.scheduler.state import Node, State

@@ -32,7 +32,7 @@ from forebay.scheduler.labels import NAME
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.node_rows import NodeRows
 from forebay.scheduler.pod_class import NodeRule
-from forebay.scheduler.quota_amounts import parse_amount
+from forebay.scheduler.quota.amounts import parse_amount
 from forebay.scheduler.selectors import Requirement, ordered, read_expressions, read_selector, selects
 from forebay.scheduler.state import Overcommit
 from forebay.scheduler.storage import Chosen, ClaimKey, Handle, Storage

@@ -15,11 +15,11 @@ import numpy as np
 
 from forebay.scheduler.arrays import Bools, Floats, Ints
 from forebay.scheduler.decision import Ask, Decision
+from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.request import FULL, Request
 from forebay.scheduler.state import State
 from forebay.scheduler.transaction import Transaction
-from forebay.scheduler.warmth import Warmth
 
 LABEL, ZONE, REGION = 100, 50, 20
 """Fluid's weights."""

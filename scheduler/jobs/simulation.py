@@ -19,10 +19,10 @@ from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.jobs.caches import Caches
 from forebay.scheduler.jobs.fleet import Fleet, Moved
 from forebay.scheduler.jobs.workload import Cluster, Workload
+from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.request import FULL, Request
 from forebay.scheduler.state import Card, Node, State
-from forebay.scheduler.warmth import Warmth
 
 CARD = Request((), 1, FULL)
 """What one pod asks: a whole card."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
-from forebay.scheduler.devices_rating import Judge, rate
+from forebay.scheduler.devices.rating import Judge, rate
 from forebay.scheduler.fragmentation import Fragmentation, typical
 from forebay.scheduler.policies.base import Policy, Rating, Setting
 from forebay.scheduler.request import FULL, Request

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
-from forebay.scheduler.devices_rating import Judge, rate
+from forebay.scheduler.devices.rating import Judge, rate
 from forebay.scheduler.policies.base import Policy, Rating, Setting
 from forebay.scheduler.policies.fgd import distinct_cards, score, tightest
 from forebay.scheduler.request import Request

@@ -8,11 +8,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from forebay.scheduler.devices_ask import Ask, PodAsk
-from forebay.scheduler.devices_card import Device, Rules, Seat
-from forebay.scheduler.devices_kinds import GIB
-from forebay.scheduler.devices_pod import Pod, read_pod
-from forebay.scheduler.quota_check import Findings
+from forebay.scheduler.devices.ask import Ask, PodAsk
+from forebay.scheduler.devices.card import Device, Rules, Seat
+from forebay.scheduler.devices.kinds import GIB
+from forebay.scheduler.devices.pod import Pod, read_pod
+from forebay.scheduler.quota.check import Findings
 
 
 def gpu(index: int, memory: int = 16, model: str = "Tesla T4", **more: Any) -> Device:

@@ -11,12 +11,12 @@ from devicekit import RULES, cut, devices, gpu, npu, one, pod_asks, several
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler.devices_arrays import Cards
-from forebay.scheduler.devices_ask import Ask, PodAsk
-from forebay.scheduler.devices_card import ANY, NOTHING, Device, Part, Rules, Seat, Use, collapse, free_milli, lack, use_of
-from forebay.scheduler.devices_fit import Refusal, fit
-from forebay.scheduler.devices_kinds import GIB
-from forebay.scheduler.devices_table import KINDS, check
+from forebay.scheduler.devices.arrays import Cards
+from forebay.scheduler.devices.ask import Ask, PodAsk
+from forebay.scheduler.devices.card import ANY, NOTHING, Device, Part, Rules, Seat, Use, collapse, free_milli, lack, use_of
+from forebay.scheduler.devices.fit import Refusal, fit
+from forebay.scheduler.devices.kinds import GIB
+from forebay.scheduler.devices.table import KINDS, check
 
 T4S = (gpu(0), gpu(1), gpu(2))
 
@@ -192,7 +192,7 @@ def brute(ask: PodAsk, cards: tuple[Device, ...], held: dict[str, Use], rules: R
     """Whether any choice of cards carries the pod: all sets of cards for all groups, all places of all parts."""
     from itertools import combinations
 
-    from forebay.scheduler.devices_fit import forbidden
+    from forebay.scheduler.devices.fit import forbidden
 
     if forbidden(ask, cards, held, rules):
         return False

@@ -10,15 +10,12 @@ from devicekit import cut, gpu, npu, pod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler import devices_ack as ack
-from forebay.scheduler import devices_dra as dra
-from forebay.scheduler import devices_hami as hami
-from forebay.scheduler import devices_koordinator as koordinator
-from forebay.scheduler import devices_record as own
-from forebay.scheduler.devices_card import Device, Part, Seat
-from forebay.scheduler.devices_inputs import Inventory, read_record, render
-from forebay.scheduler.devices_kinds import GIB, KIB, MIB
-from forebay.scheduler.devices_record import Record
+from forebay.scheduler.devices import ack, dra, hami, koordinator
+from forebay.scheduler.devices import record as own
+from forebay.scheduler.devices.card import Device, Part, Seat
+from forebay.scheduler.devices.inputs import Inventory, read_record, render
+from forebay.scheduler.devices.kinds import GIB, KIB, MIB
+from forebay.scheduler.devices.record import Record
 
 TIME = 1_700_000_000_000_000_001
 SEATS = (Seat("a"), Seat("b"))

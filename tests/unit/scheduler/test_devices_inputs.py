@@ -11,13 +11,13 @@ from devicekit import pod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler import devices_ack as ack
-from forebay.scheduler.devices_arrays import Cards
-from forebay.scheduler.devices_ask import Ask, PodAsk
-from forebay.scheduler.devices_inputs import Settings, read_ask, read_node, read_record
-from forebay.scheduler.devices_kinds import GIB, MIB
-from forebay.scheduler.devices_ledger import Ledger
-from forebay.scheduler.quota_check import Findings
+from forebay.scheduler.devices import ack
+from forebay.scheduler.devices.arrays import Cards
+from forebay.scheduler.devices.ask import Ask, PodAsk
+from forebay.scheduler.devices.inputs import Settings, read_ask, read_node, read_record
+from forebay.scheduler.devices.kinds import GIB, MIB
+from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.quota.check import Findings
 
 
 def read(limits: dict[str, dict[str, Any]], **more: Any) -> tuple[PodAsk | None, list[str]]:

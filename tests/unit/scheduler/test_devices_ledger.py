@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from forebay.scheduler.devices_ask import PodAsk
-from forebay.scheduler.devices_card import ANY, NOTHING, Device, Part, Rules, Seat, Use, mask_of
-from forebay.scheduler.devices_fit import Refusal, fit
-from forebay.scheduler.devices_kinds import GIB
-from forebay.scheduler.devices_ledger import Ledger, Refused
-from forebay.scheduler.devices_record import Record
+from forebay.scheduler.devices.ask import PodAsk
+from forebay.scheduler.devices.card import ANY, NOTHING, Device, Part, Rules, Seat, Use, mask_of
+from forebay.scheduler.devices.fit import Refusal, fit
+from forebay.scheduler.devices.kinds import GIB
+from forebay.scheduler.devices.ledger import Ledger, Refused
+from forebay.scheduler.devices.record import Record
 
 SEATS = (Seat("c"),)
 

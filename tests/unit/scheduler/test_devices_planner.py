@@ -12,14 +12,14 @@ from devicekit import RULES, cut, devices, gpu, one, pod_asks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler.devices_ask import Ask, PodAsk
-from forebay.scheduler.devices_card import Device, Rules, Seat, collapse
-from forebay.scheduler.devices_fit import Refusal
-from forebay.scheduler.devices_kinds import GIB
-from forebay.scheduler.devices_ledger import Ledger
-from forebay.scheduler.devices_rating import ordered
-from forebay.scheduler.devices_record import Record
-from forebay.scheduler.devices_request import request_of
+from forebay.scheduler.devices.ask import Ask, PodAsk
+from forebay.scheduler.devices.card import Device, Rules, Seat, collapse
+from forebay.scheduler.devices.fit import Refusal
+from forebay.scheduler.devices.kinds import GIB
+from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.devices.rating import ordered
+from forebay.scheduler.devices.record import Record
+from forebay.scheduler.devices.request import request_of
 from forebay.scheduler.explain import failed_constraints
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.plan import Plan

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler import prefetch
 from forebay.scheduler.decision import Ask, Decision, Order
 from forebay.scheduler.dispatcher import Dispatcher
 from forebay.scheduler.gang import Gang, Member
+from forebay.scheduler.locality import prefetch
+from forebay.scheduler.locality.waiting import PASSES
+from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.request import Request
 from forebay.scheduler.snapshot import Record, again, capture
 from forebay.scheduler.state import Card, Node, State
-from forebay.scheduler.waiting import PASSES
-from forebay.scheduler.warmth import Warmth
 
 GB = 10**9
 CARD = Request((), 1, 1000)

@@ -24,8 +24,8 @@ from forebay.scheduler.jobs.caches import Caches
 from forebay.scheduler.jobs.fleet import Fleet
 from forebay.scheduler.jobs.simulation import CARD, Broken, Outcome, Simulation, ask_of, state_of
 from forebay.scheduler.jobs.workload import Cluster, Job, Shape, Workload, draw, read_trace
+from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Placement, Plan
-from forebay.scheduler.warmth import Warmth
 from forebay.scheduler.why import sentences, why
 
 TRACE = Path(__file__).parents[2] / "data/philly_300.csv"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from worlds import requests, states
 
 from forebay.scheduler.gang import Gang, Member
-from forebay.scheduler.locality import NIC, STORE, Data, Links, gang_seconds, node_seconds, together
-from forebay.scheduler.placing import PRICE, choose, take
+from forebay.scheduler.locality.cost import NIC, STORE, Data, Links, gang_seconds, node_seconds, together
+from forebay.scheduler.locality.placing import PRICE, choose, take
 from forebay.scheduler.request import Request
 from forebay.scheduler.slots import Shapes, Slots, capacity, slots
 from forebay.scheduler.state import Card, Node, State

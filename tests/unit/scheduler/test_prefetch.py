@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forebay.scheduler import prefetch
-from forebay.scheduler.prefetch import Loads, Outlook, copies, from_store, loadable, review
+from forebay.scheduler.locality import prefetch
+from forebay.scheduler.locality.prefetch import Loads, Outlook, copies, from_store, loadable, review
 
 NONE = np.zeros(8, np.bool_)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 import time
 
-from forebay.scheduler.quota import Quotas
-from forebay.scheduler.quota_amounts import JOBS
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_entitled import Ask
-from forebay.scheduler.quota_ledger import Charge, Ledger
-from forebay.scheduler.quota_order import Waiting
-from forebay.scheduler.quota_pods import Gang, Running
-from forebay.scheduler.quota_rooms import NodeRoom
-from forebay.scheduler.quota_shares import fair_shares
-from forebay.scheduler.quota_tree import Queue
+from forebay.scheduler.quota.amounts import JOBS
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.entitled import Ask
+from forebay.scheduler.quota.ledger import Charge, Ledger
+from forebay.scheduler.quota.order import Waiting
+from forebay.scheduler.quota.pods import Gang, Running
+from forebay.scheduler.quota.quotas import Quotas
+from forebay.scheduler.quota.rooms import NodeRoom
+from forebay.scheduler.quota.shares import fair_shares
+from forebay.scheduler.quota.tree import Queue
 
 GPU, MEM, CACHE = "nvidia.com/gpu", "aliyun.com/gpu-mem", "forebay.io/cache-bytes"
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota_admission import admit, borrowed
-from forebay.scheduler.quota_amounts import JOBS
-from forebay.scheduler.quota_books import Books
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_tree import Queue, QuotaTree
+from forebay.scheduler.quota.admission import admit, borrowed
+from forebay.scheduler.quota.amounts import JOBS
+from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.tree import Queue, QuotaTree
 
 GPU, MEM, CACHE = "nvidia.com/gpu", "aliyun.com/gpu-mem", "forebay.io/cache-bytes"
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota_admission import admit
-from forebay.scheduler.quota_backfill import Release, Reservations, earliest_start, expected_end, queue_needs
-from forebay.scheduler.quota_books import Books
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_order import Turns, Waiting
-from forebay.scheduler.quota_shares import fair_shares
-from forebay.scheduler.quota_tree import Queue, QuotaTree
+from forebay.scheduler.quota.admission import admit
+from forebay.scheduler.quota.backfill import Release, Reservations, earliest_start, expected_end, queue_needs
+from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.order import Turns, Waiting
+from forebay.scheduler.quota.shares import fair_shares
+from forebay.scheduler.quota.tree import Queue, QuotaTree
 
 GPU = "nvidia.com/gpu"
 N1, N2, POOL = ("node", "n1"), ("node", "n2"), ("node", "pool")

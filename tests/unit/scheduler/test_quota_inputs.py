@@ -9,13 +9,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota_ack import queue_name, read_tree, write_tree
-from forebay.scheduler.quota_amounts import JOBS
-from forebay.scheduler.quota_check import Findings
-from forebay.scheduler.quota_elastic import of_pod, write_quota, write_status
-from forebay.scheduler.quota_inputs import read
-from forebay.scheduler.quota_shares import fair_shares
-from forebay.scheduler.quota_tree import WHOLE_CLUSTER, QuotaTree
+from forebay.scheduler.quota.ack import queue_name, read_tree, write_tree
+from forebay.scheduler.quota.amounts import JOBS
+from forebay.scheduler.quota.check import Findings
+from forebay.scheduler.quota.elastic import of_pod, write_quota, write_status
+from forebay.scheduler.quota.inputs import read
+from forebay.scheduler.quota.shares import fair_shares
+from forebay.scheduler.quota.tree import WHOLE_CLUSTER, QuotaTree
 
 GPU = "nvidia.com/gpu"
 

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from forebay.scheduler import quota_ledger
-from forebay.scheduler.quota_amounts import JOBS
-from forebay.scheduler.quota_books import Books
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_ledger import Charge, Ledger
-from forebay.scheduler.quota_tree import Queue, QuotaTree
+from forebay.scheduler.quota import ledger as quota_ledger
+from forebay.scheduler.quota.amounts import JOBS
+from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.ledger import Charge, Ledger
+from forebay.scheduler.quota.tree import Queue, QuotaTree
 
 GPU = "nvidia.com/gpu"
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota_books import Books
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_order import BEYOND, FAIR, GUARANTEED, OVERDUE, Turns, Waiting
-from forebay.scheduler.quota_shares import fair_shares
-from forebay.scheduler.quota_tree import Queue
+from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.order import BEYOND, FAIR, GUARANTEED, OVERDUE, Turns, Waiting
+from forebay.scheduler.quota.shares import fair_shares
+from forebay.scheduler.quota.tree import Queue
 
 GPU, CPU = "nvidia.com/gpu", "cpu"
 

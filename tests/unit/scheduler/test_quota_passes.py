@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota import Quotas
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_entitled import Ask
-from forebay.scheduler.quota_ledger import Charge, Ledger
-from forebay.scheduler.quota_order import Waiting
-from forebay.scheduler.quota_pods import Gang, Running
-from forebay.scheduler.quota_rooms import NodeRoom
-from forebay.scheduler.quota_tree import Queue
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.entitled import Ask
+from forebay.scheduler.quota.ledger import Charge, Ledger
+from forebay.scheduler.quota.order import Waiting
+from forebay.scheduler.quota.pods import Gang, Running
+from forebay.scheduler.quota.quotas import Quotas
+from forebay.scheduler.quota.rooms import NodeRoom
+from forebay.scheduler.quota.tree import Queue
 
 GPU = "nvidia.com/gpu"
 SIZE = 4

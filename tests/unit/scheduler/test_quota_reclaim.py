@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota_admission import admit
-from forebay.scheduler.quota_amounts import JOBS
-from forebay.scheduler.quota_books import Books
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG, Ask, Entitlement
-from forebay.scheduler.quota_pods import Gang, Running
-from forebay.scheduler.quota_reclaim import Reclaim, reclaim
-from forebay.scheduler.quota_rooms import AskedRoom, NodeRoom
-from forebay.scheduler.quota_shares import Shares, fair_shares
-from forebay.scheduler.quota_tree import Queue
+from forebay.scheduler.quota.admission import admit
+from forebay.scheduler.quota.amounts import JOBS
+from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG, Ask, Entitlement
+from forebay.scheduler.quota.pods import Gang, Running
+from forebay.scheduler.quota.reclaim import Reclaim, reclaim
+from forebay.scheduler.quota.rooms import AskedRoom, NodeRoom
+from forebay.scheduler.quota.shares import Shares, fair_shares
+from forebay.scheduler.quota.tree import Queue
 
 GPU = "nvidia.com/gpu"
 NOW = 10_000.0

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_shares import Claim, divide, fair_shares, fill
-from forebay.scheduler.quota_tree import Queue, QuotaTree
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.shares import Claim, divide, fair_shares, fill
+from forebay.scheduler.quota.tree import Queue, QuotaTree
 
 AMOUNT = st.one_of(st.integers(0, 20), st.integers(0, 1 << 62))
 

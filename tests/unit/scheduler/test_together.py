@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 import pytest
 from devicekit import RULES, random_ask, random_cards
 
-from forebay.scheduler.devices_card import NOTHING, Device, Rules, Use, mask_of
-from forebay.scheduler.devices_inputs import Inventory, read_record, render
-from forebay.scheduler.devices_ledger import Ledger
-from forebay.scheduler.devices_pod import Box, Pod
-from forebay.scheduler.devices_record import Record
-from forebay.scheduler.devices_request import request_of
+from forebay.scheduler.devices.card import NOTHING, Device, Rules, Use, mask_of
+from forebay.scheduler.devices.inputs import Inventory, read_record, render
+from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.devices.pod import Box, Pod
+from forebay.scheduler.devices.record import Record
+from forebay.scheduler.devices.request import request_of
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import POLICIES, Setting, make
-from forebay.scheduler.quota import Quotas
-from forebay.scheduler.quota_books import Books
-from forebay.scheduler.quota_check import Findings, build
-from forebay.scheduler.quota_ledger import Charge
-from forebay.scheduler.quota_ledger import Ledger as QuotaLedger
-from forebay.scheduler.quota_order import Waiting
-from forebay.scheduler.quota_tree import Queue
+from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.ledger import Charge
+from forebay.scheduler.quota.ledger import Ledger as QuotaLedger
+from forebay.scheduler.quota.order import Waiting
+from forebay.scheduler.quota.quotas import Quotas
+from forebay.scheduler.quota.tree import Queue
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import Node, State
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from forebay.scheduler.decision import Ask
 from forebay.scheduler.gang import Gang, Member
+from forebay.scheduler.locality.waiting import PASSES, Waiting, may_go
 from forebay.scheduler.request import Request
-from forebay.scheduler.waiting import PASSES, Waiting, may_go
 
 CARD = Request((), 1, 1000)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forebay.api.hints import DatasetHintsStatus, NodeHint
 from forebay.api.nodecache import HeldBytes, HeldDataset, NodeCacheStatus, Warming
-from forebay.scheduler.warmth import STALE, Warmth, seconds
+from forebay.scheduler.locality.warmth import STALE, Warmth, seconds
 
 NOW = 1_800_000_000.0
 

@@ -8,9 +8,9 @@ from test_dispatcher import ask, hold, world
 from forebay.scheduler.decision import Ask
 from forebay.scheduler.dispatcher import Dispatcher
 from forebay.scheduler.gang import Gang, Member
+from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.request import Request
 from forebay.scheduler.snapshot import capture
-from forebay.scheduler.warmth import Warmth
 from forebay.scheduler.why import Free, Nearest, Why, sentences, why
 
 

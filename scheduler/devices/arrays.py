@@ -1,0 +1,362 @@
+"""The cards of all nodes as arrays: which nodes could take a pod, at once, and exact books of what is taken.
+
+Arrays over N rows and C places; a place without a card has kind -1. Invariants:
+- `used[row]` holds, by card id, the sum of what was taken; every array is a function of it and of `devices[row]`;
+- for a pod whose cards are asked alike (`PodAsk.single`) `usable` and `feasible` are exact; for others `usable` errs on the
+  side of yes, and `feasible` looks at each row that is left;
+- what is on a card that is gone stays counted, and the card takes nothing new.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.scheduler.arrays import Bools, Ints, Shorts
+from forebay.scheduler.devices.ask import Ask, PodAsk
+from forebay.scheduler.devices.card import ANY, NOTHING, Device, Part, Rules, Use, collapse, free_milli, lack, mask, use_of
+from forebay.scheduler.devices.fit import Refusal, fit, forbidden
+from forebay.scheduler.devices.table import KINDS
+
+AnyArray = TypeVar("AnyArray", bound=np.generic)
+
+NO_KIND = -1
+LIMIT = np.iinfo(np.int64).max // 4
+"""Stands for no bound."""
+ORDERS = {"": 0, "binpack": 1, "spread": -1}
+
+EMPTY_ROW = {"present": False, "lenient": True, "most_pods": LIMIT, "order": 0}
+EMPTY_PLACE = {
+    **dict.fromkeys(("look", "memory", "memory_free", "cores_free", "cpus_free", "tenants_free", "pods", "slices"), 0),
+    **dict.fromkeys(("open", "healthy", "taken"), False),
+    "kind": NO_KIND,
+}
+"""What the arrays hold for rows and places without a card."""
+
+
+class Cards:
+    """Cards of N nodes with at most C places each."""
+
+    def __init__(self, devices: Sequence[Sequence[Device]], rules: Sequence[Rules], places: int) -> None:
+        count = len(devices)
+        self.devices: list[tuple[Device, ...]] = [()] * count
+        self.rules = list(rules)
+        self.used: list[dict[str, Use]] = [{} for _ in range(count)]
+        self.present = np.zeros(count, np.bool_)
+        self.lenient = np.ones(count, np.bool_)  # the node's policy forbids nothing: the usual case
+        self.most_pods: Ints = np.full(count, LIMIT, np.int64)
+        self.order: Shorts = np.zeros(count, np.int16)  # 1 fill cards up, -1 spread, 0 the policy decides
+        self.kind: Shorts = np.full((count, places), NO_KIND, np.int16)
+        self.look: Ints = np.zeros((count, places), np.int64)
+        self.memory: Ints = np.zeros((count, places), np.int64)
+        self.memory_free: Ints = np.zeros((count, places), np.int64)
+        self.cores_free: Ints = np.zeros((count, places), np.int64)
+        self.cpus_free: Ints = np.zeros((count, places), np.int64)
+        self.tenants_free: Ints = np.zeros((count, places), np.int64)
+        self.pods: Ints = np.zeros((count, places), np.int64)
+        self.open: Bools = np.zeros((count, places), np.bool_)
+        self.healthy: Bools = np.zeros((count, places), np.bool_)
+        self.taken: Bools = np.zeros((count, places), np.bool_)  # as a whole
+        self.slices: Ints = np.zeros((count, places), np.int64)
+        self._kinds = {name: number for number, name in enumerate(KINDS)}
+        self._looks: dict[Device, int] = {}
+        self._samples: list[Device] = []
+        self._asked: dict[tuple[PodAsk, Ask], tuple[Ints, Bools, list[int]]] = {}
+        self._answers: dict[tuple[int, str], Bools] = {}
+        self._bits: Ints = np.array([number.bit_count() for number in range(1 << 12)], np.int64)  # a card has at most 12 slices
+        for row in range(count):
+            self.load(row, devices[row], rules[row], {})
+
+    def grow(self, count: int, places: int) -> None:
+        """Room for that many rows and places; new ones are empty."""
+        more, wider = count - len(self.devices), places - self.kind.shape[1]
+        self.devices += [()] * more
+        self.rules += [ANY] * more
+        self.used += [{} for _ in range(more)]
+        for name, empty in EMPTY_ROW.items():
+            setattr(self, name, np.pad(getattr(self, name), (0, more), constant_values=empty))
+        for name, empty in EMPTY_PLACE.items():
+            setattr(self, name, np.pad(getattr(self, name), ((0, more), (0, wider)), constant_values=empty))
+
+    def load(self, row: int, devices: Sequence[Device], rules: Rules, used: Mapping[str, Use]) -> None:
+        """Sets a row anew: its cards, its policy, what is taken. Raises ValueError for more cards than the arrays have places."""
+        places = self.kind.shape[1]
+        if len(devices) > places:
+            raise ValueError(f"a node has {len(devices)} cards now, the snapshot has room for {places}: build it anew")
+        if len({device.id for device in devices}) < len(devices):
+            raise ValueError("two cards of a node have the same id: cards are found by id")
+        self.devices[row], self.rules[row] = tuple(devices), rules
+        self.used[row] = {name: use for name, use in used.items() if use != NOTHING}
+        self.present[row] = bool(devices)
+        self.lenient[row] = rules.whole and rules.shares and rules.mixed and rules.cores == "may"
+        self.most_pods[row] = rules.max_pods or LIMIT
+        self.order[row] = ORDERS[rules.cards_by]
+        self.kind[row] = NO_KIND
+        self.healthy[row] = False
+        for place, device in enumerate(devices):
+            self.kind[row, place] = self._kinds[device.kind]
+            self.look[row, place] = self._look(device)
+            self.memory[row, place] = device.memory
+            self._show(row, place)
+
+    def _look(self, device: Device) -> int:
+        """Number of the card's type: cards of one number differ only in id and place, and in what is taken of them."""
+        sample = replace(device, id="", index=0, claim=("", "", ""), parts=(), numa=-1, healthy=True)
+        number = self._looks.setdefault(sample, len(self._looks))
+        if number == len(self._samples):
+            self._samples.append(sample)
+        return number
+
+    def _show(self, row: int, place: int) -> None:
+        device = self.devices[row][place]
+        used = self.used[row].get(device.id, NOTHING)
+        self.memory_free[row, place] = device.memory - used.memory
+        self.cores_free[row, place] = device.cores - used.cores if device.cores else LIMIT
+        self.cpus_free[row, place] = device.cpus - used.cpus
+        self.tenants_free[row, place] = device.tenants - used.tenants if device.tenants else LIMIT
+        self.pods[row, place] = used.pods
+        self.open[row, place] = bool(used.open)
+        self.healthy[row, place] = device.healthy
+        self.taken[row, place] = bool(used.whole)
+        self.slices[row, place] = mask(device, used) if device.layout else 0
+
+    def free_milli(self, row: int) -> list[int]:
+        """Free thousandths of each card of the row, by place."""
+        return [free_milli(device, self.used[row].get(device.id, NOTHING)) for device in self.devices[row]]
+
+    # what fits
+
+    def typical(self, ask: PodAsk) -> int:
+        """Thousandths of a card that the pod takes of the commonest card that could carry it; 1000 where none could."""
+        group = ask.groups[0]
+        for number, _ in Counter(self.look[self.kind != NO_KIND].tolist()).most_common():
+            sample = self._samples[number]
+            more = self._needs(ask, group, sample) if ask.accepts_model(sample.model) else None
+            if more is not None and sample.layout:
+                found = KINDS[sample.kind].by_model[sample.layout]
+                profile = found.profile(group[0].profile)
+                return 1000 * (profile.size if profile else found.slices) // found.slices
+            if more is not None:
+                return min(max(1000 - free_milli(sample, more), 1), 1000)
+        return 1000
+
+    def usable(self, ask: PodAsk, rows: Ints) -> Bools:
+        """bool[n, C]: cards that could carry one card's part of the pod, the nodes' policy apart."""
+        if ask.single:
+            return self._carries(ask, ask.groups[0], rows)
+        could = np.zeros((len(rows), self.kind.shape[1]), np.bool_)
+        for group in ask.groups:
+            could |= self._carries(ask, group, rows)
+        return could
+
+    def feasible(self, ask: PodAsk, rows: Ints) -> Bools:
+        """bool[n]: rows that can take the pod, exactly."""
+        ok = np.ones(len(rows), np.bool_)
+        for group in ask.groups:
+            ok &= self._carries(ask, group, rows).sum(axis=1) >= group[0].cards
+        exact = ask.single and not ask.one_numa
+        for at in np.flatnonzero(ok & ~self.lenient[rows] if exact else ok):
+            row = int(rows[at])
+            if exact:
+                ok[at] = not forbidden(ask, self.devices[row], self.used[row], self.rules[row])
+            else:
+                ok[at] = not isinstance(fit(ask, self.devices[row], self.used[row], self.rules[row]), Refusal)
+        return ok
+
+    def _carries(self, ask: PodAsk, group: Sequence[Ask], rows: Ints) -> Bools:
+        """Cards that carry all of the group's containers together."""
+        ok = np.ones((len(rows), self.kind.shape[1]), np.bool_)
+        for _, fits in self._conditions(ask, group, rows):
+            ok &= fits
+        return ok
+
+    def _conditions(self, ask: PodAsk, group: Sequence[Ask], rows: Ints) -> Iterator[tuple[str, Bools]]:
+        """What a card must have, word by word, and which cards do: by type of card and what is free."""
+        looks = self._of(self.look, rows)
+        need, right, cut = self._needs_of_all(ask, group)
+        memory, cores, cpus, tenants, whole, unbounded = (need[:, at].take(looks) if need[:, at].any() else 0 for at in range(6))
+        yield "cards", self._of(self.kind, rows) == self._kinds[group[0].kind]
+        yield "card model", right.take(looks)
+        if ask.ids or ask.not_ids:
+            yield "card id", self._named(ask, rows)
+        yield "card health", self._of(self.healthy, rows)
+        yield "idle cards", ~self._of(self.taken, rows) & ((self._of(self.pods, rows) == 0) | np.equal(whole, 0))
+        known = (self._of(self.memory, rows) > 0) | np.equal(whole, 0)
+        yield "card memory", (self._of(self.memory_free, rows) >= memory) | ~known
+        some = self._of(self.open, rows) | np.greater(unbounded, 0)  # somebody sets no bound to its cores: something must be left
+        yield "card cores", self._of(self.cores_free, rows) >= cores + some
+        if need[:, 2].any():
+            yield "card processors", self._of(self.cpus_free, rows) >= cpus
+        yield "containers per card", self._of(self.tenants_free, rows) >= tenants
+        yield "pods per card", self._of(self.pods, rows) < self._of(self.most_pods, rows)[:, None]
+        for number in cut:
+            here = looks == number
+            yield "free slices", ~here | self._room(number, group[0].profile)[self._of(self.slices, rows) * here]
+
+    @staticmethod
+    def _of(array: npt.NDArray[AnyArray], rows: Ints) -> npt.NDArray[AnyArray]:
+        """Those rows of an array. Rows are in order and named once: as many as there are, are all, and nothing is copied."""
+        return array if len(rows) == len(array) else array[rows]
+
+    def _needs_of_all(self, ask: PodAsk, group: Sequence[Ask]) -> tuple[Ints, Bools, list[int]]:
+        """By type of card: what the group needs of it, whether such a card could ever carry it; and the types that are cut."""
+        kept = self._asked.get((ask, group[0]))
+        if kept is not None and len(kept[1]) == len(self._samples):
+            return kept
+        need = np.zeros((len(self._samples), 6), np.int64)
+        right = np.zeros(len(self._samples), np.bool_)
+        cut = list[int]()
+        for number, sample in enumerate(self._samples):
+            more = self._needs(ask, group, sample)
+            if more is None or not ask.accepts_model(sample.model):
+                continue
+            right[number] = True
+            need[number] = more.memory, more.cores, more.cpus, more.tenants, more.whole, more.open
+            if sample.layout:
+                cut.append(number)
+                need[number, :3] = 0
+        self._asked[ask, group[0]] = need, right, cut
+        return need, right, cut
+
+    def lacks(self, ask: PodAsk, rows: Ints) -> list[tuple[str, Bools]]:
+        """Words, and bool[n] which rows lack it. A row counts for the first thing, in the order above, that few cards have."""
+        found, still = dict[str, Bools](), np.ones(len(rows), np.bool_)
+        for group in ask.groups:
+            ok = np.ones((len(rows), self.kind.shape[1]), np.bool_)
+            for word, fits in self._conditions(ask, group, rows):
+                ok &= fits
+                short = still & (ok.sum(axis=1) < group[0].cards)
+                found[word] = found[word] | short if word in found else short
+                still &= ~short
+        at = np.flatnonzero(still)
+        for place in at[~self.feasible(ask, rows[at])].tolist():
+            row = int(rows[place])
+            word = forbidden(ask, self.devices[row], self.used[row], self.rules[row]) or "cards that fit together"
+            found.setdefault(word, np.zeros(len(rows), np.bool_))[place] = True
+        return [(word, short) for word, short in found.items() if short.any()]
+
+    def _needs(self, ask: PodAsk, group: Sequence[Ask], sample: Device) -> Use | None:
+        """What the group needs of a card of that type, None if such a card never carries it."""
+        parts = list[Part]()
+        for one in group:
+            part = one.part(sample)
+            if part is None:
+                return None
+            parts.append(part)
+        if sample.layout:
+            return use_of(parts) if len(parts) == 1 else None
+        return collapse(ask.seats, parts)[sample.id]
+
+    def _room(self, number: int, profile: str) -> Bools:
+        """bool[2^bits]: whether a part of that profile still goes on a cut card with those bits taken."""
+        kept = self._answers.get((number, profile))
+        if kept is None:
+            sample = self._samples[number]
+            model = KINDS[sample.kind].by_model[sample.layout]
+            bits = model.slices + len(model.profiles)
+            kept = np.zeros(1 << bits, np.bool_)
+            kept[:] = _rooms(sample, profile, bits)
+            self._answers[number, profile] = kept
+        return kept
+
+    def _named(self, ask: PodAsk, rows: Ints) -> Bools:
+        ok = np.zeros((len(rows), self.kind.shape[1]), np.bool_)
+        for at, row in enumerate(rows):
+            for place, device in enumerate(self.devices[int(row)]):
+                ok[at, place] = (not ask.ids or device.id in ask.ids) and device.id not in ask.not_ids
+        return ok
+
+    def grant(self, ask: PodAsk, row: int, first: int = -1) -> tuple[Part, ...] | Refusal:
+        """The parts that the pod would get on the row; `first`: the place that a policy likes best."""
+        return fit(ask, self.devices[row], self.used[row], self.rules[row], first)
+
+    def place_of(self, row: int, name: str) -> int:
+        """Place of the card with that id."""
+        return next(place for place, device in enumerate(self.devices[row]) if device.id == name)
+
+    def free_with(self, row: int, more: Mapping[str, Use]) -> dict[str, int]:
+        """Free thousandths of the cards named, if they carried that too."""
+        held = self.used[row]
+        return {d.id: free_milli(d, held.get(d.id, NOTHING) + more[d.id]) for d in self.devices[row] if d.id in more}
+
+    def places(self, row: int, parts: Sequence[Part]) -> tuple[int, ...]:
+        """Places of the row that the parts lie on, in order."""
+        held = {part.device for part in parts}
+        return tuple(place for place, device in enumerate(self.devices[row]) if device.id in held)
+
+    def after(self, ask: PodAsk, rows: Ints) -> Ints:
+        """int64[n, C]: free thousandths of each card with a part of the pod's first group on it, where `usable` is true."""
+        looks, group = self.look[rows], ask.groups[0]
+        left: Ints = np.zeros(looks.shape, np.int64)
+        for number in np.unique(looks):
+            sample = self._samples[number]
+            more = self._needs(ask, group, sample)
+            if more is None or more.whole:
+                continue
+            here = looks == number
+            if sample.layout:
+                model = KINDS[sample.kind].by_model[sample.layout]
+                found = model.profile(group[0].profile)
+                taken = self._bits[self.slices[rows][here] & ((1 << model.slices) - 1)] + (found.size if found else 0)
+                left[here] = 1000 * np.maximum(model.slices - taken, 0) // model.slices
+                continue
+            room = np.full(int(here.sum()), 1000, np.int64)
+            if sample.memory:
+                room = np.minimum(room, 1000 * (self.memory_free[rows][here] - more.memory) // sample.memory)
+            if sample.cores:
+                room = np.minimum(room, 1000 * (self.cores_free[rows][here] - more.cores) // sample.cores)
+            left[here] = np.maximum(room, 0)
+        return left
+
+    # what changes
+
+    def take(self, row: int, ask: PodAsk, parts: Sequence[Part]) -> str:
+        """Books a pod. "" if it fits, else why not, with nothing booked."""
+        uses = collapse(ask.seats, parts)
+        by_id = {device.id: device for device in self.devices[row]}
+        for name, more in uses.items():
+            if name not in by_id:
+                return f"card {name} is gone"
+            word = lack(by_id[name], self.used[row].get(name, NOTHING), more, self.rules[row])
+            if word:
+                return f"card {name}: {word}"
+        self._book(row, uses, 1)
+        return ""
+
+    def give(self, row: int, ask: PodAsk, parts: Sequence[Part]) -> None:
+        """The exact inverse of `take`. Raises ValueError for what was not taken."""
+        uses = collapse(ask.seats, parts)
+        for name, less in uses.items():
+            held = self.used[row].get(name, NOTHING)
+            if held.pods < less.pods or held.memory < less.memory or set(less.instances) - set(held.instances):
+                raise ValueError(f"card {name} does not hold that much: this was not taken")
+        self._book(row, uses, -1)
+
+    def _book(self, row: int, uses: Mapping[str, Use], sign: int) -> None:
+        for name, use in uses.items():
+            held = self.used[row].pop(name, NOTHING)
+            left = held + use if sign > 0 else held - use
+            if left != NOTHING:
+                self.used[row][name] = left
+        for place, device in enumerate(self.devices[row]):
+            if device.id in uses:
+                self._show(row, place)
+
+
+def _rooms(sample: Device, profile: str, bits: int) -> Bools:
+    """For every set of taken bits, whether the profile has a start left. By starts, not by sets: 7 passes over 2^bits."""
+    model = KINDS[sample.kind].by_model[sample.layout]
+    room = np.zeros(1 << bits, np.bool_)
+    found = model.profile(profile)
+    sets = np.arange(1 << bits)
+    for start in found.starts if found else ():
+        if sample.instances and (profile, start) not in sample.instances:
+            continue
+        taken = mask(sample, Use(instances=((profile, start),)))
+        room |= (sets & taken) == 0
+    return room

@@ -1,0 +1,109 @@
+"""Scores of nodes for a pod that asks for devices: FGD's and the `forebay` policy's measures on shared and mixed cards.
+
+The measures look at free thousandths of cards (`card.free_milli`), so a share of memory, a bound on cores and a part of a
+cut card are weighed alike, each by what it takes of its own card: 8 GiB are a fifth of one card and half of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
+from forebay.scheduler.devices.arrays import ORDERS, Cards
+from forebay.scheduler.devices.ask import PodAsk
+from forebay.scheduler.devices.card import collapse
+from forebay.scheduler.devices.fit import Refusal
+from forebay.scheduler.request import Request
+from forebay.scheduler.state import NO_CARD, State
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A policy's measure. `worth` of S node states: free resources [S, R], free milli of the cards [S, C], their models [S, C].
+
+    `score` turns what a placement gains into its score; `placed`: what it places counts as gained.
+    """
+
+    worth: Callable[[Ints, Ints, Shorts], Floats]
+    score: Callable[[Floats], Floats]
+    placed: bool = False
+
+
+def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floats, Shorts]:
+    """Score, and the card that the policy would take (NO_CARD: as the node's order has it), of rows that are feasible.
+
+    Where pod, queue or node label say how cards are to be filled, that decides which cards; the measure decides the rest.
+    Where pod or queue say how nodes are to be filled, their cards' free part is the score.
+    """
+    ask, cards = request.devices, state.devices
+    assert ask is not None
+    assert cards is not None
+    scores, chosen = np.full(len(rows), -np.inf), np.full(len(rows), NO_CARD, np.int16)
+    order = np.full(len(rows), ORDERS[ask.cards_by]) if ask.cards_by else cards.order[rows].astype(np.int64)
+    free = state.card_free[rows]
+    if not ask.single:
+        after = np.stack([_granted(cards, ask, int(row), free[at]) for at, row in enumerate(rows)])
+    else:
+        able, then = cards.usable(ask, rows), cards.after(ask, rows)
+        count = ask.groups[0][0].cards
+        after = np.where(ordered(able, free, count, order), then, free)
+        open_ = np.flatnonzero(order == 0) if count == 1 else np.zeros(0, np.int64)
+        if len(open_):
+            scores[open_], chosen[open_] = _each(state, request, rows[open_], judge, (able[open_], then[open_]))
+            after[open_] = free[open_]
+            after[open_, chosen[open_]] = then[open_, chosen[open_]]
+    if ask.nodes_by:
+        total = np.maximum(state.card_milli[rows].sum(axis=1), 1)
+        filled = 100 * (1 - after.sum(axis=1) / total)
+        return (filled if ask.nodes_by == "binpack" else 100 - filled), chosen
+    rest = np.flatnonzero(scores == -np.inf)
+    if len(rest):
+        scores[rest] = _gains(state, request, rows[rest], judge, (free[rest], after[rest]))
+    return scores, chosen
+
+
+def _gains(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Ints, Ints]) -> Floats:
+    """Scores of rows whose cards would go from the first free milli to the second."""
+    free, after = cards
+    now, model = state.free[rows], state.card_model[rows]
+    gained = judge.worth(now - np.array(request.resources, np.int64), after, model) - judge.worth(now, free, model)
+    return judge.score(gained + (free - after).sum(axis=1) if judge.placed else gained)
+
+
+def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Bools, Ints]) -> tuple[Floats, Shorts]:
+    """The best score over the cards that could be taken, and that card; the lowest on ties. Of cards that look alike one is
+    tried."""
+    able, then = cards
+    free, model = state.card_free[rows], state.card_model[rows]
+    looks = (free * 1001 + then) * (len(state.models) + 2) + model
+    same = (looks[:, :, None] == looks[:, None, :]) & able[:, None, :]
+    earlier = np.tri(free.shape[1], k=-1, dtype=np.bool_)
+    which, card = np.nonzero(able & ~(same & earlier).any(axis=2))
+    after = free[which].copy()
+    after[np.arange(len(which)), card] = then[which, card]
+    scores = np.full(free.shape, -np.inf)
+    scores[which, card] = _gains(state, request, rows[which], judge, (free[which], after))
+    best = scores.argmax(axis=1)
+    return scores[np.arange(len(rows)), best], best.astype(np.int16)
+
+
+def ordered(able: Bools, free: Ints, count: int, order: Ints) -> Bools:
+    """bool[n, C]: the `count` cards to take: with the least free, or the most where `order` is -1; lowest index on ties."""
+    sign = np.where(order < 0, -1, 1)[:, None]
+    best = np.where(able, sign * free, np.iinfo(np.int64).max).argsort(axis=1, kind="stable")[:, :count]
+    taken = np.zeros(free.shape, np.bool_)
+    np.put_along_axis(taken, best, True, axis=1)
+    return taken
+
+
+def _granted(cards: Cards, ask: PodAsk, row: int, free: Ints) -> Ints:
+    """Free milli of the row's cards with the pod on it, for pods whose containers ask differently."""
+    after, parts = free.copy(), cards.grant(ask, row)
+    if isinstance(parts, Refusal):
+        return after
+    for name, milli in cards.free_with(row, collapse(ask.seats, parts)).items():
+        after[cards.place_of(row, name)] = milli
+    return after

@@ -1,0 +1,96 @@
+"""Which nodes a gang gets: the set with the fewest seconds in total, taken in one transaction.
+
+Candidates are each node that takes the whole gang, and two ways to spread it: warmest nodes first, and as few nodes as possible.
+Cost of a set: seconds until its data is near (`locality`), plus PRICE seconds for each slot that it makes useless for the gangs
+that usually come (`slots.Shapes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from forebay.scheduler.arrays import Ints
+from forebay.scheduler.devices.card import Part
+from forebay.scheduler.devices.fit import Refusal
+from forebay.scheduler.gang import Gang
+from forebay.scheduler.locality.cost import Data, Links, gang_seconds, node_seconds
+from forebay.scheduler.plan import Placement, Plan
+from forebay.scheduler.request import Request
+from forebay.scheduler.slots import Shapes
+from forebay.scheduler.state import State
+from forebay.scheduler.transaction import Transaction
+
+PRICE = 20.0
+"""Seconds that a useless slot costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Pods by row, in the order of preference, and what that costs: data alone, and with what it breaks."""
+
+    rows: tuple[int, ...]
+    counts: tuple[int, ...]
+    data_seconds: float
+    seconds: float
+
+
+def choose(pods: int, free: Ints, data: Data, links: Links, shapes: Shapes) -> Choice | None:
+    """The cheapest way to place `pods` on nodes with `free` slots [N]; None where they do not fit. Ties: fuller, lower rows."""
+    if int(free.sum()) < pods:
+        return None
+    best: Choice | None = None
+    whole = np.flatnonzero(free >= pods)
+    if len(whole):
+        near = node_seconds(1.0, data.on(whole), links)
+        total = near + PRICE * np.maximum(shapes.loss(free[whole], pods), 0.0)
+        at = int(np.lexsort((free[whole], total))[0])
+        best = Choice((int(whole[at]),), (pods,), float(near[at]), float(total[at]))
+    if pods > 1 and (best is None or best.data_seconds > 1.0):
+        there = np.flatnonzero(free > 0)
+        for order in (np.lexsort((-free[there], -data.held[there])), np.lexsort((-data.held[there], -free[there]))):
+            spread = _spread(pods, free, there[order], data=data, links=links, shapes=shapes)
+            if best is None or spread.seconds < best.seconds:
+                best = spread
+    return best
+
+
+def _spread(pods: int, free: Ints, rows: Ints, *, data: Data, links: Links, shapes: Shapes) -> Choice:
+    """The first of these rows, each as full as it gets."""
+    before = np.cumsum(free[rows]) - free[rows]
+    counts = np.minimum(free[rows], pods - before)
+    rows, counts = rows[counts > 0], counts[counts > 0]
+    near = gang_seconds(counts, pods, data.on(rows), links)
+    total = near + PRICE * float(np.maximum(shapes.loss(free[rows], counts), 0.0).sum())
+    return Choice(tuple(rows.tolist()), tuple(counts.tolist()), near, total)
+
+
+def _seat(state: State, request: Request, row: int) -> tuple[tuple[int, ...], tuple[Part, ...]] | None:
+    """The cards one pod gets on the row, and what its containers get of devices; None where it may not or does not fit."""
+    allowed = state.allowed(request)  # anew for each pod: affinity and spread count those that were placed before
+    if (allowed is not None and not allowed[row]) or not state.feasible(request, state.rows[row : row + 1])[0]:
+        return None
+    if request.devices is None:
+        return state.cards_for(request, row), ()
+    assert state.devices is not None  # the row is feasible
+    parts = state.devices.grant(request.devices, row)
+    return None if isinstance(parts, Refusal) else (state.devices.places(row, parts), parts)
+
+
+def take(state: State, gang: Gang, rows: Sequence[int], counts: Sequence[int]) -> Plan | None:
+    """Place the gang's members, in their order, `counts` on each row: all of them, or None and nothing is held."""
+    where = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
+    if len(where) != len(gang.members):
+        raise ValueError(f"gang {gang.name}: {len(where)} places are given for {len(gang.members)} pods")
+    placements = list[Placement]()
+    with Transaction(state) as transaction:
+        for member, row in zip(gang.members, where, strict=True):
+            seat = _seat(state, member.request, row)
+            if seat is None:
+                return None
+            transaction.place(row, member.request, *seat)
+            placements.append(Placement(member.pod, state.names[row], *seat))
+        transaction.commit()
+    return Plan(gang.name, tuple(placements))

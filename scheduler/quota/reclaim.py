@@ -1,0 +1,170 @@
+"""Which pods go so that a waiting job can start: whole gangs, or members above their minimum; none that could stay, none in vain.
+
+Three searches (`search`), the best result counts: the mildest rule first, then the least work lost. What they find is
+right; a set that exists may be missed (docs/quota.md has how often, on small cases).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from forebay.scheduler.quota.admission import Verdict
+from forebay.scheduler.quota.amounts import NOTHING, Amounts, add, show_all
+from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG, Ask, Entitlement
+from forebay.scheduler.quota.pods import Gang, Running, Unit, units
+from forebay.scheduler.quota.rooms import Room
+from forebay.scheduler.quota.search import Trial, by_excess, by_strain, by_work, prune
+from forebay.scheduler.quota.shares import Shares
+
+_STAGES = {
+    SURPLUS: "all of it is beyond fair shares",
+    WHOLE_GANG: "a gang larger than its queue's surplus goes whole",
+    PRIORITY: "lower priorities yield",
+    GUARANTEE: "queues within their fair share give what the job's queue is guaranteed",
+}
+
+
+@dataclass(frozen=True)
+class Reclaim:
+    """What to evict. `feasible` and no pods: it fits as it is. Not feasible: nothing is to be evicted, `reason` says why.
+
+    `lost` in card-seconds. `stage`: the harshest rule that was needed (`entitled`). `kept` counts the pods that may not
+    go, by why.
+    """
+
+    feasible: bool
+    pods: tuple[Running, ...] = ()
+    reason: str = ""
+    lost: float = 0.0
+    stage: int = 0
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+    def freed(self) -> dict[str, dict[str, int]]:
+        """Amounts by node."""
+        result: dict[str, dict[str, int]] = {}
+        for pod in self.pods:
+            add(result.setdefault(pod.node, {}), pod.amounts)
+        return result
+
+
+def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
+    ask: Ask,
+    books: Books,
+    shares: Shares,
+    pods: Iterable[Running],
+    room: Room,
+    now: float,
+    *,
+    gangs: Mapping[str, Gang] = {},
+    budgets: Mapping[str, int] = {},
+    totals: Amounts = NOTHING,
+) -> Reclaim:
+    """Victims for a job, or why there are none. `books` count all pods given here, leaving ones included; nothing given is
+    changed.
+
+    `gangs` by the pods' gang (one that is missing goes only whole); `budgets`: disruptions each PodDisruptionBudget allows now.
+    `room` must already count as free what leaving pods hold. The room is left as it was found.
+    """
+    running = list(pods)
+    draft = books.copy()
+    for pod in running:
+        if pod.leaving and pod.queue:
+            draft.book(pod.queue, pod.amounts, -1, preemptible=pod.preemptible)
+    trial = Trial(ask, draft, room, Entitlement(ask, draft, shares), budgets=budgets, totals=totals)
+    hopeless = next((s for s in trial.verdict().shorts if s.hopeless), None)
+    if hopeless or trial.verdict().closed:
+        return Reclaim(False, reason=trial.verdict().sentence())
+    if trial.feasible():
+        return Reclaim(True, reason=f'"{ask.name}" fits without evicting anything')
+    candidates, kept = _movable(units(running, gangs, now), draft, now)
+    found: list[Reclaim] = []
+    far: list[_Progress] = []
+    for search in (by_excess, by_work, by_strain):
+        search(trial, candidates)
+        taken = len(trial.steps)
+        if trial.feasible():
+            found.append(_found(trial, now))
+        else:
+            far.append(_progress(trial, candidates))
+        done = bool(found) and (taken == len(trial.steps) or not room.quick)  # nothing was scattered, or asking costs
+        trial.roll_back(0)
+        if done:
+            break
+    if found:
+        return min(found, key=lambda r: (r.stage, r.lost, len(r.pods)))
+    return _in_vain(trial, max(far, key=lambda p: p.fitting), kept)
+
+
+def _movable(all_units: Iterable[Unit], books: Books, now: float) -> tuple[list[Unit], Counter[str]]:
+    """Units that nothing but the order and the shares can keep; and how many pods are kept by what."""
+    candidates: list[Unit] = []
+    kept: Counter[str] = Counter()
+    for unit in all_units:
+        least = books.tree.min_runtime(unit.queue) if unit.queue else 0.0
+        if any(not p.preemptible for p in unit.pods):
+            why = "not preemptible"
+        elif any(len(p.budgets) > 1 for p in unit.pods):
+            why = "under two disruption budgets, which the eviction API refuses"
+        elif now - unit.began < least:
+            why = f"have run less than their queue's minimum runtime of {least:.0f} s"
+        else:
+            candidates.append(unit)
+            continue
+        if unit.whole:
+            kept[why] += len(unit.pods)
+    return candidates, kept
+
+
+def _found(trial: Trial, now: float) -> Reclaim:
+    prune(trial)
+    pods = tuple(p for step in trial.steps for p in step.pods)
+    lost = sum(p.lost(now) for p in pods)
+    stage = max(step.stage for step in trial.steps)
+    return Reclaim(True, pods, _done(trial, pods, lost, stage), lost, stage)
+
+
+def _done(trial: Trial, pods: Sequence[Running], lost: float, stage: int) -> str:
+    whole = {step.unit.gang for step in trial.steps if step.unit.whole}
+    alone = sum(len(step.pods) for step in trial.steps if not step.unit.whole and step.unit.gang not in whole)
+    freed: dict[str, int] = {}
+    for pod in pods:
+        add(freed, pod.amounts)
+    above = f", and {alone} that their gangs have above the minimum" if alone else ""
+    return (
+        f'evicting {len(pods)} pods ({len(whole)} whole jobs{above}) lets "{trial.ask.name}" start: frees {show_all(freed)}, '
+        f"loses {lost / 3600:.1f} card-hours of work; {_STAGES[stage]}"
+    )
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """How far a search got that did not get there."""
+
+    fitting: int
+    gone: int
+    verdict: Verdict
+    stay: Counter[str]
+
+
+def _progress(trial: Trial, candidates: Sequence[Unit]) -> _Progress:
+    gone = sum(len(step.pods) for step in trial.steps)
+    return _Progress(trial.room.fitting(), gone, trial.verdict(), trial.stay(candidates))
+
+
+def _in_vain(trial: Trial, far: _Progress, kept: Counter[str]) -> Reclaim:
+    """Nothing helps: how far it would get, and what stays."""
+    before, wanted, name = trial.room.fitting(), trial.room.wanted, trial.ask.name
+    stay = kept + far.stay
+    if far.gone:
+        text = f'evicting the {far.gone} pods that may go lets {far.fitting} of {wanted} pods of "{name}" fit, {before} without'
+    else:
+        text = f'no pod may go for "{name}", and {before} of its {wanted} pods fit'
+    bounds = replace(
+        far.verdict, shorts=tuple(s for s in far.verdict.shorts if s.rule != "cluster")
+    )  # that nothing is free is known
+    parts = [text, "" if bounds.admitted else bounds.sentence(), trial.entitlement.why_not(trial.books)]
+    parts += [f"{n} pods stay: {why}" for why, n in sorted(stay.items())]
+    return Reclaim(False, reason="; ".join(p for p in parts if p), kept=dict(stay))
