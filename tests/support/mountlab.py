@@ -214,6 +214,9 @@ class Lab:
     def log(self) -> str:
         return (self.run / "mount-0.log").read_text() if (self.run / "mount-0.log").exists() else ""
 
+    def worker_log(self) -> str:
+        return (self.run / "worker.log").read_text() if (self.run / "worker.log").exists() else ""
+
     def log_lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
