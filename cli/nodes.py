@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from forebay.api.options import across_nodes
 from forebay.api.spec import Cluster, DatasetSpec
 from forebay.cli.output import CommandError
 
@@ -120,7 +121,8 @@ def joined(spec: DatasetSpec, join: Join, mount: str) -> Start:
         members=join.members, secret_file=join.secret_file, node=join.node, listen=join.listen, control=join.control,
         weight=join.weight, owns=not join.client,
     )  # fmt: skip
-    return Start(of_node(spec, cluster), mount)
+    mounts = [msgspec.structs.replace(m, options=across_nodes(m.store, m.options)) for m in spec.mounts]
+    return Start(of_node(msgspec.structs.replace(spec, mounts=mounts), cluster), mount)
 
 
 def read_join(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -223,6 +224,15 @@ def test_a_joined_client_tier_has_no_credentials() -> None:
             plan(specs, at, join=joining())
     with pytest.raises(click.UsageError):
         plan([spec()], ["/a"], join=joining(), no_mount=True)
+
+
+def test_a_directory_is_taken_as_shared_where_other_machines_read_it_too() -> None:
+    disk = Mount("local:///srv", "file", "/disk", "disk")
+    both = msgspec.structs.replace(spec(), mounts=[*spec().mounts, disk])
+    assert nodes.joined(both, joining(), "/a").spec.mounts[-1].options == {"shared": "true"}
+    alone = msgspec.structs.replace(disk, options={"shared": "false"})
+    known = msgspec.structs.replace(both, mounts=[alone])
+    assert nodes.joined(known, joining(), "/a").spec.mounts == [alone]
 
 
 def test_check_join(tmp_path: Path) -> None:
