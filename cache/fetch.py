@@ -62,7 +62,7 @@ class Together(Protocol):
     def read_many(
         self, wanted: Sequence[tuple[bytes, bytes, int]]
     ) -> Generator[tuple[int, Body | StoreError] | None, None, None]:
-        """Objects (key, version, size), each once, in any order, by their number in `wanted`; None where the next takes a while."""
+        """Objects (key, version, size), each once, in any order, by their number in `wanted`; None where one takes a while."""
         ...
 
 
