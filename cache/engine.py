@@ -86,7 +86,7 @@ class Engine:
         self._alert = Awake()
         self._things: dict[int, Thing] = {}
         self._sources: dict[bytes, Source] = {}
-        self._events: deque[m.Event | Sums] = deque()
+        self._events: deque[m.Event | Sums | list[Sums]] = deque()
         self._todo: deque[m.Instruction] = deque()
         self._working = False
         self._awake = False
@@ -250,11 +250,11 @@ class Engine:
 
     # --- the machine
 
-    def tell(self, event: m.Event) -> None:
-        self._perform(self.machine.handle(event))
+    def tell(self, *events: m.Event) -> None:
+        self._perform(self.machine.handle(*events))
 
-    def sink(self, event: m.Event | Sums) -> None:
-        """Take an event from any thread."""
+    def sink(self, event: m.Event | Sums | list[Sums]) -> None:
+        """Take an event, or several, from any thread."""
         self._events.append(event)
         token = self._token
         if token is not None and not self._awake:
@@ -268,15 +268,21 @@ class Engine:
         self._awake = False
         while self._events:
             event = self._events.popleft()
-            if isinstance(event, Sums):
-                if not self.machine.fetching(event.event.fetch):
-                    continue
-                if event.tier != NO_TIER:
-                    self.records.arrived(event.thing, event.tier, event.first, event.sums)
-                self.tell(event.event)
-            else:
+            if isinstance(event, list):
+                self.tell(*[s.event for s in event if self._recorded(s)])
+            elif not isinstance(event, Sums):
                 self.tell(event)
+            elif self._recorded(event):
+                self.tell(event.event)
         self.mark()
+
+    def _recorded(self, s: Sums) -> bool:
+        """Note what arrived, unless its fetch no longer counts."""
+        if not self.machine.fetching(s.event.fetch):
+            return False
+        if s.tier != NO_TIER:
+            self.records.arrived(s.thing, s.tier, s.first, s.sums)
+        return True
 
     def mark(self) -> None:
         """Records wait: commit them now or soon."""

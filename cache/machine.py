@@ -80,11 +80,12 @@ class Machine:
 
     # --- what the shell may ask
 
-    def handle(self, event: m.Event) -> list[Instruction]:
-        """Take one event; instructions must be carried out in order."""
+    def handle(self, *events: m.Event) -> list[Instruction]:
+        """Take events, then hand out work. Instructions must be carried out in order."""
         self._out = []
-        self._now = max(self._now, getattr(event, "now", 0.0))
-        self._handlers[type(event)](event)
+        for event in events:
+            self._now = max(self._now, getattr(event, "now", 0.0))
+            self._handlers[type(event)](event)
         self._dispatch()
         return self._out
 
@@ -202,8 +203,7 @@ class Machine:
                 self._release(w)
 
     def _delivered(self, e: m.Delivered) -> None:
-        f = self._fetches.get(e.fetch)
-        if f is not None:
+        if (f := self._fetches.get(e.fetch)) is not None:
             self._arrived(m.Arrived(f.id, f.first, f.count))
             self._finished(m.Finished(f.id, e.allocated, e.now))
 

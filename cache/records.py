@@ -55,6 +55,8 @@ REFLAG_BUDGET = 0.002
 """Seconds of the trio thread in which one step of `reflag` looks at rows; writing them may take as long again."""
 REFLAG_MOST = 256
 _U32 = struct.Struct(">I")
+FIRST, ONE = _U32.pack(0), b"\x01"
+"""Key of an object's first segment, and the bitmap of one block that is present."""
 
 
 class _Pending:
@@ -208,8 +210,11 @@ class Records(Rows):
         used = _U32.pack(now)
         for p in new:
             oid = p.thing.oid
-            for segment, extent in self._segments(txn, p, fresh=True):
-                extents.append((oid + _U32.pack(segment), extent.pack()))
+            if len(p.runs) == 1 and p.thing.size <= BLOCK:  # most small files: one block, here
+                extents.append((oid + FIRST, ONE + p.runs[0][1]))
+            else:
+                for segment, extent in self._segments(txn, p, fresh=True):
+                    extents.append((oid + _U32.pack(segment), extent.pack()))
             o = self._row(p, None, now)
             objects.append((oid, pack_object(o)))
             if o.flags:
