@@ -32,7 +32,9 @@ def controller() -> list[Object]:
         _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
         _rule(GROUP, [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]], _LOOK),
-        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"]], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetHints"]], _OWN),
+        _rule(OWN_GROUP, [f"{_PLURALS['DatasetHints']}/status"], ("patch",)),
         _rule("", ["namespaces", "nodes"], _LOOK),
         _rule("", ["configmaps", "services", "persistentvolumes", "persistentvolumeclaims"], _OWN),
         _rule("apps", ["statefulsets"], _OWN),
@@ -57,5 +59,7 @@ def node() -> list[Object]:
         _rule("", ["configmaps"], _LOOK),
         _rule("discovery.k8s.io", ["endpointslices"], _LOOK),
         _rule("", ["nodes"], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("get", "create", "patch")),  # its own alone: the policy beside it
+        _rule(OWN_GROUP, [f"{_PLURALS['NodeCache']}/status"], ("patch",)),
         _rule("events.k8s.io", ["events"], ("create", "patch")),
     ]

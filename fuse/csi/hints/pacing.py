@@ -84,8 +84,7 @@ def _size(held: HeldDataset) -> int:
 def _drifted(old: NodeCacheStatus, new: NodeCacheStatus) -> bool:
     if [t.medium for t in old.tiers] != [t.medium for t in new.tiers]:
         return True
-    moved: int = abs(new.capacity_bytes - old.capacity_bytes)
-    return bool(moved > DRIFT * max(old.capacity_bytes, new.capacity_bytes))
+    return abs(new.capacity_bytes - old.capacity_bytes) > DRIFT * max(old.capacity_bytes, new.capacity_bytes)
 
 
 def pause(nodes: int) -> float:
@@ -109,7 +108,7 @@ class Pacer:
         if found is News.NONE:
             return False
         if self._failures:
-            wait = min(self.FIRST_RETRY * 2 ** (self._failures - 1), self.LAST_RETRY)
+            wait = min(self.FIRST_RETRY * 2.0 ** (self._failures - 1), self.LAST_RETRY)
         else:
             wait = pause(self.nodes) * (SLOWER if found is News.SMALL else 1)
         return now - self._from >= wait * self._draw
