@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from forebay.api.nodecache import HeldDataset, Read, Served
+from forebay.api.hints import WATCH
+from forebay.api.nodecache import Bandwidth, HeldDataset, Read, Served
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
+from forebay.controller.hinting import Situation
+from forebay.controller.hints import ZONE, Place
 from forebay.controller.kinds import RESOURCES, Event, NodeCache, Pod, Whole, as_object
 from forebay.kube.objects import Key, ObjectMeta
 from forebay.runtimes import registry
@@ -131,6 +134,30 @@ class Looker:
                     counted.append((last, Warned(ref, event.reason, event.note)))
         counted.sort(key=lambda pair: pair[0], reverse=True)
         return tuple(warned for _, warned in counted), [last + FRESH for last, _ in counted]
+
+    # --- hints ---
+
+    def situation(self, subject: Subject) -> Situation:
+        """What its hints are made from. A reference shows its source's bytes, once its owner has granted it."""
+        key = Key(*subject.key)
+        waiting = sum(not p.ended and not p.spec.node_name for p in self._copies.where("Pod", "claim", c.path(*key)))
+        live = self._child(Ref("DatasetHints", *key)) if self._copies.readable("DatasetHints", *key) else None
+        of = key
+        if subject.source is not None and (subject.dataset.get("status") or {}).get("phase") in SERVING:
+            of = Key(*subject.source.subject.key)
+        places = []
+        if waiting or live is not None or WATCH in (subject.dataset["metadata"].get("annotations") or {}):
+            places = [Place(node, self._zone(node), h, self._bandwidth(node)) for node, h in self._held(of).items()]
+        return Situation(subject.dataset, places, waiting, live)
+
+    def _zone(self, node: str) -> str:
+        known = self._copies.readable("Node", "", node)
+        return str(self._copies.get("Node", "", node).metadata.labels.get(ZONE, "")) if known else ""
+
+    def _bandwidth(self, node: str) -> Bandwidth | None:
+        said = self._copies.get("NodeCache", "", node)
+        bandwidth = said.status.bandwidth if said is not None and said.status is not None else None
+        return bandwidth if isinstance(bandwidth, Bandwidth) else None
 
     # --- orphans ---
 

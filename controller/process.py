@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from forebay.controller.copies import Copies
 from forebay.controller.health import Door
+from forebay.controller.hinting import Hinter
 from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
@@ -76,7 +77,8 @@ class Controller:
         self._telling = Client(transport, MANAGER)
         self.recorder = Recorder(self._telling, NAME, options.identity)
         looker = Looker(self.copies, options.installation)
-        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), resync=options.resync)
+        hinter = Hinter(self.client)
+        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), hinter, resync=options.resync)
         self.passes = Passes()
         self.workers = Workers[Key]("dataset", self._pass, options.workers)
         for kind, store in self.copies.stores.items():

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.controller.hinting import Hinter
 from forebay.controller.looking import Looker
 from forebay.controller.pace import Pace
 from forebay.controller.telling import Teller
@@ -46,13 +47,14 @@ class Reconciler:
         looker: Looker,
         writer: Writer,
         teller: Teller,
+        hinter: Hinter | None = None,
         *,
         resync: float = RESYNC,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look, self._write, self._tell = looker, writer, teller
+        self._look, self._write, self._tell, self._hinter = looker, writer, teller, hinter
         self._resync, self._wall, self._random = resync, wall, random or Random()
         self._pace = Pace(clock)
 
@@ -77,6 +79,13 @@ class Reconciler:
             if isinstance(error, Invalid) or (isinstance(error, ApiError) and error.code == 403):
                 self._tell.warn(subject.dataset, "Refused", str(error))
         left = self._say(subject, planned, registry.observe(subject, found, rfc3339(now)), rfc3339(now))
+        if self._hinter is not None:
+            try:
+                again = self._hinter.look(self._look.situation(subject), now)
+            except _REFUSED as error:
+                failure = failure or error
+            else:
+                left += [] if again is None else [again]
         if failure is not None:
             raise failure
         if looked.until is not None:
