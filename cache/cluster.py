@@ -18,11 +18,12 @@ from forebay.cache.extents import segments_of
 from forebay.cache.fetch import Source
 from forebay.cache.index import BLOCK, SEGMENT, object_id
 from forebay.cache.log import log
-from forebay.cache.membership import Member, Membership
+from forebay.cache.membership import Membership
 from forebay.cache.peers import wire
 from forebay.cache.peers.call import PeerError, PeerRefused, PeerSilent, PeerWrong
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.wire import Mode, Ref
+from forebay.cache.roster import Member
 from forebay.cache.route import Health
 from forebay.cache.routed import RoutedBody
 from forebay.cache.stores.base import Body, Changed, Entry, NotFound, Page, Store, StoreError, Unavailable

@@ -18,6 +18,7 @@ import trio
 
 from forebay.cache import files
 from forebay.cache import messages as m
+from forebay.cache.awaited import Future, Held, Released
 from forebay.cache.awake import Awake
 from forebay.cache.door import Fault
 from forebay.cache.extents import Extent, block_range
@@ -41,40 +42,6 @@ RECOMMIT_AFTER = 1.0
 """Seconds between attempts to write an index whose disk is full."""
 THINGS_KEPT = 2048
 """Objects whose rows are remembered between the requests for them: look-ahead finds them, a moment later they are opened."""
-
-
-class Released:
-    """A reader's bytes: `fd` is a descriptor that has them when they are not in the cache file of `tier`.
-
-    Every byte up to `upto` is there too.
-    """
-
-    __slots__ = ("fd", "tier", "upto")
-
-    def __init__(self, tier: int, fd: int | None, upto: int) -> None:
-        self.tier = tier
-        self.fd = fd
-        self.upto = upto
-
-
-class _Future:
-    __slots__ = ("error", "event", "result")
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self.result: Released | None = None
-        self.error: Fault | None = None
-
-
-class _Held:
-    """What must not be evicted: objects in motion and objects somebody has open."""
-
-    def __init__(self, machine: Machine, opened: Counter[bytes]) -> None:
-        self._machine = machine
-        self._opened = opened
-
-    def __contains__(self, oid: object) -> bool:
-        return oid in self._machine or oid in self._opened
 
 
 class Engine:
@@ -106,8 +73,8 @@ class Engine:
         self.opened: Counter[bytes] = Counter()
         self.evictions: Counter[str] = Counter()  # objects and bytes
         self.buffers = files.Buffers()
-        self._held = _Held(machine, self.opened)
-        self._futures: dict[int, _Future] = {}
+        self._held = Held(machine, self.opened)
+        self._futures: dict[int, Future] = {}
         self._slots: dict[int, int] = {}
         self._leaving: dict[bytes, trio.Event] = {}  # evicted, and their files not unlinked yet
         self._doubts: dict[bytes, dict[int, Extent]] = {}  # checksums of another boot's blocks, until they were compared
@@ -216,7 +183,7 @@ class Engine:
                     self._doubts[thing.oid] = found[1]
         self._next += 1
         waiter = self._next
-        future = self._futures[waiter] = _Future()
+        future = self._futures[waiter] = Future()
         now = time.monotonic()
         self.tell(m.Want(waiter, thing, lo, hi, goal, now, now + timeout, known, span))
         try:

@@ -8,9 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from forebay.cache.membership import Member
 from forebay.cache.peers.controlwire import ControlError, Part, Progress, Taken
 from forebay.cache.peers.wire import Refused
+from forebay.cache.roster import Member
 from forebay.cache.stores.base import StoreError
 
 PARTS = 256

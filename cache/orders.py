@@ -23,11 +23,11 @@ from forebay.cache.handout import Handout
 from forebay.cache.index import COMPLETE, SEGMENT, UNRESOLVED, Row
 from forebay.cache.log import log
 from forebay.cache.marks import Marks
-from forebay.cache.membership import Member
 from forebay.cache.node import DRAINED
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers.control_client import ControlClient
 from forebay.cache.peers.wire import Ref, Refused
+from forebay.cache.roster import Member
 from forebay.cache.stores.base import NotFound, StoreError, Unavailable
 from forebay.cache.taking import Taker
 from forebay.cache.warm import REPORT

@@ -25,10 +25,10 @@ from forebay.api.podconfig import LEAVING, ORDERS_DIR
 from forebay.cache.follow import EVERY, Followed, PodFiles
 from forebay.cache.index import IndexError_
 from forebay.cache.log import Lines, log
-from forebay.cache.membership import join_address
 from forebay.cache.node import DRAINED
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers.wire import Refused
+from forebay.cache.roster import join_address
 from forebay.cache.stores.base import StoreError
 from forebay.cache.telling import Telling
 from forebay.cache.tiers import CacheDirError

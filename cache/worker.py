@@ -26,6 +26,7 @@ import trio
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, Mount
 from forebay.cache import numbering
+from forebay.cache.dispatch import FAR_LANES
 from forebay.cache.door import Door
 from forebay.cache.durable import Durability, Reconciler, by_tier, mark_clean, open_index
 from forebay.cache.engine import Engine
@@ -33,7 +34,7 @@ from forebay.cache.fetch import Meter, Source
 from forebay.cache.follow import Followed, Served, SpecFile, Told
 from forebay.cache.index import IndexError_, boot_id
 from forebay.cache.log import Lines, log
-from forebay.cache.machine import FAR_LANES, Machine
+from forebay.cache.machine import Machine
 from forebay.cache.namespace import Namespace
 from forebay.cache.records import Records
 from forebay.cache.report import report

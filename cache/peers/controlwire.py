@@ -18,10 +18,10 @@ from __future__ import annotations
 import msgspec
 
 from forebay.cache.index import BLOCK
-from forebay.cache.membership import MOST_MEMBERS
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signed, sha256
 from forebay.cache.peers.wire import Ref, Refused
+from forebay.cache.roster import MOST_MEMBERS
 
 SERVICE = "forebay.Control"
 METHODS = ("hello", "load", "pin", "unpin", "evict", "drain", "take", "leave", "stats")

@@ -26,7 +26,6 @@ from peerkit import (
 )
 
 from forebay.cache.index import BLOCK
-from forebay.cache.membership import Member
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.auth import Key, Signer
 from forebay.cache.peers.call import (
@@ -40,6 +39,7 @@ from forebay.cache.peers.call import (
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.wire import Mode, Ref
+from forebay.cache.roster import Member
 from forebay.cache.stores.base import Changed, Denied, Entry, NotFound, Page, StoreError, Unavailable
 
 RNG = random.Random(7)
