@@ -24,10 +24,11 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
     return {**found, "resourceNames": list(names)} if names else found
 
 
-def controller() -> list[Object]:
+def controller(*, labels: bool = False) -> list[Object]:
     """Users' objects are read and marked, never made or deleted. Of Secrets it only makes new ones: `get` and `patch` would
-    both hand out those of everybody."""
+    both hand out those of everybody. `labels`: it puts Fluid's labels on nodes."""
     return [
+        *([_rule("", ["nodes"], ("patch",))] if labels else ()),
         _rule(GROUP, _SERVED, (*_LOOK, "patch")),
         _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked

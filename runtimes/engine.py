@@ -48,6 +48,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: str = "1Gi"  # guess; MEM tiers are added
     drain_rate: int = 100_000_000  # bytes per second that a worker is believed to hand out when it leaves; guess
     priority_class: str = ""
+    fluid_node_labels: bool = False  # nodes get Fluid's labels, for which the controller may change nodes
     network_policy: bool = False  # only where node plugins have pod addresses: a policy cannot select the host's network
 
 
