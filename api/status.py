@@ -89,9 +89,9 @@ class Measured(Written, frozen=True):
     listed: Annotated[bool, told("Whether the stores are listed whole, so that total and files are final.")] = False
     cached_bytes: Annotated[int, size("Bytes of the dataset that at least one worker holds.")] = 0
     capacity_bytes: Annotated[int, size("Bytes that the tiers of all workers may hold.")] = 0
-    local_bytes: Annotated[int, size("Bytes read from the reader's own node since the workers started.")] = 0
-    remote_bytes: Annotated[int, size("Bytes read from other nodes' caches since the workers started.")] = 0
-    store_bytes: Annotated[int, size("Bytes fetched from the stores since the workers started.")] = 0
+    local_bytes: Annotated[int, size("Bytes read from the cache of the reader's node since that started.")] = 0
+    remote_bytes: Annotated[int, size("Bytes read from what workers held, since those started.")] = 0
+    store_bytes: Annotated[int, size("Bytes that readers had to wait for from the stores, since the workers started.")] = 0
 
 
 class DatasetStatus(Written, frozen=True):

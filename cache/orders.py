@@ -90,6 +90,11 @@ class NodeOrders:
         self._ending.set()
         self.client.close()
 
+    @property
+    def taken(self) -> int:
+        """Bytes fetched because another member gave an order."""
+        return self._taker.fetched
+
     def who(self) -> tuple[str, str]:
         return self.node.cluster.me, self.node.spec.node
 

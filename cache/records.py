@@ -168,7 +168,7 @@ class Records(Rows):
                         new.append(p)
                     else:
                         changed.append(self._update(txn, oid, p, now))
-                copies = self._insert(txn, new, now)
+                copies, held = self._insert(txn, new, now)
                 for oid, ino in self._adopted.items():
                     o = self.index.object(txn, oid)
                     if o is not None and not o.ino:
@@ -188,6 +188,7 @@ class Records(Rows):
         self.count.update(p.tier for p in new)
         for row in copies:
             self.held_copies.changed(None, row)
+        self.held_copies.held.update(held)
         for old, row in changed:
             self.held_copies.changed(old, row)
             self.count[row.tier] += 1
@@ -201,12 +202,13 @@ class Records(Rows):
         self._bytes = self._large = 0
         return True
 
-    def _insert(self, txn: Any, new: list[_Pending], now: int) -> list[Object]:
+    def _insert(self, txn: Any, new: list[_Pending], now: int) -> tuple[list[Object], dict[int, int]]:
         """Rows of objects the index has nothing of, in bulk: every single get and put hands the interpreter's lock around.
 
-        Returns those of copies.
+        Returns those of copies, and the bytes of the others by tier.
         """
         extents, objects, recency, copies = [], [], [], []
+        held: dict[int, int] = {}
         used = _U32.pack(now)
         for p in new:
             oid = p.thing.oid
@@ -222,11 +224,12 @@ class Records(Rows):
                 recency.append((turn(now, o.flags) + oid, bytes((p.tier,))))
             else:
                 recency.append((used + oid, bytes((p.tier,))))
+                held[p.tier] = held.get(p.tier, 0) + o.present
         for db, items in ((self.index.extents, extents), (self.index.objects, objects), (self.index.recency, recency)):
             if items:
                 with txn.cursor(db=db) as cursor:
                     cursor.putmulti(items)
-        return copies
+        return copies, held
 
     def _update(self, txn: Any, oid: bytes, p: _Pending, now: int) -> tuple[Object | None, Object]:
         """The row before and after."""

@@ -240,9 +240,22 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     follow = None
     if worker.node is not None:
-        follow = Followed(worker, file, Told(spec)).run
+        from forebay.cache.telling import Telling
+
+        follow = together(Followed(worker, file, Told(spec)).run, Telling(worker, args.run_dir).run)
     serve(worker, follow)
     return 0
+
+
+def together(*tasks: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """One task of several, none of which ends by itself."""
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(task)
+
+    return run
 
 
 def reopens(old: Mount, new: Mount) -> bool:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forebay.api.fluidnames import TYPES
-from forebay.controller.kinds import RESOURCES, Event, Node, Pod, Whole
+from forebay.controller.kinds import RESOURCES, Event, Node, NodeCache, Pod, Whole
 from forebay.kube.informer import Informer, Selection
 from forebay.kube.objects import Bare, Key
 from forebay.kube.store import Change, Store, Undecodable
@@ -88,6 +88,8 @@ COPIED: Mapping[str, Copied] = {
     "CacheRuntimeClass": Copied(Whole),
     "ThinRuntimeProfile": Copied(Whole),
     "DatasetGrant": Copied(Whole, indexers={"dataset": _one(granted), **_SPACE}),
+    "DatasetHints": Copied(Whole),
+    "NodeCache": Copied(NodeCache, indexers={"dataset": lambda cache: [path(h.namespace, h.name) for h in cache.datasets]}),
     "Namespace": Copied(Bare),
     "Node": Copied(Node),
     "Pod": Copied(
@@ -129,6 +131,13 @@ class Copies:
             return self.get(kind, namespace, name) is not None
         except Undecodable:
             return True
+
+    def readable(self, kind: str, namespace: str, name: str) -> bool:
+        """Whether there is such an object that can be read."""
+        try:
+            return self.get(kind, namespace, name) is not None
+        except Undecodable:
+            return False
 
     def where(self, kind: str, index: str, value: str) -> list[Any]:
         return self.stores[kind].where(index, value)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from forebay.api.crd_kinds import KINDS, VERSION
+from forebay.api.nodecache import HeldDataset, NodeCacheStatus
 from forebay.kube import resources as r
 from forebay.kube.objects import ObjectMeta
 from forebay.kube.resources import Resource
@@ -135,12 +136,24 @@ class NodeStatus(_Part, frozen=True):
 
 
 class Node(_Part, frozen=True):
-    metadata: Slight
+    metadata: Meta
     status: NodeStatus = NodeStatus()
 
     @property
     def ready(self) -> bool:
         return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions or ())
+
+
+class NodeCache(_Part, frozen=True):
+    """What a node says of its caches. A field that a newer node writes is left out; one that it writes differently makes it no
+    object that can be read."""
+
+    metadata: Slight
+    status: NodeCacheStatus | None = None
+
+    @property
+    def datasets(self) -> tuple[HeldDataset, ...]:
+        return self.status.datasets if self.status is not None else ()
 
 
 class Regarding(_Part, frozen=True):

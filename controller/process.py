@@ -12,9 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from forebay.controller.copies import Copies
 from forebay.controller.health import Door
+from forebay.controller.hinting import Hinter
+from forebay.controller.labelling import Labeller
 from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
+from forebay.controller.nodelabels import nodes
 from forebay.controller.reconciler import RESYNC, Reconciler
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
@@ -76,7 +79,11 @@ class Controller:
         self._telling = Client(transport, MANAGER)
         self.recorder = Recorder(self._telling, NAME, options.identity)
         looker = Looker(self.copies, options.installation)
-        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), resync=options.resync)
+        hinter = Hinter(self.client)
+        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), hinter, resync=options.resync)
+        self.labels: Workers[str] | None = None
+        if options.installation.fluid_node_labels:
+            self.labels = Workers[str]("node-labels", Labeller(self.copies, looker.subject, self.client).reconcile, 1)
         self.passes = Passes()
         self.workers = Workers[Key]("dataset", self._pass, options.workers)
         for kind, store in self.copies.stores.items():
@@ -107,6 +114,8 @@ class Controller:
         """Ends what runs: passes first, so that no write comes after the lease is given back. Whether all of it ended in time."""
         self._ended.set()
         ended = [self.workers.stop(drain=False)]
+        if self.labels is not None:
+            ended.append(self.labels.stop(drain=False))
         if self.leader is not None:
             ended.append(self.leader.stop())
         ended += [informer.stop() for informer in self.informers.values()]
@@ -128,6 +137,8 @@ class Controller:
             "copies are whole after %.1f s: %d datasets", time.monotonic() - self._started, len(self.copies.stores["Dataset"])
         )
         self.workers.start()
+        if self.labels is not None:
+            self.labels.start()
 
     def _lost(self, why: str) -> None:
         self._why = why
@@ -137,6 +148,9 @@ class Controller:
         def changed(change: Change[Any]) -> None:
             for key in datasets(kind, change, self.copies):
                 self.workers.add(key)
+            if self.labels is not None:
+                for node in nodes(kind, change, self.copies):
+                    self.labels.add(node)
 
         return changed
 
@@ -149,6 +163,8 @@ class Controller:
         for kind, informer in self.informers.items():
             kube.add(kind, informer)
         kube.add("dataset", self.workers)
+        if self.labels is not None:
+            kube.add("node-labels", self.labels)
         kube.add("controller", self.client)
         kube.add("events", self._telling)
         kube.add("controller", self.recorder)
