@@ -1,0 +1,597 @@
+"""What is decided, and nothing else: changes and outcomes come in, instructions go out. One thread; no clock, no call.
+
+    core.apply(kind, old, new)            # as the copies say
+    core.outcome(result, now)             # of what was instructed
+    for instruction in core.decide(now): ...
+
+Invariants:
+- a pod of ours is waiting (`pods`, and in the queue), in flight (`flights`, and assumed in the books), or bound, never two;
+- a gang's members go in flight in one decision that the planner made as one; when one of them fails, those not yet sent are
+  called back, and what is left waits again with its gang;
+- whatever leaves flight without being bound gives back all that it was booked.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from forebay.api.corev1 import Pod
+from forebay.scheduler import explain
+from forebay.scheduler.cluster import ENDED
+from forebay.scheduler.devices.ledger import Refused
+from forebay.scheduler.gang import Gang, Member
+from forebay.scheduler.gang import plan as plan_gang
+from forebay.scheduler.live.books import Books, Unplaceable, total
+from forebay.scheduler.live.config import Configuration
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Named, Outcome, Report, Tell, VolumeWish
+from forebay.scheduler.live.seam import Groups
+from forebay.scheduler.live.waiting import Job, Queue
+from forebay.scheduler.plan import Placement, Plan
+from forebay.scheduler.planner import Planner
+from forebay.scheduler.pod_amounts import pod_amounts
+from forebay.scheduler.policies import Setting, make
+from forebay.scheduler.quota.elastic import of_pod
+from forebay.scheduler.quota.order import Waiting
+from forebay.scheduler.request import Request
+from forebay.scheduler.state import Overcommit
+
+LOG = logging.getLogger(__name__)
+
+BATCH = 256
+"""Jobs of one pass. What watches say is read between passes: some 50 ms on 5,000 nodes."""
+SWEEP = 300.0
+"""Seconds between two looks for classes of pods that nobody has any more."""
+GATE = "forebay.io/placement"
+"""The scheduling gate of pods that another scheduler binds and we place."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """A pod whose binding is under way. `attempt`: number of the decision; `bound`: the server took it, the watch is late."""
+
+    number: int
+    attempt: int
+    pod: Pod
+    node: str
+    gang: str
+    bound: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """For metrics: since the start."""
+
+    attempts: dict[str, int] = field(default_factory=lambda: {"scheduled": 0, "unschedulable": 0, "error": 0})
+    outcomes: dict[str, int] = field(default_factory=dict)
+    races: int = 0
+    partial_gangs: int = 0
+    preempted: int = 0
+
+
+class Core:
+    """See the module. `time_ns`: for the annotations that carry when something was assumed."""
+
+    def __init__(self, settings: Configuration, groups: Groups, time_ns: Callable[[], int]) -> None:
+        self.settings, self.groups, self._time_ns = settings, groups, time_ns
+        self.books = Books(settings.devices, settings.patience_seconds)
+        self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
+        self.queue = Queue(settings.backoff.first_seconds, settings.backoff.longest_seconds, settings.flush_seconds)
+        self.pods: dict[str, Pod] = {}
+        self.flights: dict[str, Flight] = {}
+        self.counts = Counts()
+        self._job_of: dict[str, str] = {}
+        self._members: dict[str, dict[str, Pod]] = {}  # gang -> its pods that have a node, ended ones included
+        self._flying_on: dict[str, dict[str, None]] = {}  # node -> uids
+        self._told: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
+        self._partial: dict[str, float] = {}
+        self._reported: set[str] = set()
+        self._pending: list[Instruction] = []
+        self._numbers = self._attempts = 0
+        self._whys: dict[Request, str] = {}
+        self._whys_at = -1
+        self._swept_at = 0.0
+        self._coupled: set[str] = set()
+
+    def configure(self, settings: Configuration) -> None:
+        """Settings were read anew. What counts from the start alone is left as it is."""
+        old, self.settings = self.settings, settings
+        if old.policy != settings.policy:
+            self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
+        self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
+        self.queue.flush = settings.flush_seconds
+        self.books.quotas.patience = settings.patience_seconds
+        self.queue.stir()
+
+    # --- what comes in ---
+
+    def apply(self, kind: str, old: Any, new: Any) -> None:
+        """One change of a copy: `old` None for what is new, `new` None for what is gone. `kind` as in `copies`."""
+        if kind == "Pod":
+            if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
+                self._gone(old)
+            if new is not None:
+                self._pod(old, new)
+            return
+        before, storage = self.books.cluster.tick, self.books.cluster.storage
+        version = storage.version
+        if kind == "Node":
+            self._node(old, new)
+        elif kind == "Quota":
+            self._quota(old, new)
+            self.queue.stir()
+        elif kind.startswith("Group:"):
+            self._group(kind.removeprefix("Group:"), old, new)
+        else:
+            self._other(kind, old, new)
+        if self.books.cluster.tick != before or storage.version != version:
+            self.queue.stir()
+
+    def _node(self, old: Any, new: Any) -> None:
+        if new is not None:
+            self.books.node(new)
+            return
+        name = old.metadata.name
+        for uid in list(self._flying_on.get(name, ())):
+            self._call_back(uid, f"node {name} is gone")
+        self.books.node_gone(name)
+
+    def _other(self, kind: str, old: Any, new: Any) -> None:
+        cluster, one = self.books.cluster, new if new is not None else old
+        name, namespace = one.metadata.name, one.metadata.namespace
+        if kind == "Namespace":
+            cluster.set_namespace(new) if new is not None else cluster.remove_namespace(name)
+            self.queue.stir()
+        elif kind == "PersistentVolume":
+            cluster.storage.set_volume(new) if new is not None else cluster.storage.remove_volume(name)
+        elif kind == "PersistentVolumeClaim":
+            cluster.storage.set_claim(new) if new is not None else cluster.storage.remove_claim(namespace, name)
+        elif kind == "StorageClass":
+            cluster.storage.set_class(new) if new is not None else cluster.storage.remove_class(name)
+        elif kind == "CSINode":
+            cluster.set_driver_limits(new) if new is not None else cluster.remove_driver_limits(name)
+        elif kind == "ResourceClaim":
+            cluster.storage.set_device_claim(new) if new is not None else cluster.storage.remove_device_claim(namespace, name)
+        else:
+            raise ValueError(f"a change of {kind}, which nobody here reads")
+
+    def _quota(self, old: Any, new: Any) -> None:
+        one = new if new is not None else old
+        kind, meta = str(one.get("kind")), one.get("metadata") or {}
+        where = str(meta.get("namespace", "")), str(meta.get("name", ""))
+        problems = self.books.quota(kind, *where, new)
+        if new is None:
+            return
+        mine = f"{kind} {'/'.join(part for part in where if part)}"
+        wrong = [str(problem) for problem in problems if problem.severity == "error" and problem.object in (mine, "")]
+        if wrong:
+            api = str(one.get("apiVersion", ""))
+            self._pending.append(Report(api, kind, *where, str(meta.get("uid", "")), "InvalidQuota", wrong[0]))
+
+    def _group(self, kind: str, old: Any, new: Any) -> None:
+        if new is not None:
+            self.groups.set(kind, new)
+        else:
+            meta = old.get("metadata") or {}
+            self.groups.remove(kind, str(meta.get("namespace", "")), str(meta.get("name", "")))
+        namespace = str(((new if new is not None else old).get("metadata") or {}).get("namespace", ""))
+        for uid, pod in list(self.pods.items()):  # it may belong to another gang now, or to none
+            if pod.metadata.namespace == namespace:
+                self._wait(uid, pod)
+                if self.queue.jobs[self._job_of[uid]].gang:
+                    self.queue.hurry(self._job_of[uid])
+
+    # --- pods ---
+
+    def _pod(self, old: Pod | None, pod: Pod) -> None:
+        uid = pod.metadata.uid
+        member = self.groups.membership(pod)
+        gang = member.gang if member is not None else ""
+        if pod.spec.node_name or pod.status.phase in ENDED:
+            if gang and pod.spec.node_name:
+                self._members.setdefault(gang, {})[uid] = pod
+            self._has_node(pod, gang)
+            return
+        if pod.status.nominated_node_name or (old is not None and old.status.nominated_node_name):
+            self.books.pod(pod)
+        if not self._waits(pod):
+            if uid in self.flights and pod.metadata.deletion_timestamp:
+                self._call_back(uid, "the pod is being deleted")
+            self._withdraw(uid)
+            return
+        if uid in self.flights:
+            self.flights[uid].pod = pod
+            return
+        changed = old is None or uid not in self.pods or (old.spec, old.metadata.labels) != (pod.spec, pod.metadata.labels)
+        self._wait(uid, pod)
+        if changed and old is not None:
+            self.queue.hurry(self._job_of[uid])
+
+    def _waits(self, pod: Pod) -> bool:
+        """Whether we are to place it now."""
+        if pod.metadata.deletion_timestamp:
+            return False
+        gates = [gate.name for gate in pod.spec.scheduling_gates]
+        return gates == [GATE] or (not gates and pod.spec.scheduler_name == self.settings.scheduler_name)
+
+    def _wait(self, uid: str, pod: Pod, *, hurry: bool = True) -> None:
+        member = self.groups.membership(pod)
+        key = f"gang {member.gang}" if member is not None else uid
+        if self._job_of.get(uid, key) != key:
+            self.queue.remove(self._job_of[uid], uid)
+        self.pods[uid], self._job_of[uid] = pod, key
+        gang = member.gang if member is not None else ""
+        self.queue.add(key, uid, _created(pod), gang=gang, priority=pod.spec.priority, hurry=hurry)
+
+    def _withdraw(self, uid: str) -> None:
+        """It waits no more."""
+        key = self._job_of.pop(uid, None)
+        if key is not None:
+            self.queue.remove(key, uid)
+        self.pods.pop(uid, None)
+
+    def _has_node(self, pod: Pod, gang: str) -> None:
+        uid, node = pod.metadata.uid, pod.spec.node_name
+        known = uid in self.books.cluster.pods
+        flight = self.flights.get(uid)
+        if flight is not None:
+            self._land(uid)
+            if flight.node != node:
+                self._pending.append(Cancel((flight.number,)))
+        self._withdraw(uid)
+        self._told.pop(uid, None)
+        self._failures.pop(uid, None)
+        self.books.pod(pod, gang)
+        if pod.status.phase in ENDED:
+            if known:
+                self.queue.stir()
+        elif not known:  # somebody else's: it may be in the way of what is in flight, or what another pod waits for
+            self._raced(node)
+            self._room_for_coupled()
+
+    def _raced(self, node: str) -> None:
+        """Another scheduler, or the kubelet, has put a pod there: the watch wins, flights that no longer fit are called back."""
+        for uid in reversed(list(self._flying_on.get(node, ()))):
+            flight = self.flights[uid]
+            if not flight.bound and (why := self.books.lost(uid)):
+                self.counts.races += 1
+                self._call_back(uid, why)
+
+    def _gone(self, pod: Pod) -> None:
+        uid = pod.metadata.uid
+        flight = self.flights.get(uid)
+        if flight is not None:
+            self._land(uid)
+            self._pending.append(Cancel((flight.number,)))
+        counted = uid in self.books.cluster.pods
+        self._withdraw(uid)
+        for memory in (self._told, self._failures):
+            memory.pop(uid, None)
+        self.books.gone(uid)
+        member = self.groups.membership(pod)
+        if member is not None and (members := self._members.get(member.gang)) is not None:
+            members.pop(uid, None)
+            if not members:
+                del self._members[member.gang]
+                self._whole(member.gang)
+        if counted:
+            self.queue.stir()
+
+    # --- flights ---
+
+    def _take_off(self, pod: Pod, node: str, gang: str, attempt: int) -> Flight:
+        self._numbers += 1
+        uid = pod.metadata.uid
+        flight = self.flights[uid] = Flight(self._numbers, attempt, pod, node, gang)
+        self._flying_on.setdefault(node, {})[uid] = None
+        return flight
+
+    def _land(self, uid: str) -> Flight:
+        flight = self.flights.pop(uid)
+        there = self._flying_on[flight.node]
+        del there[uid]
+        if not there:
+            del self._flying_on[flight.node]
+        return flight
+
+    def _call_back(self, uid: str, why: str) -> None:
+        """What was decided cannot be any more. If it is sent already, what came of it is what the watch says."""
+        flight = self.flights[uid]
+        LOG.info("pod %s is called back from %s: %s", _named(flight.pod), flight.node, why)
+        self._pending.append(Cancel((flight.number,)))
+
+    def outcome(self, outcome: Outcome, now: float) -> None:
+        """What came of a Bind."""
+        self.counts.outcomes[outcome.result] = self.counts.outcomes.get(outcome.result, 0) + 1
+        flight = self.flights.get(outcome.uid)
+        if flight is None or flight.number != outcome.number:
+            return  # the watch was faster
+        if outcome.result == "bound":
+            flight.bound = True
+            return
+        self._land(outcome.uid)
+        self.books.undo(outcome.uid)
+        self.queue.stir()
+        if outcome.result == "gone":
+            self._withdraw(outcome.uid)
+        else:
+            self._again(flight, outcome, now)
+        if flight.gang:
+            rest = [o.number for o in self.flights.values() if o.attempt == flight.attempt and not o.bound]
+            if rest:
+                self._pending.append(Cancel(tuple(rest)))
+
+    def _again(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        pod, uid = flight.pod, outcome.uid
+        if not self._waits(pod):
+            return
+        self._wait(uid, pod, hurry=False)
+        failures = self._failures[uid] = self._failures.get(uid, 0) + (outcome.result != "withheld")
+        delay = min(self.queue.longest, self.queue.first * 2.0 ** min(failures - 1, 32)) if failures else 0.0
+        job = self.queue.jobs[self._job_of[uid]]
+        if now + delay > job.due_at:
+            self.queue.later(job, now, delay)
+        if outcome.result != "withheld":
+            self.counts.attempts["error"] += 1
+            what = f"binding it to node {flight.node} failed: {outcome.sentence}; it is tried again in {delay:.0f} s"
+            self._tell(pod, "SchedulerError", what)
+
+    # --- the pass ---
+
+    def decide(self, now: float) -> list[Instruction]:
+        """One pass: as much as a BATCH of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
+        self.books.sync()
+        for job in self._order(now):
+            if job.key in self.queue.jobs:
+                self._try(job, now)
+        if now - self._swept_at > SWEEP:
+            self._sweep(now)
+        done, self._pending = self._pending, []
+        return done
+
+    def _order(self, now: float) -> Iterable[Job]:
+        due = self.queue.due(now)
+        if not self.books.governed:
+            return heapq.nsmallest(BATCH, due, key=lambda job: (-job.priority, job.since, job.key))
+        return self._turns(list(due))
+
+    def _turns(self, due: list[Job]) -> Iterator[Job]:
+        """In the order of quotas. The clock of waiting is the pods' creation, so `patience` survives a restart."""
+        waiting = list[Waiting]()
+        for job in due:
+            pods = [self.pods[uid] for uid in job.pods]
+            home = self.books.home(pods[0])
+            waiting.append(Waiting(job.key, home.queue, total(map(pod_amounts, pods)), job.priority, job.since))
+        turns = self.books.quotas.turns(waiting, self.books.totals(), self._time_ns() / 1e9)
+        for _ in range(BATCH):
+            turn = turns.next()
+            if turn is None:
+                return
+            yield self.queue.jobs[turn.name]
+            if turn.name not in self.queue.jobs:
+                turns.placed(turn)
+
+    def _try(self, job: Job, now: float) -> None:
+        seen = self.queue.stirs
+        pods = [self.pods[uid] for uid in job.pods]
+        held = [self.books.cluster.nominations.get(pod.metadata.uid) for pod in pods]
+        try:
+            reason = self._place(job, pods, now)
+        except (Overcommit, Refused) as wrong:
+            LOG.exception("job %s: what was found to fit does not", job.key)
+            self.counts.attempts["error"] += 1
+            reason = f"the books disagree: {wrong}; it is tried again"
+            self.books.sync()
+        for one in held:
+            if one is not None and one.uid in self.pods:
+                self.books.pod(self.pods[one.uid])  # it keeps the place that was made for it
+        if not reason:
+            return
+        self.counts.attempts["unschedulable"] += len(job.pods)
+        self.queue.failed(job, now, reason, seen=seen)
+        for uid in job.pods:
+            self._tell(self.pods[uid], "Unschedulable", reason)
+
+    def _place(self, job: Job, pods: list[Pod], now: float) -> str:
+        """Places the job; "" or why not."""
+        requests = dict[str, Request]()
+        for pod in pods:
+            try:
+                requests[pod.metadata.uid] = self.books.request(pod)
+            except Unplaceable as wrong:
+                return f"pod {pod.metadata.name}: {wrong}" if len(pods) > 1 else str(wrong)
+            if not job.attempts:
+                self.planner.policy.observe(self.books.cluster, requests[pod.metadata.uid])
+        gang: Gang | None = None
+        if job.gang:
+            members = [(pod, Member(pod.metadata.uid, requests[pod.metadata.uid], self._sub_group(pod))) for pod in pods]
+            gathered = self.groups.gather(job.gang, members, list(self._members.get(job.gang, {}).values()))
+            if isinstance(gathered, str):
+                return gathered
+            gang = gathered
+        refusal = self._admitted(job, pods)
+        if refusal:
+            return refusal
+        for pod in pods:
+            self.books.cluster.nominations.drop(pod.metadata.uid)
+        if gang is not None:
+            return self._start_gang(job, gang, now)
+        return self._start_pod(job, pods[0], requests[pods[0].metadata.uid])
+
+    def _sub_group(self, pod: Pod) -> str:
+        member = self.groups.membership(pod)
+        return member.group if member is not None else ""
+
+    def _admitted(self, job: Job, pods: list[Pod]) -> str:
+        if not self.books.governed:
+            return ""
+        home = self.books.home(pods[0])
+        if home.refusal:
+            return home.refusal
+        wanted = Waiting(job.key, home.queue, total(map(pod_amounts, pods)), job.priority, job.since)
+        firm = any(not of_pod(pod.metadata.labels)[1] for pod in pods)
+        verdict = self.books.quotas.admit(wanted, self.books.totals(), preemptible=not firm)
+        return "" if verdict.admitted else verdict.sentence()
+
+    def _start_pod(self, job: Job, pod: Pod, request: Request) -> str:
+        choice = self.planner.choose(request)
+        if choice is None:
+            if self.books.cluster.coupled(request):
+                self._coupled.add(job.key)
+            return self._why(request)
+        cluster, uid = self.books.cluster, pod.metadata.uid
+        cluster.place(choice.row, request, choice.cards, choice.parts)
+        self._start(job, [Placement(uid, cluster.names[choice.row], choice.cards, choice.parts)], {uid: request})
+        return ""
+
+    def _start_gang(self, job: Job, gang: Gang, now: float) -> str:
+        plan = plan_gang(self.planner, gang)
+        requests = {member.pod: member.request for member in gang.members}
+        if not plan.placed:
+            if any(self.books.cluster.coupled(request) for request in requests.values()):
+                self._coupled.add(job.key)
+            self._check_partial(job, gang, plan, now)
+            return self._why_gang(plan, requests)
+        self._start(job, plan.placements, requests)
+        self._whole(job.gang)
+        return "no room for more than its minimum" if plan.waiting else ""
+
+    def _start(self, job: Job, placements: Iterable[Placement], requests: Mapping[str, Request]) -> None:
+        """The arrays have these; now the books have them, and they fly."""
+        self._attempts += 1
+        for placement, notes in self._assume(job, list(placements), requests):
+            pod = self.pods[placement.pod]
+            flight = self._take_off(pod, placement.node, job.gang, self._attempts)
+            self._withdraw(placement.pod)
+            gated = any(gate.name == GATE for gate in pod.spec.scheduling_gates)
+            wishes = self._wishes(pod, placement.node)
+            self._pending.append(Bind(_named(pod), placement.node, flight.number, notes, job.gang, wishes, gated))
+            self.counts.attempts["scheduled"] += 1
+        self._room_for_coupled()
+
+    def _assume(
+        self, job: Job, placements: Sequence[Placement], requests: Mapping[str, Request]
+    ) -> list[tuple[Placement, dict[str, str]]]:
+        """Books all of them, or none: then nothing is left in the arrays either. Raises Refused."""
+        cluster, done = self.books.cluster, list[tuple[Placement, dict[str, str]]]()
+        for at, placement in enumerate(placements):
+            pod, request = self.pods[placement.pod], requests[placement.pod]
+            try:
+                done.append((placement, self.books.assume(pod, placement, request, job.gang, self._time_ns())))
+            except Refused:
+                for left in placements[at:]:
+                    cluster.release(cluster.row_of[left.node], requests[left.pod], left.cards, left.devices)
+                for booked, _ in done:
+                    self.books.undo(booked.pod)
+                raise
+        self.books.assumed()
+        return done
+
+    def _wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
+        """Volumes that are to be bound or made before the pod."""
+        storage, wishes = self.books.cluster.storage, list[VolumeWish]()
+        if not storage.chosen:
+            return ()
+        record = self.books.cluster.pods[pod.metadata.uid]
+        for name in record.key.claims:
+            chosen = next((what for key, what in storage.chosen.items() if key == (pod.metadata.namespace, name)), None)
+            if chosen is not None:
+                wishes.append(VolumeWish(name, chosen.volume, "" if chosen.volume else node))
+        return tuple(wishes)
+
+    def _room_for_coupled(self) -> None:
+        """A pod was placed: those whose affinity or spread may wait for just that are tried again."""
+        for key in self._coupled:
+            if key in self.queue.jobs:
+                self.queue.jobs[key].seen = -1
+        self._coupled.clear()
+
+    # --- gangs that are bound in part ---
+
+    def _check_partial(self, job: Job, gang: Gang, plan: Plan, now: float) -> None:
+        """Members are bound, the rest finds no place, and the minimum is not reached: told, and perhaps undone, after a while."""
+        there = [p for p in self._members.get(job.gang, {}).values() if _alive(p)]
+        if not there or not (gang.minimum or any(gang.group_minimum.values())):
+            return
+        since = self._partial.setdefault(job.gang, now)
+        if now - since < self.settings.gangs.repair_seconds or job.gang in self._reported:
+            return
+        self._reported.add(job.gang)
+        self.counts.partial_gangs += 1
+        what = (
+            f"{len(there)} pods of gang {job.gang} are bound and the others found no place for {now - since:.0f} s: {plan.reason}"
+        )
+        delete = self.settings.gangs.partial == "Delete"
+        remedy = "the bound ones are deleted, so that all start anew" if delete else "free room, or delete the bound ones"
+        regarding = self.groups.regarding(job.gang)
+        if regarding is not None:
+            self._pending.append(Report(*regarding, "PartialGang", f"{what}; {remedy}"))
+        for pod in there:
+            if delete:
+                self._pending.append(Delete(_named(pod), "PartialGang", f"{what}; {remedy}"))
+            else:
+                meta = pod.metadata
+                self._pending.append(Report("v1", "Pod", meta.namespace, meta.name, meta.uid, "PartialGang", f"{what}; {remedy}"))
+
+    def _whole(self, gang: str) -> None:
+        self._partial.pop(gang, None)
+        self._reported.discard(gang)
+
+    # --- what is said ---
+
+    def _why(self, request: Request) -> str:
+        """Counted once for equal requests while nothing changes."""
+        if self._whys_at != self.books.cluster.tick:
+            self._whys.clear()
+            self._whys_at = self.books.cluster.tick
+        if request not in self._whys:
+            self._whys[request] = str(explain.why(self.books.cluster, request))
+        return self._whys[request]
+
+    def _why_gang(self, plan: Plan, requests: Mapping[str, Request]) -> str:
+        failed = ", ".join(f"{count} {name}" for name, count in list(plan.failed.items())[: explain.SHOWN])
+        return f"{plan.reason}" + (f"; of {len(self.books.cluster.nodes)} nodes: {failed}" if failed else "")
+
+    def _tell(self, pod: Pod, reason: Any, sentence: str) -> None:
+        uid = pod.metadata.uid
+        if self._told.get(uid) == sentence:
+            return
+        first = uid not in self._told
+        self._told[uid] = sentence
+        said = [c.message for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"]
+        if first and sentence in said:
+            return  # said before we were started
+        self._pending.append(Tell(_named(pod), reason, sentence, said=bool(said)))
+
+    def _sweep(self, now: float) -> None:
+        self._swept_at = now
+        requests = list[Request]()
+        for pod in self.pods.values():
+            try:
+                requests.append(self.books.request(pod))
+            except Unplaceable:
+                continue  # it is told when it is tried
+        self.books.cluster.sweep(requests)
+        self.planner.keep(requests)
+        self._whys.clear()
+
+
+def _named(pod: Pod) -> Named:
+    return Named(pod.metadata.namespace, pod.metadata.name, pod.metadata.uid)
+
+
+def _alive(pod: Pod) -> bool:
+    return pod.status.phase not in ENDED and not pod.metadata.deletion_timestamp
+
+
+def _created(pod: Pod) -> float:
+    """Seconds of the epoch: age survives a restart. 0 for a pod that does not say."""
+    try:
+        return datetime.fromisoformat((pod.metadata.creation_timestamp or "").replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0
