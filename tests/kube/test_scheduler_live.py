@@ -1,4 +1,4 @@
-"""Our scheduler on a real API server: pods and gangs are bound, and everything that can go wrong between deciding and binding does."""
+"""Our scheduler on a real API server: pods and gangs are bound, whatever goes wrong between deciding and binding."""
 
 from __future__ import annotations
 
