@@ -10,13 +10,14 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from forebay.api.corev1 import Node, Pod
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.cluster import ENDED, Cluster
 from forebay.scheduler.devices.ask import PodAsk
+from forebay.scheduler.devices.card import lack
 from forebay.scheduler.devices.fit import Refusal, fit
 from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render
 from forebay.scheduler.devices.inputs import Settings as DeviceSettings
@@ -226,17 +227,39 @@ class Books:
         self.devices.release(uid)
         self.quotas.ledger.release(uid)
 
-    def lost(self, uid: str) -> str:
-        """Why what was promised to the pod is not there any more, "" if it is: asked right before the binding."""
+    def lost(self, uid: str, leaving: Sequence[str] = ()) -> str:
+        """Why what was promised to the pod is not there any more, "" if it is: asked right before the binding.
+
+        `leaving`: other assumptions of the node that will be taken back.
+        """
         kept = self.cluster.pods.get(uid)
         if kept is None:
             return "nothing is booked for it"
         if kept.row < 0:
             return f"node {kept.node} is gone"
+        free = self.cluster.free[kept.row].copy()
+        for other in leaving:
+            free += self.cluster.pods[other].request.resources
         asked = [at for at, amount in enumerate(kept.request.resources) if amount]
-        if (self.cluster.free[kept.row, asked] < 0).any():
-            return f"node {kept.node} is full: another scheduler or the kubelet was faster"
-        return self.devices.check(uid) if uid in self.devices.records else ""
+        if (free[asked] < 0).any():
+            return f"node {kept.node} is full: somebody else was faster"
+        return self._cards_lost(uid, leaving) if uid in self.devices.records else ""
+
+    def _cards_lost(self, uid: str, leaving: Sequence[str]) -> str:
+        word = self.devices.check(uid)
+        if word:
+            return word
+        record = self.devices.records[uid]
+        others = [self.devices.records[other].uses() for other in leaving if other in self.devices.records]
+        cards = {device.id: device for device in self.devices.devices(record.node)}
+        for name, mine in record.uses().items():
+            used = self.devices.used(record.node)[name] - mine
+            for other in others:
+                used = used - other[name] if name in other else used
+            word = lack(cards[name], used, mine, self.devices.rules(record.node))
+            if word:
+                return f"card {name} of node {record.node} cannot take it any more ({word}): somebody else was faster"
+        return ""
 
     def _charge(self, pod: Pod, gang: str, *, assumed: bool) -> None:
         label, preemptible = of_pod(pod.metadata.labels)

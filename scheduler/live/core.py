@@ -223,9 +223,13 @@ class Core:
 
     def _raced(self, node: str) -> None:
         """Another scheduler, or the kubelet, has put a pod there: the watch wins, flights that no longer fit are called back."""
-        for flight in reversed(self.flights.on(node)):
-            if not flight.bound_at and (why := self.books.lost(flight.pod.metadata.uid)):
+        there = self.flights.on(node)
+        leaving = [flight.pod.metadata.uid for flight in there if flight.called_back]
+        for flight in reversed(there):
+            uid = flight.pod.metadata.uid
+            if not flight.bound_at and not flight.called_back and (why := self.books.lost(uid, leaving)):
                 self.counts.races += 1
+                leaving.append(uid)
                 self._call_back(flight, why)
 
     def _gone(self, pod: Pod) -> None:
@@ -253,6 +257,7 @@ class Core:
     def _call_back(self, flight: Flight, why: str) -> None:
         """What was decided cannot be any more. If it is sent already, what came of it is what the watch says."""
         LOG.info("pod %s is called back from %s: %s", named(flight.pod), flight.node, why)
+        flight.called_back = True
         self._pending.append(Cancel((flight.number,)))
 
     def outcome(self, outcome: Outcome, now: float) -> None:
