@@ -243,6 +243,27 @@ class Books:
         charge = Charge(pod.metadata.namespace, pod_amounts(pod), label, gang, preemptible, assumed)
         self.quotas.ledger.add(pod.metadata.uid, charge)
 
+    # --- everything else ---
+
+    def other(self, kind: str, old: Any, new: Any) -> None:
+        """Storage, namespaces, what drivers attach: `new` None for what is gone."""
+        cluster, one = self.cluster, new if new is not None else old
+        name, namespace = one.metadata.name, one.metadata.namespace
+        if kind == "Namespace":
+            cluster.set_namespace(new) if new is not None else cluster.remove_namespace(name)
+        elif kind == "PersistentVolume":
+            cluster.storage.set_volume(new) if new is not None else cluster.storage.remove_volume(name)
+        elif kind == "PersistentVolumeClaim":
+            cluster.storage.set_claim(new) if new is not None else cluster.storage.remove_claim(namespace, name)
+        elif kind == "StorageClass":
+            cluster.storage.set_class(new) if new is not None else cluster.storage.remove_class(name)
+        elif kind == "CSINode":
+            cluster.set_driver_limits(new) if new is not None else cluster.remove_driver_limits(name)
+        elif kind == "ResourceClaim":
+            cluster.storage.set_device_claim(new) if new is not None else cluster.storage.remove_device_claim(namespace, name)
+        else:
+            raise ValueError(f"a change of {kind}, which nobody here reads")
+
     # --- quotas ---
 
     def quota(self, kind: str, namespace: str, name: str, value: Mapping[str, object] | None) -> list[Any]:

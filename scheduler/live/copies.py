@@ -16,7 +16,7 @@ from forebay.kube.objects import ObjectMeta
 from forebay.kube.resources import Resource
 from forebay.kube.store import Change, Store
 from forebay.kube.transport import Transport
-from forebay.scheduler.live.seam import SOURCES
+from forebay.scheduler.groups import SOURCES
 
 
 class Loose(msgspec.Struct, frozen=True, rename="camel"):

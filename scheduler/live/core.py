@@ -21,15 +21,17 @@ from datetime import datetime
 from typing import Any
 
 from forebay.api.corev1 import Pod
-from forebay.scheduler import explain
 from forebay.scheduler.cluster import ENDED
 from forebay.scheduler.devices.ledger import Refused
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
+from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.books import Books, Unplaceable, total
 from forebay.scheduler.live.config import Configuration
-from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Named, Outcome, Report, Tell, VolumeWish
-from forebay.scheduler.live.seam import Groups
+from forebay.scheduler.live.flights import Flight, Flights
+from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report, VolumeWish
+from forebay.scheduler.live.partial import Partials
+from forebay.scheduler.live.saying import Sayings, named
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
@@ -51,25 +53,12 @@ GATE = "forebay.io/placement"
 
 
 @dataclass(slots=True)
-class Flight:
-    """A pod whose binding is under way. `attempt`: number of the decision; `bound`: the server took it, the watch is late."""
-
-    number: int
-    attempt: int
-    pod: Pod
-    node: str
-    gang: str
-    bound: bool = False
-
-
-@dataclass(slots=True)
 class Counts:
     """For metrics: since the start."""
 
     attempts: dict[str, int] = field(default_factory=lambda: {"scheduled": 0, "unschedulable": 0, "error": 0})
     outcomes: dict[str, int] = field(default_factory=dict)
     races: int = 0
-    partial_gangs: int = 0
     preempted: int = 0
 
 
@@ -82,19 +71,14 @@ class Core:
         self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
         self.queue = Queue(settings.backoff.first_seconds, settings.backoff.longest_seconds, settings.flush_seconds)
         self.pods: dict[str, Pod] = {}
-        self.flights: dict[str, Flight] = {}
+        self.flights, self.partials = Flights(), Partials()
+        self.sayings = Sayings(self.books.cluster)
         self.counts = Counts()
         self._job_of: dict[str, str] = {}
         self._members: dict[str, dict[str, Pod]] = {}  # gang -> its pods that have a node, ended ones included
-        self._flying_on: dict[str, dict[str, None]] = {}  # node -> uids
-        self._told: dict[str, str] = {}
         self._failures: dict[str, int] = {}
-        self._partial: dict[str, float] = {}
-        self._reported: set[str] = set()
         self._pending: list[Instruction] = []
-        self._numbers = self._attempts = 0
-        self._whys: dict[Request, str] = {}
-        self._whys_at = -1
+        self._attempts = 0
         self._swept_at = 0.0
         self._coupled: set[str] = set()
 
@@ -128,7 +112,9 @@ class Core:
         elif kind.startswith("Group:"):
             self._group(kind.removeprefix("Group:"), old, new)
         else:
-            self._other(kind, old, new)
+            self.books.other(kind, old, new)
+            if kind == "Namespace":
+                self.queue.stir()
         if self.books.cluster.tick != before or storage.version != version:
             self.queue.stir()
 
@@ -137,28 +123,9 @@ class Core:
             self.books.node(new)
             return
         name = old.metadata.name
-        for uid in list(self._flying_on.get(name, ())):
-            self._call_back(uid, f"node {name} is gone")
+        for flight in self.flights.on(name):
+            self._call_back(flight, f"node {name} is gone")
         self.books.node_gone(name)
-
-    def _other(self, kind: str, old: Any, new: Any) -> None:
-        cluster, one = self.books.cluster, new if new is not None else old
-        name, namespace = one.metadata.name, one.metadata.namespace
-        if kind == "Namespace":
-            cluster.set_namespace(new) if new is not None else cluster.remove_namespace(name)
-            self.queue.stir()
-        elif kind == "PersistentVolume":
-            cluster.storage.set_volume(new) if new is not None else cluster.storage.remove_volume(name)
-        elif kind == "PersistentVolumeClaim":
-            cluster.storage.set_claim(new) if new is not None else cluster.storage.remove_claim(namespace, name)
-        elif kind == "StorageClass":
-            cluster.storage.set_class(new) if new is not None else cluster.storage.remove_class(name)
-        elif kind == "CSINode":
-            cluster.set_driver_limits(new) if new is not None else cluster.remove_driver_limits(name)
-        elif kind == "ResourceClaim":
-            cluster.storage.set_device_claim(new) if new is not None else cluster.storage.remove_device_claim(namespace, name)
-        else:
-            raise ValueError(f"a change of {kind}, which nobody here reads")
 
     def _quota(self, old: Any, new: Any) -> None:
         one = new if new is not None else old
@@ -200,12 +167,12 @@ class Core:
         if pod.status.nominated_node_name or (old is not None and old.status.nominated_node_name):
             self.books.pod(pod)
         if not self._waits(pod):
-            if uid in self.flights and pod.metadata.deletion_timestamp:
-                self._call_back(uid, "the pod is being deleted")
+            if pod.metadata.deletion_timestamp and (flight := self.flights.get(uid)) is not None:
+                self._call_back(flight, "the pod is being deleted")
             self._withdraw(uid)
             return
-        if uid in self.flights:
-            self.flights[uid].pod = pod
+        if (flight := self.flights.get(uid)) is not None:
+            flight.pod = pod
             return
         changed = old is None or uid not in self.pods or (old.spec, old.metadata.labels) != (pod.spec, pod.metadata.labels)
         self._wait(uid, pod)
@@ -240,11 +207,11 @@ class Core:
         known = uid in self.books.cluster.pods
         flight = self.flights.get(uid)
         if flight is not None:
-            self._land(uid)
+            self.flights.land(uid)
             if flight.node != node:
                 self._pending.append(Cancel((flight.number,)))
         self._withdraw(uid)
-        self._told.pop(uid, None)
+        self.sayings.forget(uid)
         self._failures.pop(uid, None)
         self.books.pod(pod, gang)
         if pod.status.phase in ENDED:
@@ -256,53 +223,36 @@ class Core:
 
     def _raced(self, node: str) -> None:
         """Another scheduler, or the kubelet, has put a pod there: the watch wins, flights that no longer fit are called back."""
-        for uid in reversed(list(self._flying_on.get(node, ()))):
-            flight = self.flights[uid]
-            if not flight.bound and (why := self.books.lost(uid)):
+        for flight in reversed(self.flights.on(node)):
+            if not flight.bound_at and (why := self.books.lost(flight.pod.metadata.uid)):
                 self.counts.races += 1
-                self._call_back(uid, why)
+                self._call_back(flight, why)
 
     def _gone(self, pod: Pod) -> None:
         uid = pod.metadata.uid
         flight = self.flights.get(uid)
         if flight is not None:
-            self._land(uid)
+            self.flights.land(uid)
             self._pending.append(Cancel((flight.number,)))
         counted = uid in self.books.cluster.pods
         self._withdraw(uid)
-        for memory in (self._told, self._failures):
-            memory.pop(uid, None)
+        self.sayings.forget(uid)
+        self._failures.pop(uid, None)
         self.books.gone(uid)
         member = self.groups.membership(pod)
         if member is not None and (members := self._members.get(member.gang)) is not None:
             members.pop(uid, None)
             if not members:
                 del self._members[member.gang]
-                self._whole(member.gang)
+                self.partials.whole(member.gang)
         if counted:
             self.queue.stir()
 
     # --- flights ---
 
-    def _take_off(self, pod: Pod, node: str, gang: str, attempt: int) -> Flight:
-        self._numbers += 1
-        uid = pod.metadata.uid
-        flight = self.flights[uid] = Flight(self._numbers, attempt, pod, node, gang)
-        self._flying_on.setdefault(node, {})[uid] = None
-        return flight
-
-    def _land(self, uid: str) -> Flight:
-        flight = self.flights.pop(uid)
-        there = self._flying_on[flight.node]
-        del there[uid]
-        if not there:
-            del self._flying_on[flight.node]
-        return flight
-
-    def _call_back(self, uid: str, why: str) -> None:
+    def _call_back(self, flight: Flight, why: str) -> None:
         """What was decided cannot be any more. If it is sent already, what came of it is what the watch says."""
-        flight = self.flights[uid]
-        LOG.info("pod %s is called back from %s: %s", _named(flight.pod), flight.node, why)
+        LOG.info("pod %s is called back from %s: %s", named(flight.pod), flight.node, why)
         self._pending.append(Cancel((flight.number,)))
 
     def outcome(self, outcome: Outcome, now: float) -> None:
@@ -312,19 +262,17 @@ class Core:
         if flight is None or flight.number != outcome.number:
             return  # the watch was faster
         if outcome.result == "bound":
-            flight.bound = True
+            flight.bound_at = now
             return
-        self._land(outcome.uid)
+        self.flights.land(outcome.uid)
         self.books.undo(outcome.uid)
         self.queue.stir()
         if outcome.result == "gone":
             self._withdraw(outcome.uid)
         else:
             self._again(flight, outcome, now)
-        if flight.gang:
-            rest = [o.number for o in self.flights.values() if o.attempt == flight.attempt and not o.bound]
-            if rest:
-                self._pending.append(Cancel(tuple(rest)))
+        if flight.gang and (rest := self.flights.call_back_rest(flight)) is not None:
+            self._pending.append(rest)
 
     def _again(self, flight: Flight, outcome: Outcome, now: float) -> None:
         pod, uid = flight.pod, outcome.uid
@@ -339,7 +287,7 @@ class Core:
         if outcome.result != "withheld":
             self.counts.attempts["error"] += 1
             what = f"binding it to node {flight.node} failed: {outcome.sentence}; it is tried again in {delay:.0f} s"
-            self._tell(pod, "SchedulerError", what)
+            self._pending += self.sayings.tell(pod, "SchedulerError", what)
 
     # --- the pass ---
 
@@ -351,6 +299,8 @@ class Core:
                 self._try(job, now)
         if now - self._swept_at > SWEEP:
             self._sweep(now)
+            for flight in self.flights.lost(now):
+                self.outcome(Outcome(flight.number, flight.pod.metadata.uid, "failed", "no watch has shown it bound"), now)
         done, self._pending = self._pending, []
         return done
 
@@ -395,7 +345,7 @@ class Core:
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
         for uid in job.pods:
-            self._tell(self.pods[uid], "Unschedulable", reason)
+            self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason)
 
     def _place(self, job: Job, pods: list[Pod], now: float) -> str:
         """Places the job; "" or why not."""
@@ -443,7 +393,7 @@ class Core:
         if choice is None:
             if self.books.cluster.coupled(request):
                 self._coupled.add(job.key)
-            return self._why(request)
+            return self.sayings.why(request)
         cluster, uid = self.books.cluster, pod.metadata.uid
         cluster.place(choice.row, request, choice.cards, choice.parts)
         self._start(job, [Placement(uid, cluster.names[choice.row], choice.cards, choice.parts)], {uid: request})
@@ -456,9 +406,9 @@ class Core:
             if any(self.books.cluster.coupled(request) for request in requests.values()):
                 self._coupled.add(job.key)
             self._check_partial(job, gang, plan, now)
-            return self._why_gang(plan, requests)
+            return self.sayings.why_gang(plan)
         self._start(job, plan.placements, requests)
-        self._whole(job.gang)
+        self.partials.whole(job.gang)
         return "no room for more than its minimum" if plan.waiting else ""
 
     def _start(self, job: Job, placements: Iterable[Placement], requests: Mapping[str, Request]) -> None:
@@ -466,11 +416,11 @@ class Core:
         self._attempts += 1
         for placement, notes in self._assume(job, list(placements), requests):
             pod = self.pods[placement.pod]
-            flight = self._take_off(pod, placement.node, job.gang, self._attempts)
+            flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
             gated = any(gate.name == GATE for gate in pod.spec.scheduling_gates)
             wishes = self._wishes(pod, placement.node)
-            self._pending.append(Bind(_named(pod), placement.node, flight.number, notes, job.gang, wishes, gated))
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
 
@@ -511,62 +461,12 @@ class Core:
                 self.queue.jobs[key].seen = -1
         self._coupled.clear()
 
-    # --- gangs that are bound in part ---
-
     def _check_partial(self, job: Job, gang: Gang, plan: Plan, now: float) -> None:
-        """Members are bound, the rest finds no place, and the minimum is not reached: told, and perhaps undone, after a while."""
-        there = [p for p in self._members.get(job.gang, {}).values() if _alive(p)]
-        if not there or not (gang.minimum or any(gang.group_minimum.values())):
-            return
-        since = self._partial.setdefault(job.gang, now)
-        if now - since < self.settings.gangs.repair_seconds or job.gang in self._reported:
-            return
-        self._reported.add(job.gang)
-        self.counts.partial_gangs += 1
-        what = (
-            f"{len(there)} pods of gang {job.gang} are bound and the others found no place for {now - since:.0f} s: {plan.reason}"
-        )
-        delete = self.settings.gangs.partial == "Delete"
-        remedy = "the bound ones are deleted, so that all start anew" if delete else "free room, or delete the bound ones"
-        regarding = self.groups.regarding(job.gang)
-        if regarding is not None:
-            self._pending.append(Report(*regarding, "PartialGang", f"{what}; {remedy}"))
-        for pod in there:
-            if delete:
-                self._pending.append(Delete(_named(pod), "PartialGang", f"{what}; {remedy}"))
-            else:
-                meta = pod.metadata
-                self._pending.append(Report("v1", "Pod", meta.namespace, meta.name, meta.uid, "PartialGang", f"{what}; {remedy}"))
-
-    def _whole(self, gang: str) -> None:
-        self._partial.pop(gang, None)
-        self._reported.discard(gang)
-
-    # --- what is said ---
-
-    def _why(self, request: Request) -> str:
-        """Counted once for equal requests while nothing changes."""
-        if self._whys_at != self.books.cluster.tick:
-            self._whys.clear()
-            self._whys_at = self.books.cluster.tick
-        if request not in self._whys:
-            self._whys[request] = str(explain.why(self.books.cluster, request))
-        return self._whys[request]
-
-    def _why_gang(self, plan: Plan, requests: Mapping[str, Request]) -> str:
-        failed = ", ".join(f"{count} {name}" for name, count in list(plan.failed.items())[: explain.SHOWN])
-        return f"{plan.reason}" + (f"; of {len(self.books.cluster.nodes)} nodes: {failed}" if failed else "")
-
-    def _tell(self, pod: Pod, reason: Any, sentence: str) -> None:
-        uid = pod.metadata.uid
-        if self._told.get(uid) == sentence:
-            return
-        first = uid not in self._told
-        self._told[uid] = sentence
-        said = [c.message for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"]
-        if first and sentence in said:
-            return  # said before we were started
-        self._pending.append(Tell(_named(pod), reason, sentence, said=bool(said)))
+        """Members are bound, the rest finds no place, and the minimum is not reached."""
+        there = [pod for pod in self._members.get(job.gang, {}).values() if _alive(pod)]
+        if there and (gang.minimum or any(gang.group_minimum.values())):
+            regarding = self.groups.regarding(job.gang)
+            self._pending += self.partials.stuck(job.gang, there, plan.reason, regarding, now, self.settings.gangs)
 
     def _sweep(self, now: float) -> None:
         self._swept_at = now
@@ -578,11 +478,7 @@ class Core:
                 continue  # it is told when it is tried
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)
-        self._whys.clear()
-
-
-def _named(pod: Pod) -> Named:
-    return Named(pod.metadata.namespace, pod.metadata.name, pod.metadata.uid)
+        self.sayings.classes_changed()
 
 
 def _alive(pod: Pod) -> bool:

@@ -25,13 +25,13 @@ from forebay.kube.metrics import Collector as KubeCollector
 from forebay.kube.objects import Key, Reference
 from forebay.kube.recorder import Recorder
 from forebay.kube.transport import Transport
+from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.binder import Binder
 from forebay.scheduler.live.config import Configuration, Reloader, changed_for_nothing
 from forebay.scheduler.live.copies import ALWAYS, Copies, rank
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Outcome, Report, Tell
 from forebay.scheduler.live.metrics import Metrics, Reading
-from forebay.scheduler.live.seam import Groups
 from forebay.scheduler.live.telling import Teller
 from forebay.scheduler.live.volumes import Volumes
 
@@ -269,7 +269,7 @@ class Scheduler:
             core.queue.counts(),
             len(core.flights),
             core.counts.races,
-            core.counts.partial_gangs,
+            core.partials.count,
             core.counts.preempted,
             len(core.books.cluster.row_of),
             0,
