@@ -173,9 +173,9 @@ class Client:
         query = [("fieldManager", self.manager)]
         return self._write(_Request("PUT", resource.at(key, sub), query, _encode(body), JSON, repeatable=False))
 
-    def merge(self, resource: Resource, key: Key, body: Body, *, sub: str = "") -> Bare:
+    def merge(self, resource: Resource, key: Key, body: Body, *, sub: str = "", dry_run: bool = False) -> Bare:
         """JSON merge patch. With metadata.resourceVersion in `body` it raises Conflict like `replace`."""
-        query = [("fieldManager", self.manager)]
+        query = [("fieldManager", self.manager), *_dry(dry_run)]
         return self._write(_Request("PATCH", resource.at(key, sub), query, _encode(body), MERGE, repeatable=True))
 
     def strategic(self, resource: Resource, key: Key, body: Body, *, sub: str = "") -> Bare:
