@@ -13,12 +13,13 @@ Invariants:
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler.cluster import ENDED
@@ -26,30 +27,26 @@ from forebay.scheduler.devices.ledger import Refused
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
-from forebay.scheduler.live.books import Books, Unplaceable, total
+from forebay.scheduler.live.books import Books, Unplaceable
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.flights import Flight, Flights
-from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report, VolumeWish
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Outcome, Report, VolumeWish
+from forebay.scheduler.live.intentions import GATE, Intention, Opened
+from forebay.scheduler.live.intentions import read as read_intention
+from forebay.scheduler.live.ordering import order, refusal
 from forebay.scheduler.live.partial import Partials
 from forebay.scheduler.live.saying import Sayings, named
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
-from forebay.scheduler.pod_amounts import pod_amounts
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.quota.elastic import of_pod
-from forebay.scheduler.quota.order import Waiting
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import Overcommit
 
 LOG = logging.getLogger(__name__)
 
-BATCH = 256
-"""Jobs of one pass. What watches say is read between passes: some 50 ms on 5,000 nodes."""
 SWEEP = 300.0
 """Seconds between two looks for classes of pods that nobody has any more."""
-GATE = "forebay.io/placement"
-"""The scheduling gate of pods that another scheduler binds and we place."""
 
 
 @dataclass(slots=True)
@@ -71,7 +68,7 @@ class Core:
         self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
         self.queue = Queue(settings.backoff.first_seconds, settings.backoff.longest_seconds, settings.flush_seconds)
         self.pods: dict[str, Pod] = {}
-        self.flights, self.partials = Flights(), Partials()
+        self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
         self.counts = Counts()
         self._job_of: dict[str, str] = {}
@@ -159,6 +156,8 @@ class Core:
         uid = pod.metadata.uid
         member = self.groups.membership(pod)
         gang = member.gang if member is not None else ""
+        if elsewhere := self.opened.see(pod):
+            LOG.warning("%s", elsewhere)
         if pod.spec.node_name or pod.status.phase in ENDED:
             if gang and pod.spec.node_name:
                 self._members.setdefault(gang, {})[uid] = pod
@@ -170,10 +169,13 @@ class Core:
             if pod.metadata.deletion_timestamp and (flight := self.flights.get(uid)) is not None:
                 self._call_back(flight, "the pod is being deleted")
             self._withdraw(uid)
+            self._let_go(pod, gang)
             return
         if (flight := self.flights.get(uid)) is not None:
             flight.pod = pod
             return
+        if uid in self.books.cluster.pods:  # it was let through our gate and is ours to bind after all
+            self.books.undo(uid)
         changed = old is None or uid not in self.pods or (old.spec, old.metadata.labels) != (pod.spec, pod.metadata.labels)
         self._wait(uid, pod)
         if changed and old is not None:
@@ -184,7 +186,18 @@ class Core:
         if pod.metadata.deletion_timestamp:
             return False
         gates = [gate.name for gate in pod.spec.scheduling_gates]
-        return gates == [GATE] or (not gates and pod.spec.scheduler_name == self.settings.scheduler_name)
+        if self.settings.gates and gates == [GATE]:
+            return True
+        return not gates and pod.spec.scheduler_name == self.settings.scheduler_name
+
+    def _let_go(self, pod: Pod, gang: str) -> None:
+        """An earlier run of ours has opened its gate and nobody has bound it yet: it counts where it was meant to go."""
+        uid, intention = pod.metadata.uid, read_intention(pod)
+        if intention is None or _gated(pod) or pod.metadata.deletion_timestamp or uid in self.books.cluster.pods:
+            return
+        meant = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=intention.node))
+        self.books.pod(meant, gang)
+        self.opened.add(named(pod), intention)
 
     def _wait(self, uid: str, pod: Pod, *, hurry: bool = True) -> None:
         member = self.groups.membership(pod)
@@ -243,6 +256,7 @@ class Core:
         self.sayings.forget(uid)
         self._failures.pop(uid, None)
         self.books.gone(uid)
+        self.opened.gone(uid)
         member = self.groups.membership(pod)
         if member is not None and (members := self._members.get(member.gang)) is not None:
             members.pop(uid, None)
@@ -268,6 +282,9 @@ class Core:
             return  # the watch was faster
         if outcome.result == "bound":
             flight.bound_at = now
+            if _gated(flight.pod):  # the rest is its own scheduler's; it counts where it was meant to go
+                self.flights.land(outcome.uid)
+                self.opened.add(named(flight.pod), Intention(flight.node, flight.gang, self._time_ns() / 1e9))
             return
         self.flights.land(outcome.uid)
         self.books.undo(outcome.uid)
@@ -297,11 +314,12 @@ class Core:
     # --- the pass ---
 
     def decide(self, now: float) -> list[Instruction]:
-        """One pass: as much as a BATCH of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
+        """One pass: a batch of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
         self.books.sync()
-        for job in self._order(now):
+        for job in order(self.queue, self.books, self.pods, now, self._time_ns() / 1e9):
             if job.key in self.queue.jobs:
                 self._try(job, now)
+        self._tell_late()
         if now - self._swept_at > SWEEP:
             self._sweep(now)
             for flight in self.flights.lost(now):
@@ -309,27 +327,17 @@ class Core:
         done, self._pending = self._pending, []
         return done
 
-    def _order(self, now: float) -> Iterable[Job]:
-        due = self.queue.due(now)
-        if not self.books.governed:
-            return heapq.nsmallest(BATCH, due, key=lambda job: (-job.priority, job.since, job.key))
-        return self._turns(list(due))
-
-    def _turns(self, due: list[Job]) -> Iterator[Job]:
-        """In the order of quotas. The clock of waiting is the pods' creation, so `patience` survives a restart."""
-        waiting = list[Waiting]()
-        for job in due:
-            pods = [self.pods[uid] for uid in job.pods]
-            home = self.books.home(pods[0])
-            waiting.append(Waiting(job.key, home.queue, total(map(pod_amounts, pods)), job.priority, job.since))
-        turns = self.books.quotas.turns(waiting, self.books.totals(), self._time_ns() / 1e9)
-        for _ in range(BATCH):
-            turn = turns.next()
-            if turn is None:
-                return
-            yield self.queue.jobs[turn.name]
-            if turn.name not in self.queue.jobs:
-                turns.placed(turn)
+    def _tell_late(self) -> None:
+        """Gangs whose gate was opened and which their scheduler did not bind in time."""
+        for late in self.opened.late(self._time_ns() / 1e9, self.settings.gangs.repair_seconds):
+            regarding = self.groups.regarding(late.gang)
+            if regarding is not None:
+                self._pending.append(Report(*regarding, "PartialGang", late.sentence))
+            for pod in late.pods:
+                if self.settings.gangs.partial == "Delete":
+                    self._pending.append(Delete(pod, "PartialGang", late.sentence))
+                else:
+                    self._pending.append(Report("v1", "Pod", *pod, "PartialGang", late.sentence))
 
     def _try(self, job: Job, now: float) -> None:
         seen = self.queue.stirs
@@ -369,9 +377,9 @@ class Core:
             if isinstance(gathered, str):
                 return gathered
             gang = gathered
-        refusal = self._admitted(job, pods)
-        if refusal:
-            return refusal
+        refused = refusal(self.books, job, pods)
+        if refused:
+            return refused
         for pod in pods:
             self.books.cluster.nominations.drop(pod.metadata.uid)
         if gang is not None:
@@ -381,17 +389,6 @@ class Core:
     def _sub_group(self, pod: Pod) -> str:
         member = self.groups.membership(pod)
         return member.group if member is not None else ""
-
-    def _admitted(self, job: Job, pods: list[Pod]) -> str:
-        if not self.books.governed:
-            return ""
-        home = self.books.home(pods[0])
-        if home.refusal:
-            return home.refusal
-        wanted = Waiting(job.key, home.queue, total(map(pod_amounts, pods)), job.priority, job.since)
-        firm = any(not of_pod(pod.metadata.labels)[1] for pod in pods)
-        verdict = self.books.quotas.admit(wanted, self.books.totals(), preemptible=not firm)
-        return "" if verdict.admitted else verdict.sentence()
 
     def _start_pod(self, job: Job, pod: Pod, request: Request) -> str:
         choice = self.planner.choose(request)
@@ -414,7 +411,7 @@ class Core:
             return self.sayings.why_gang(plan)
         self._start(job, plan.placements, requests)
         self.partials.whole(job.gang)
-        return "no room for more than its minimum" if plan.waiting else ""
+        return self.sayings.why(requests[plan.waiting[0]]) if plan.waiting else ""
 
     def _start(self, job: Job, placements: Iterable[Placement], requests: Mapping[str, Request]) -> None:
         """The arrays have these; now the books have them, and they fly."""
@@ -423,9 +420,8 @@ class Core:
             pod = self.pods[placement.pod]
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
-            gated = any(gate.name == GATE for gate in pod.spec.scheduling_gates)
             wishes = self._wishes(pod, placement.node)
-            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated))
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, _gated(pod)))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
 
@@ -484,6 +480,10 @@ class Core:
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)
         self.sayings.classes_changed()
+
+
+def _gated(pod: Pod) -> bool:
+    return any(gate.name == GATE for gate in pod.spec.scheduling_gates)
 
 
 def _alive(pod: Pod) -> bool:

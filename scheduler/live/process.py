@@ -30,6 +30,7 @@ from forebay.scheduler.live.binder import Binder
 from forebay.scheduler.live.config import Configuration, Reloader, changed_for_nothing
 from forebay.scheduler.live.copies import ALWAYS, Copies, rank
 from forebay.scheduler.live.core import Core
+from forebay.scheduler.live.gates import Gates
 from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Outcome, Report, Tell
 from forebay.scheduler.live.metrics import Metrics, Reading
 from forebay.scheduler.live.telling import Teller
@@ -109,6 +110,7 @@ class Scheduler:
             self._bound,
             threads=settings.bind_threads,
             rehearse=settings.gangs.rehearse,
+            gated=Gates(self.client, time.time).write,
         )
         self.binder.pace(settings.qps, settings.burst)
         self.registry = CollectorRegistry()
