@@ -18,6 +18,7 @@ import yaml
 from forebay import __version__
 from forebay.controller import values
 from forebay.controller.install import HEADER, Install, Workload, parts
+from forebay.controller.removal import hooks
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "chart"
@@ -73,9 +74,9 @@ def charted() -> Charted:
 
 def files() -> Mapping[str, str]:
     """File name -> text, of everything in the chart that is not written by hand."""
-    made = {
-        f"{FOLDER}/templates/{name}": _template(name, objects) for name, objects in parts(charted()).items() if name not in ABSENT
-    }
+    holes = charted()
+    found = {**parts(holes), "90-uninstall.yaml": hooks(holes)}
+    made = {f"{FOLDER}/templates/{name}": _template(name, objects) for name, objects in found.items() if name not in ABSENT}
     about = {
         "apiVersion": "v2",
         "name": "forebay",

@@ -26,7 +26,7 @@ from forebay.controller import rights, settings
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "install"
-WRITTEN = ("install", "chart/templates")
+WRITTEN = ("install", "uninstall", "chart/templates")
 """Folders of which every YAML file is written here."""
 HEADER = "# Written by `python -P -m forebay.controller.install deploy`: change controller/install.py or controller/rights.py.\n"
 COMPONENT, PART_OF = "forebay.io/component", {"app.kubernetes.io/part-of": "forebay"}
@@ -359,9 +359,10 @@ def text(objects: Sequence[Object]) -> str:
 
 def files(install: Install) -> Mapping[str, str]:
     """Name below `deploy/` -> text: the plain manifests, and the chart."""
-    from forebay.controller import chart  # it is made of what is here
+    from forebay.controller import chart, removal  # made of what is here
 
-    return {f"{FOLDER}/{name}": HEADER + text(objects) for name, objects in parts(install).items()} | dict(chart.files())
+    plain = {f"{FOLDER}/{name}": HEADER + text(objects) for name, objects in parts(install).items()}
+    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.removal(install)), **chart.files()}
 
 
 def stale(folder: Path, install: Install) -> list[str]:

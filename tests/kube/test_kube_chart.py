@@ -12,7 +12,7 @@ import yaml
 from controllerlab import INSTALLED, Cluster, key_of
 from controlplane import programs
 
-from forebay.controller import chart, install, settings, values
+from forebay.controller import chart, install, removal, settings, values
 
 pytestmark = pytest.mark.timeout(400)
 CHART = Path(__file__).parents[2] / "deploy" / "chart"
@@ -123,6 +123,18 @@ def test_lint_finds_nothing_and_a_wrong_value_is_named(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env={"HOME": str(tmp_path)})
         assert done.returncode
         assert words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_its_hooks_are_what_uninstalls_the_plain_manifests(name: str, tmp_path: Path) -> None:
+    made = values.read(yaml.safe_dump(CHOICES[name]), name)
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(CHOICES[name]))
+    only = ("--namespace", "forebay-system", "--values", str(file), "--show-only", "templates/90-uninstall.yaml")
+    found = [obj for obj in yaml.safe_load_all(helm("template", "forebay", str(CHART), *only, folder=tmp_path)) if obj]
+    for obj in found:
+        assert obj["metadata"].pop("annotations")["helm.sh/hook"] == "pre-delete"
+    assert alike(found) == alike(removal.removal(made))
 
 
 @pytest.mark.parametrize("name", CHOICES)

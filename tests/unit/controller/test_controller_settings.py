@@ -104,7 +104,13 @@ def test_folders_of_the_node_keep_their_paths() -> None:
 
 
 def test_nobody_is_given_more_than_it_works_with() -> None:
-    for rules in (rights.controller(), rights.controller_lease(), rights.node()):
+    for rules in (
+        rights.controller(),
+        rights.controller_lease(),
+        rights.node(),
+        rights.uninstaller(),
+        rights.uninstaller_here(),
+    ):
         for rule in rules:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             assert not {"deletecollection", "escalate", "bind", "impersonate"} & set(rule["verbs"])
