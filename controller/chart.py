@@ -26,7 +26,7 @@ OPEN, CLOSE, EACH = "⟦", "⟧", "::"
 _HOLE = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}")
 _KEY = re.compile(r"^[A-Za-z][A-Za-z0-9_./-]*$")
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-SWITCHES: Mapping[str, str] = {"60-webhook.yaml": "webhook", "70-scheduler.yaml": "scheduler"}
+SWITCHES: Mapping[str, str] = {"60-webhook.yaml": "webhook", "70-scheduler.yaml": "scheduler", "71-scheduler-gates.yaml": "gates"}
 """Files that are there only where a value is true."""
 ABSENT = ("00-namespace.yaml",)
 """Parts that Helm does not make: the namespace of a release is made by who installs it."""

@@ -22,7 +22,7 @@ import msgspec
 import yaml
 
 from forebay.api.engine_class import engine_class
-from forebay.controller import rights, settings
+from forebay.controller import rights, scheduler_part, settings
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "install"
@@ -63,6 +63,8 @@ class Install(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 2
     controller: Workload = CONTROLLER
     node: Workload = EVERY_NODE
+    scheduler: bool = False
+    gates: bool = False
 
     def settings(self) -> str:
         """The controller's file."""
@@ -87,6 +89,8 @@ def parts(install: Install) -> Mapping[str, list[Object]]:
         "30-csidriver.yaml": [_driver(install)],
         "40-controller.yaml": _controller(install),
         "50-node.yaml": [_node(install), _mounts(install)],
+        **({"70-scheduler.yaml": _scheduler(install)} if install.scheduler else {}),
+        **({"71-scheduler-gates.yaml": scheduler_part.gates(install.installation)} if install.gates else {}),
     }
 
 
@@ -233,6 +237,10 @@ def _controller(install: Install) -> list[Object]:
         },
     }
     return [config, deployment]
+
+
+def _scheduler(install: Install) -> list[Object]:
+    return scheduler_part.objects(install.installation, _pull_secrets(install.installation), install.replicas)
 
 
 def _probe(path: str, port: str | int, period: int) -> Object:
