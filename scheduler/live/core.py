@@ -30,6 +30,7 @@ from forebay.scheduler.live.books import Books, Unplaceable, total
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.flights import Flight, Flights
 from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report, VolumeWish
+from forebay.scheduler.live.nearness import HINTS, Later, Nearness
 from forebay.scheduler.live.partial import Partials
 from forebay.scheduler.live.saying import Sayings, named
 from forebay.scheduler.live.waiting import Job, Queue
@@ -46,6 +47,8 @@ LOG = logging.getLogger(__name__)
 
 BATCH = 256
 """Jobs of one pass. What watches say is read between passes: some 50 ms on 5,000 nodes."""
+LOOK_AGAIN = 5.0
+"""Seconds after which a gang that waits for room near its data is tried again, whatever its back-off says."""
 SWEEP = 300.0
 """Seconds between two looks for classes of pods that nobody has any more."""
 GATE = "forebay.io/placement"
@@ -70,6 +73,7 @@ class Core:
         self.books = Books(settings.devices, settings.patience_seconds)
         self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
         self.queue = Queue(settings.backoff.first_seconds, settings.backoff.longest_seconds, settings.flush_seconds)
+        self.nearness = Nearness(self.books.cluster, settings.locality)
         self.pods: dict[str, Pod] = {}
         self.flights, self.partials = Flights(), Partials()
         self.sayings = Sayings(self.books.cluster)
@@ -81,10 +85,12 @@ class Core:
         self._attempts = 0
         self._swept_at = 0.0
         self._coupled: set[str] = set()
+        self._look_again: dict[str, float] = {}  # job -> seconds after which it is to be tried though nothing changed
 
     def configure(self, settings: Configuration) -> None:
         """Settings were read anew. What counts from the start alone is left as it is."""
         old, self.settings = self.settings, settings
+        self.nearness.settings = settings.locality
         if old.policy != settings.policy:
             self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
         self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
@@ -101,6 +107,7 @@ class Core:
                 self._gone(old)
             if new is not None:
                 self._pod(old, new)
+            self.nearness.see(old, new)
             return
         before, storage = self.books.cluster.tick, self.books.cluster.storage
         version = storage.version
@@ -111,6 +118,8 @@ class Core:
             self.queue.stir()
         elif kind.startswith("Group:"):
             self._group(kind.removeprefix("Group:"), old, new)
+        elif kind in HINTS:
+            self.nearness.apply(kind, old, new, self._wall())
         else:
             self.books.other(kind, old, new)
             if kind == "Namespace":
@@ -294,6 +303,7 @@ class Core:
     def decide(self, now: float) -> list[Instruction]:
         """One pass: as much as a BATCH of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
         self.books.sync()
+        self.nearness.alive(self._wall())
         for job in self._order(now):
             if job.key in self.queue.jobs:
                 self._try(job, now)
@@ -344,6 +354,8 @@ class Core:
             return
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
+        if job.key in self._look_again:
+            self.queue.later(job, now, self._look_again.pop(job.key))
         for uid in job.pods:
             self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason)
 
@@ -389,18 +401,28 @@ class Core:
         return "" if verdict.admitted else verdict.sentence()
 
     def _start_pod(self, job: Job, pod: Pod, request: Request) -> str:
+        uid = pod.metadata.uid
+        near = self._near(job, Gang(uid, [Member(uid, request)], 1), [pod])
+        if isinstance(near, str):
+            return near
+        if near is not None:
+            self._start(job, near.placements, {uid: request})
+            return ""
         choice = self.planner.choose(request)
         if choice is None:
             if self.books.cluster.coupled(request):
                 self._coupled.add(job.key)
             return self.sayings.why(request)
-        cluster, uid = self.books.cluster, pod.metadata.uid
+        cluster = self.books.cluster
         cluster.place(choice.row, request, choice.cards, choice.parts)
         self._start(job, [Placement(uid, cluster.names[choice.row], choice.cards, choice.parts)], {uid: request})
         return ""
 
     def _start_gang(self, job: Job, gang: Gang, now: float) -> str:
-        plan = plan_gang(self.planner, gang)
+        near = self._near(job, gang, [self.pods[member.pod] for member in gang.members])
+        if isinstance(near, str):
+            return near
+        plan = near if near is not None else plan_gang(self.planner, gang)
         requests = {member.pod: member.request for member in gang.members}
         if not plan.placed:
             if any(self.books.cluster.coupled(request) for request in requests.values()):
@@ -410,6 +432,21 @@ class Core:
         self._start(job, plan.placements, requests)
         self.partials.whole(job.gang)
         return "no room for more than its minimum" if plan.waiting else ""
+
+    def _near(self, job: Job, gang: Gang, pods: Sequence[Pod]) -> Plan | str | None:
+        """Where its data is: placed in the arrays, or why it waits; None where that decides nothing."""
+        dataset = next((name for pod in pods if (name := self.nearness.dataset(pod))), "")
+        if not dataset:
+            return None
+        now = self._wall()
+        found = self.nearness.place(gang, dataset, now - job.since, now)
+        if isinstance(found, Later):
+            self._look_again[job.key] = min(found.seconds, LOOK_AGAIN)
+            return found.sentence
+        return found
+
+    def _wall(self) -> float:
+        return self._time_ns() / 1e9
 
     def _start(self, job: Job, placements: Iterable[Placement], requests: Mapping[str, Request]) -> None:
         """The arrays have these; now the books have them, and they fly."""
