@@ -21,10 +21,11 @@ from forebay.scheduler.devices.card import lack
 from forebay.scheduler.devices.fit import Refusal, fit
 from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render
 from forebay.scheduler.devices.inputs import Settings as DeviceSettings
-from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.devices.ledger import Ledger, Refused
 from forebay.scheduler.devices.pod import read_pod
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import with_devices
+from forebay.scheduler.live.instructions import VolumeWish
 from forebay.scheduler.plan import Placement
 from forebay.scheduler.pod_amounts import pod_amounts
 from forebay.scheduler.quota.amounts import Amounts, add
@@ -34,6 +35,7 @@ from forebay.scheduler.quota.ledger import Charge
 from forebay.scheduler.quota.quotas import Quotas
 from forebay.scheduler.quota.tree import Home
 from forebay.scheduler.request import Request
+from forebay.scheduler.storage import ClaimKey
 
 LOG = logging.getLogger(__name__)
 
@@ -217,9 +219,29 @@ class Books:
         self._charge(pod, gang, assumed=True)
         return notes
 
-    def assumed(self) -> None:
-        """After `assume` of all that one decision placed: the arrays have these cards already, they are not set anew."""
-        self.devices.changes()
+    def assume_all(
+        self,
+        placements: Sequence[Placement],
+        pods: Mapping[str, Pod],
+        requests: Mapping[str, Request],
+        gang: str,
+        time_ns: int,
+    ) -> list[tuple[Placement, dict[str, str]]]:
+        """`assume` for what one decision placed: all of them, or none, and then nothing is left in the arrays. Raises Refused."""
+        done = list[tuple[Placement, dict[str, str]]]()
+        for at, placement in enumerate(placements):
+            request = requests[placement.pod]
+            try:
+                done.append((placement, self.assume(pods[placement.pod], placement, request, gang, time_ns)))
+            except Refused:
+                for left in placements[at:]:
+                    row = self.cluster.row_of[left.node]
+                    self.cluster.release(row, requests[left.pod], left.cards, left.devices)
+                for booked, _ in done:
+                    self.undo(booked.pod)
+                raise
+        self.devices.changes()  # the arrays have these cards already: they are not set anew
+        return done
 
     def undo(self, uid: str) -> None:
         """An assumption came to nothing."""
@@ -265,6 +287,15 @@ class Books:
         label, preemptible = of_pod(pod.metadata.labels)
         charge = Charge(pod.metadata.namespace, pod_amounts(pod), label, gang, preemptible, assumed)
         self.quotas.ledger.add(pod.metadata.uid, charge)
+
+    def volume_wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
+        """Volumes that are to be bound or made before the pod, which is assumed on the node."""
+        chosen, wishes = self.cluster.storage.chosen, list[VolumeWish]()
+        for name in self.cluster.pods[pod.metadata.uid].key.claims if chosen else ():
+            what = chosen.get(ClaimKey(pod.metadata.namespace, name))
+            if what is not None:
+                wishes.append(VolumeWish(name, what.volume, "" if what.volume else node))
+        return tuple(wishes)
 
     # --- everything else ---
 

@@ -46,6 +46,19 @@ class Events(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     scheduled_per_second: float = 50.0
 
 
+class Locality(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """`wait`: whether a gang may wait for room on the nodes that hold its data, `longest_wait_seconds` at most, from when its
+    first pod was made. `node_bytes_per_second`, `store_bytes_per_second`: of one node's link and of all stores together, 0 for
+    what is usual (10 and 5 Gb/s). `publishers`: the namespace whose node plugins tell what nodes hold.
+    """
+
+    wait: bool = True
+    longest_wait_seconds: float = 600.0
+    node_bytes_per_second: int = 0
+    store_bytes_per_second: int = 0
+    publishers: str = "forebay-system"
+
+
 class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """`scheduler_name`: which pods are ours. `qps`, `burst`: bindings and conditions a second, 0 for no bound of ours.
 
@@ -63,6 +76,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     backoff: Backoff = Backoff()
     gangs: Gangs = Gangs()
     events: Events = Events()
+    locality: Locality = Locality()
     gpu_mem_unit: Literal["GiB", "MiB"] = "GiB"
     mix_cores: bool = False
     patience_seconds: float = 3600.0
@@ -117,6 +131,10 @@ def problem(made: Configuration) -> str:
     for name in ("patience_seconds", "flush_seconds", "volume_deadline_seconds"):
         if getattr(made, name) <= 0:
             return f"{_camel(name)} {getattr(made, name):g} is no time to wait; write seconds above 0"
+    if made.locality.longest_wait_seconds < 0:
+        return f"locality.longestWaitSeconds {made.locality.longest_wait_seconds:g} is no time to wait; write 0 or more"
+    if made.locality.node_bytes_per_second < 0 or made.locality.store_bytes_per_second < 0:
+        return "locality.nodeBytesPerSecond and locality.storeBytesPerSecond must be 0 or more"
     if made.gangs.repair_seconds < 0 or made.events.scheduled_per_second < 0:
         return "gangs.repairSeconds and events.scheduledPerSecond must be 0 or more"
     return ""

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from forebay.api.corev1 import Namespace, Node, Pod
+from forebay.api.hints import DatasetHintsStatus
+from forebay.api.nodecache import NodeCacheStatus
 from forebay.api.resourcev1 import ResourceClaim
 from forebay.api.storagev1 import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
 from forebay.kube import resources as r
@@ -27,6 +29,20 @@ class Loose(msgspec.Struct, frozen=True, rename="camel"):
     kind: str = ""
     spec: Any = None
     status: Any = None
+
+
+class NodeCache(msgspec.Struct, frozen=True):
+    """What a node says it holds; no status before it has said anything."""
+
+    metadata: ObjectMeta
+    status: NodeCacheStatus | None = None
+
+
+class DatasetHints(msgspec.Struct, frozen=True):
+    """What is said of a dataset."""
+
+    metadata: ObjectMeta
+    status: DatasetHintsStatus | None = None
 
 
 class Watched(NamedTuple):
@@ -60,6 +76,8 @@ def optional() -> list[list[Watched]]:
     """Kinds that may be served; of each list the first one that is."""
     found = [[Watched("Quota", resource, Loose, optional=True)] for resource in QUOTAS]
     found.append([Watched("ResourceClaim", r.RESOURCE_CLAIMS, ResourceClaim, optional=True)])
+    found.append([Watched("NodeCache", r.NODE_CACHES, NodeCache, optional=True)])
+    found.append([Watched("DatasetHints", r.DATASET_HINTS, DatasetHints, optional=True)])
     for source in SOURCES:
         label = f"Group:{source.kind}.{source.group}"
         found.append(

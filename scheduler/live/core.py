@@ -23,28 +23,29 @@ import msgspec
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler.cluster import ENDED
-from forebay.scheduler.devices.ledger import Refused
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.books import Books, Unplaceable
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.flights import Flight, Flights
-from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Outcome, Report, VolumeWish
+from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report
 from forebay.scheduler.live.intentions import GATE, Intention, Opened
 from forebay.scheduler.live.intentions import read as read_intention
+from forebay.scheduler.live.nearness import HINTS, Later, Nearness
 from forebay.scheduler.live.ordering import order, refusal
-from forebay.scheduler.live.partial import Partials
+from forebay.scheduler.live.partial import Partials, told_late
 from forebay.scheduler.live.saying import Sayings, named
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
 from forebay.scheduler.request import Request
-from forebay.scheduler.state import Overcommit
 
 LOG = logging.getLogger(__name__)
 
+LOOK_AGAIN = 5.0
+"""Seconds after which a gang that waits for room near its data is tried again, whatever its back-off says."""
 SWEEP = 300.0
 """Seconds between two looks for classes of pods that nobody has any more."""
 
@@ -67,6 +68,7 @@ class Core:
         self.books = Books(settings.devices, settings.patience_seconds)
         self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
         self.queue = Queue(settings.backoff.first_seconds, settings.backoff.longest_seconds, settings.flush_seconds)
+        self.nearness = Nearness(self.books.cluster, settings.locality)
         self.pods: dict[str, Pod] = {}
         self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
@@ -78,10 +80,12 @@ class Core:
         self._attempts = 0
         self._swept_at = 0.0
         self._coupled: set[str] = set()
+        self._look_again: dict[str, float] = {}  # job -> seconds after which it is to be tried though nothing changed
 
     def configure(self, settings: Configuration) -> None:
         """Settings were read anew. What counts from the start alone is left as it is."""
         old, self.settings = self.settings, settings
+        self.nearness.settings = settings.locality
         if old.policy != settings.policy:
             self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
         self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
@@ -98,6 +102,7 @@ class Core:
                 self._gone(old)
             if new is not None:
                 self._pod(old, new)
+            self.nearness.see(old, new)
             return
         before, storage = self.books.cluster.tick, self.books.cluster.storage
         version = storage.version
@@ -108,6 +113,8 @@ class Core:
             self.queue.stir()
         elif kind.startswith("Group:"):
             self._group(kind.removeprefix("Group:"), old, new)
+        elif kind in HINTS:
+            self.nearness.apply(kind, old, new, self._wall())
         else:
             self.books.other(kind, old, new)
             if kind == "Namespace":
@@ -284,7 +291,7 @@ class Core:
             flight.bound_at = now
             if _gated(flight.pod):  # the rest is its own scheduler's; it counts where it was meant to go
                 self.flights.land(outcome.uid)
-                self.opened.add(named(flight.pod), Intention(flight.node, flight.gang, self._time_ns() / 1e9))
+                self.opened.add(named(flight.pod), Intention(flight.node, flight.gang, self._wall()))
             return
         self.flights.land(outcome.uid)
         self.books.undo(outcome.uid)
@@ -316,7 +323,8 @@ class Core:
     def decide(self, now: float) -> list[Instruction]:
         """One pass: a batch of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
         self.books.sync()
-        for job in order(self.queue, self.books, self.pods, now, self._time_ns() / 1e9):
+        self.nearness.alive(self._wall())
+        for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
         self._tell_late()
@@ -329,15 +337,8 @@ class Core:
 
     def _tell_late(self) -> None:
         """Gangs whose gate was opened and which their scheduler did not bind in time."""
-        for late in self.opened.late(self._time_ns() / 1e9, self.settings.gangs.repair_seconds):
-            regarding = self.groups.regarding(late.gang)
-            if regarding is not None:
-                self._pending.append(Report(*regarding, "PartialGang", late.sentence))
-            for pod in late.pods:
-                if self.settings.gangs.partial == "Delete":
-                    self._pending.append(Delete(pod, "PartialGang", late.sentence))
-                else:
-                    self._pending.append(Report("v1", "Pod", *pod, "PartialGang", late.sentence))
+        for late in self.opened.late(self._wall(), self.settings.gangs.repair_seconds):
+            self._pending += told_late(late, self.groups.regarding(late.gang), self.settings.gangs)
 
     def _try(self, job: Job, now: float) -> None:
         seen = self.queue.stirs
@@ -345,10 +346,10 @@ class Core:
         held = [self.books.cluster.nominations.get(pod.metadata.uid) for pod in pods]
         try:
             reason = self._place(job, pods, now)
-        except (Overcommit, Refused) as wrong:
-            LOG.exception("job %s: what was found to fit does not", job.key)
+        except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
+            LOG.exception("job %s: it could not be tried", job.key)
             self.counts.attempts["error"] += 1
-            reason = f"the books disagree: {wrong}; it is tried again"
+            reason = f"the scheduler failed on it: {wrong!r}; its log says more"
             self.books.sync()
         for one in held:
             if one is not None and one.uid in self.pods:
@@ -357,6 +358,8 @@ class Core:
             return
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
+        if job.key in self._look_again:
+            self.queue.later(job, now, self._look_again.pop(job.key))
         for uid in job.pods:
             self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason)
 
@@ -391,18 +394,28 @@ class Core:
         return member.group if member is not None else ""
 
     def _start_pod(self, job: Job, pod: Pod, request: Request) -> str:
+        uid = pod.metadata.uid
+        near = self._near(job, Gang(uid, [Member(uid, request)], 1), [pod])
+        if isinstance(near, str):
+            return near
+        if near is not None:
+            self._start(job, near.placements, {uid: request})
+            return ""
         choice = self.planner.choose(request)
         if choice is None:
             if self.books.cluster.coupled(request):
                 self._coupled.add(job.key)
             return self.sayings.why(request)
-        cluster, uid = self.books.cluster, pod.metadata.uid
+        cluster = self.books.cluster
         cluster.place(choice.row, request, choice.cards, choice.parts)
         self._start(job, [Placement(uid, cluster.names[choice.row], choice.cards, choice.parts)], {uid: request})
         return ""
 
     def _start_gang(self, job: Job, gang: Gang, now: float) -> str:
-        plan = plan_gang(self.planner, gang)
+        near = self._near(job, gang, [self.pods[member.pod] for member in gang.members])
+        if isinstance(near, str):
+            return near
+        plan = near if near is not None else plan_gang(self.planner, gang)
         requests = {member.pod: member.request for member in gang.members}
         if not plan.placed:
             if any(self.books.cluster.coupled(request) for request in requests.values()):
@@ -413,47 +426,32 @@ class Core:
         self.partials.whole(job.gang)
         return self.sayings.why(requests[plan.waiting[0]]) if plan.waiting else ""
 
+    def _near(self, job: Job, gang: Gang, pods: Sequence[Pod]) -> Plan | str | None:
+        """Where its data is: placed in the arrays, or why it waits; None where that decides nothing."""
+        dataset = next((name for pod in pods if (name := self.nearness.dataset(pod))), "")
+        if not dataset:
+            return None
+        now = self._wall()
+        found = self.nearness.place(gang, dataset, now - job.since, now)
+        if isinstance(found, Later):
+            self._look_again[job.key] = min(found.seconds, LOOK_AGAIN)
+            return found.sentence
+        return found
+
+    def _wall(self) -> float:
+        return self._time_ns() / 1e9
+
     def _start(self, job: Job, placements: Iterable[Placement], requests: Mapping[str, Request]) -> None:
         """The arrays have these; now the books have them, and they fly."""
         self._attempts += 1
-        for placement, notes in self._assume(job, list(placements), requests):
+        for placement, notes in self.books.assume_all(list(placements), self.pods, requests, job.gang, self._time_ns()):
             pod = self.pods[placement.pod]
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
-            wishes = self._wishes(pod, placement.node)
+            wishes = self.books.volume_wishes(pod, placement.node)
             self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, _gated(pod)))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
-
-    def _assume(
-        self, job: Job, placements: Sequence[Placement], requests: Mapping[str, Request]
-    ) -> list[tuple[Placement, dict[str, str]]]:
-        """Books all of them, or none: then nothing is left in the arrays either. Raises Refused."""
-        cluster, done = self.books.cluster, list[tuple[Placement, dict[str, str]]]()
-        for at, placement in enumerate(placements):
-            pod, request = self.pods[placement.pod], requests[placement.pod]
-            try:
-                done.append((placement, self.books.assume(pod, placement, request, job.gang, self._time_ns())))
-            except Refused:
-                for left in placements[at:]:
-                    cluster.release(cluster.row_of[left.node], requests[left.pod], left.cards, left.devices)
-                for booked, _ in done:
-                    self.books.undo(booked.pod)
-                raise
-        self.books.assumed()
-        return done
-
-    def _wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
-        """Volumes that are to be bound or made before the pod."""
-        storage, wishes = self.books.cluster.storage, list[VolumeWish]()
-        if not storage.chosen:
-            return ()
-        record = self.books.cluster.pods[pod.metadata.uid]
-        for name in record.key.claims:
-            chosen = next((what for key, what in storage.chosen.items() if key == (pod.metadata.namespace, name)), None)
-            if chosen is not None:
-                wishes.append(VolumeWish(name, chosen.volume, "" if chosen.volume else node))
-        return tuple(wishes)
 
     def _room_for_coupled(self) -> None:
         """A pod was placed: those whose affinity or spread may wait for just that are tried again."""

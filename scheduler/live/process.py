@@ -184,7 +184,7 @@ class Scheduler:
             key=lambda one: rank(one.kind),
         )
         for one in early:
-            self._take(one)
+            self._take_safely(one)
         self.ready = True
         LOG.info("copies are whole after %.1f s: %d objects", time.monotonic() - self._started, len(early))
         return True
@@ -196,7 +196,7 @@ class Scheduler:
             at = self.core.queue.next_at(now) if leading else None
             wait = IDLE if at is None else min(IDLE, max(0.0, at - now))
             for one in self._taken(DRAIN, wait):
-                self._take(one)
+                self._take_safely(one)
             if leading and not self._ended.is_set():
                 began = time.monotonic()
                 instructions = self.core.decide(began)
@@ -222,6 +222,14 @@ class Scheduler:
         except queue.Empty:
             pass
         return found
+
+    def _take_safely(self, message: Message) -> None:
+        """One object that we fail on must not keep all others from being placed: told in log and metrics."""
+        try:
+            self._take(message)
+        except Exception:
+            self.metrics.defects += 1
+            LOG.exception("what was said could not be taken in: %.300s", message)
 
     def _take(self, message: Message) -> None:
         if isinstance(message, _Changed):
