@@ -143,10 +143,10 @@ def live_site(world: ControlPlane) -> Iterator[Site]:
 
 
 class Running:
-    """One replica. `kill`: as a crash would, no lease is given back and no binding is waited for."""
+    """One replica."""
 
     def __init__(self, endpoint: Endpoint, settings: Configuration = Configuration(), **options: Any) -> None:  # noqa: B008
-        self._transport = Transport(endpoint, kept=32)
+        self._transport: Transport | None = Transport(endpoint, kept=32)
         given = {"elect": False, "identity": f"replica-{next(NUMBERS)}", "namespace": "default", **options}
         self.scheduler = Scheduler(self._transport, Options(settings=settings, **given))
 
@@ -156,10 +156,17 @@ class Running:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._transport is not None:
+            self.stop(check=kind is None)
+
+    def stop(self, *, check: bool = True) -> None:
+        """In order, as on SIGTERM."""
         wrong = self.scheduler.unhealthy()
         ended = self.scheduler.stop()
+        assert self._transport is not None
         self._transport.close()
-        assert kind is not None or (ended and not wrong), wrong or "it did not end in time"
+        self._transport = None
+        assert not check or (ended and not wrong), wrong or "it did not end in time"
 
 
 def for_seconds(seconds: float, holds: Callable[[], bool]) -> None:
