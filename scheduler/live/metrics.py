@@ -53,9 +53,7 @@ class Metrics:
         for result, count in self.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
-        yield CounterMetricFamily(
-            "forebay_scheduler_defects", "Changes that could not be taken in: see the log", value=self.defects
-        )
+        yield CounterMetricFamily("forebay_scheduler_defects", "Changes that were not taken in: see the log", value=self.defects)
         yield CounterMetricFamily("forebay_scheduler_events_left_out", "Scheduled Events beyond the bound", value=self._untold())
         now = self.reading
         if now is None:

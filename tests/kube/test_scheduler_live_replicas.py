@@ -52,7 +52,7 @@ def test_the_second_replica_takes_over_with_books_that_are_right(world: ControlP
             site.all_bound(pods)
             assert not second.scheduler.leader.leading  # type: ignore[union-attr]
             assert not second.scheduler.core.counts.attempts["scheduled"]
-            first.scheduler.stop()
+            first.stop()
             more = [site.pod(f"b{n}") for n in range(2)]
             until(lambda: sum(map(bool, site.where(more))) == 1, PATIENCE)
             for_seconds(1.0, lambda: sum(map(bool, site.where(more))) == 1)  # the fourth core is taken, there is no fifth
