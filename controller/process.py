@@ -14,6 +14,7 @@ from forebay.controller.copies import Copies
 from forebay.controller.health import Door
 from forebay.controller.hinting import Hinter
 from forebay.controller.labelling import Labeller
+from forebay.controller.leaving import Leaving
 from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
@@ -44,7 +45,8 @@ SYNC = 120.0
 
 
 class Options(NamedTuple):
-    """`listen`: host and port of the health door. `elect` False: the only replica, and no lease is taken."""
+    """`listen`: host and port of the health door. `elect` False: the only replica, and no lease is taken. `leaving`: everything
+    is taken away instead of being kept."""
 
     installation: Installation = Installation()
     identity: str = ""
@@ -52,6 +54,7 @@ class Options(NamedTuple):
     workers: int = 4
     elect: bool = True
     resync: float = RESYNC
+    leaving: bool = False
 
 
 class Controller:
@@ -79,10 +82,9 @@ class Controller:
         self._telling = Client(transport, MANAGER)
         self.recorder = Recorder(self._telling, NAME, options.identity)
         looker = Looker(self.copies, options.installation)
-        hinter = Hinter(self.client)
-        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), hinter, resync=options.resync)
+        self.reconciler = self._reconciler(looker)
         self.labels: Workers[str] | None = None
-        if options.installation.fluid_node_labels:
+        if options.installation.fluid_node_labels and not options.leaving:
             self.labels = Workers[str]("node-labels", Labeller(self.copies, looker.subject, self.client).reconcile, 1)
         self.passes = Passes()
         self.workers = Workers[Key]("dataset", self._pass, options.workers)
@@ -124,6 +126,14 @@ class Controller:
         return all(ended)
 
     # --- parts ---
+
+    def _reconciler(self, looker: Looker) -> Reconciler | Leaving:
+        writer, teller = Writer(self.client), Teller(self.recorder.say)
+        return (
+            Leaving(looker, writer, teller)
+            if self._options.leaving
+            else Reconciler(looker, writer, teller, Hinter(self.client), resync=self._options.resync)
+        )
 
     def _led(self) -> None:
         """Passes begin once every copy is whole: what is missing from a half copy would be made or taken away."""
