@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sim": ("forebay.cli.sim", "Replay recorded workloads through the planner, without a cluster."),
     "controller": ("forebay.cli.controller", "Keep the datasets of a Kubernetes cluster as their objects say."),
     "scheduler": ("forebay.cli.scheduler", "Place pods of a Kubernetes cluster."),
+    "uninstall": ("forebay.cli.uninstall", "Let go of the datasets of a Kubernetes cluster, before forebay leaves it."),
     "why": ("forebay.cli.why", "Say why a gang waits, what starting now would cost, and what to free."),
     "demo": ("forebay.cli.demo", "Show all of it on this machine, with stores made for the occasion."),
 }

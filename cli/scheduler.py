@@ -20,7 +20,11 @@ from forebay.scheduler.live import config as configuration
 from forebay.scheduler.live.process import Options, Scheduler
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  forebay scheduler run --config /etc/forebay/scheduler.yaml"""
+)
 def scheduler() -> None:
     """Place pods of a Kubernetes cluster."""
 

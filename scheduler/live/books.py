@@ -10,20 +10,22 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from forebay.api.corev1 import Node, Pod
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.cluster import ENDED, Cluster
 from forebay.scheduler.devices.ask import PodAsk
+from forebay.scheduler.devices.card import lack
 from forebay.scheduler.devices.fit import Refusal, fit
 from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render
 from forebay.scheduler.devices.inputs import Settings as DeviceSettings
-from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.devices.ledger import Ledger, Refused
 from forebay.scheduler.devices.pod import read_pod
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import with_devices
+from forebay.scheduler.live.instructions import VolumeWish
 from forebay.scheduler.plan import Placement
 from forebay.scheduler.pod_amounts import pod_amounts
 from forebay.scheduler.quota.amounts import Amounts, add
@@ -33,6 +35,7 @@ from forebay.scheduler.quota.ledger import Charge
 from forebay.scheduler.quota.quotas import Quotas
 from forebay.scheduler.quota.tree import Home
 from forebay.scheduler.request import Request
+from forebay.scheduler.storage import ClaimKey
 
 LOG = logging.getLogger(__name__)
 
@@ -216,9 +219,29 @@ class Books:
         self._charge(pod, gang, assumed=True)
         return notes
 
-    def assumed(self) -> None:
-        """After `assume` of all that one decision placed: the arrays have these cards already, they are not set anew."""
-        self.devices.changes()
+    def assume_all(
+        self,
+        placements: Sequence[Placement],
+        pods: Mapping[str, Pod],
+        requests: Mapping[str, Request],
+        gang: str,
+        time_ns: int,
+    ) -> list[tuple[Placement, dict[str, str]]]:
+        """`assume` for what one decision placed: all of them, or none, and then nothing is left in the arrays. Raises Refused."""
+        done = list[tuple[Placement, dict[str, str]]]()
+        for at, placement in enumerate(placements):
+            request = requests[placement.pod]
+            try:
+                done.append((placement, self.assume(pods[placement.pod], placement, request, gang, time_ns)))
+            except Refused:
+                for left in placements[at:]:
+                    row = self.cluster.row_of[left.node]
+                    self.cluster.release(row, requests[left.pod], left.cards, left.devices)
+                for booked, _ in done:
+                    self.undo(booked.pod)
+                raise
+        self.devices.changes()  # the arrays have these cards already: they are not set anew
+        return done
 
     def undo(self, uid: str) -> None:
         """An assumption came to nothing."""
@@ -226,22 +249,53 @@ class Books:
         self.devices.release(uid)
         self.quotas.ledger.release(uid)
 
-    def lost(self, uid: str) -> str:
-        """Why what was promised to the pod is not there any more, "" if it is: asked right before the binding."""
+    def lost(self, uid: str, leaving: Sequence[str] = ()) -> str:
+        """Why what was promised to the pod is not there any more, "" if it is: asked right before the binding.
+
+        `leaving`: other assumptions of the node that will be taken back.
+        """
         kept = self.cluster.pods.get(uid)
         if kept is None:
             return "nothing is booked for it"
         if kept.row < 0:
             return f"node {kept.node} is gone"
+        free = self.cluster.free[kept.row].copy()
+        for other in leaving:
+            free += self.cluster.pods[other].request.resources
         asked = [at for at, amount in enumerate(kept.request.resources) if amount]
-        if (self.cluster.free[kept.row, asked] < 0).any():
-            return f"node {kept.node} is full: another scheduler or the kubelet was faster"
-        return self.devices.check(uid) if uid in self.devices.records else ""
+        if (free[asked] < 0).any():
+            return f"node {kept.node} is full: somebody else was faster"
+        return self._cards_lost(uid, leaving) if uid in self.devices.records else ""
+
+    def _cards_lost(self, uid: str, leaving: Sequence[str]) -> str:
+        word = self.devices.check(uid)
+        if word:
+            return word
+        record = self.devices.records[uid]
+        others = [self.devices.records[other].uses() for other in leaving if other in self.devices.records]
+        cards = {device.id: device for device in self.devices.devices(record.node)}
+        for name, mine in record.uses().items():
+            used = self.devices.used(record.node)[name] - mine
+            for other in others:
+                used = used - other[name] if name in other else used
+            word = lack(cards[name], used, mine, self.devices.rules(record.node))
+            if word:
+                return f"card {name} of node {record.node} cannot take it any more ({word}): somebody else was faster"
+        return ""
 
     def _charge(self, pod: Pod, gang: str, *, assumed: bool) -> None:
         label, preemptible = of_pod(pod.metadata.labels)
         charge = Charge(pod.metadata.namespace, pod_amounts(pod), label, gang, preemptible, assumed)
         self.quotas.ledger.add(pod.metadata.uid, charge)
+
+    def volume_wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
+        """Volumes that are to be bound or made before the pod, which is assumed on the node."""
+        chosen, wishes = self.cluster.storage.chosen, list[VolumeWish]()
+        for name in self.cluster.pods[pod.metadata.uid].key.claims if chosen else ():
+            what = chosen.get(ClaimKey(pod.metadata.namespace, name))
+            if what is not None:
+                wishes.append(VolumeWish(name, what.volume, "" if what.volume else node))
+        return tuple(wishes)
 
     # --- everything else ---
 

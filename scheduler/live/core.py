@@ -13,46 +13,41 @@ Invariants:
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from forebay.api.corev1 import Pod
 from forebay.scheduler.cluster import ENDED
-from forebay.scheduler.devices.ledger import Refused
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
-from forebay.scheduler.live.books import Books, Unplaceable, total
+from forebay.scheduler.live.books import Books, Unplaceable
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.flights import Flight, Flights
-from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report, VolumeWish
+from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report
+from forebay.scheduler.live.intentions import GATE, Intention, Opened
+from forebay.scheduler.live.intentions import read as read_intention
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
-from forebay.scheduler.live.partial import Partials
+from forebay.scheduler.live.ordering import order, refusal
+from forebay.scheduler.live.partial import Partials, told_late
 from forebay.scheduler.live.saying import Sayings, named
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
-from forebay.scheduler.pod_amounts import pod_amounts
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.quota.elastic import of_pod
-from forebay.scheduler.quota.order import Waiting
 from forebay.scheduler.request import Request
-from forebay.scheduler.state import Overcommit
 
 LOG = logging.getLogger(__name__)
 
-BATCH = 256
-"""Jobs of one pass. What watches say is read between passes: some 50 ms on 5,000 nodes."""
 LOOK_AGAIN = 5.0
 """Seconds after which a gang that waits for room near its data is tried again, whatever its back-off says."""
 SWEEP = 300.0
 """Seconds between two looks for classes of pods that nobody has any more."""
-GATE = "forebay.io/placement"
-"""The scheduling gate of pods that another scheduler binds and we place."""
 
 
 @dataclass(slots=True)
@@ -75,7 +70,7 @@ class Core:
         self.queue = Queue(settings.backoff.first_seconds, settings.backoff.longest_seconds, settings.flush_seconds)
         self.nearness = Nearness(self.books.cluster, settings.locality)
         self.pods: dict[str, Pod] = {}
-        self.flights, self.partials = Flights(), Partials()
+        self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
         self.counts = Counts()
         self._job_of: dict[str, str] = {}
@@ -168,6 +163,8 @@ class Core:
         uid = pod.metadata.uid
         member = self.groups.membership(pod)
         gang = member.gang if member is not None else ""
+        if elsewhere := self.opened.see(pod):
+            LOG.warning("%s", elsewhere)
         if pod.spec.node_name or pod.status.phase in ENDED:
             if gang and pod.spec.node_name:
                 self._members.setdefault(gang, {})[uid] = pod
@@ -179,10 +176,13 @@ class Core:
             if pod.metadata.deletion_timestamp and (flight := self.flights.get(uid)) is not None:
                 self._call_back(flight, "the pod is being deleted")
             self._withdraw(uid)
+            self._let_go(pod, gang)
             return
         if (flight := self.flights.get(uid)) is not None:
             flight.pod = pod
             return
+        if uid in self.books.cluster.pods:  # it was let through our gate and is ours to bind after all
+            self.books.undo(uid)
         changed = old is None or uid not in self.pods or (old.spec, old.metadata.labels) != (pod.spec, pod.metadata.labels)
         self._wait(uid, pod)
         if changed and old is not None:
@@ -193,7 +193,18 @@ class Core:
         if pod.metadata.deletion_timestamp:
             return False
         gates = [gate.name for gate in pod.spec.scheduling_gates]
-        return gates == [GATE] or (not gates and pod.spec.scheduler_name == self.settings.scheduler_name)
+        if self.settings.gates and gates == [GATE]:
+            return True
+        return not gates and pod.spec.scheduler_name == self.settings.scheduler_name
+
+    def _let_go(self, pod: Pod, gang: str) -> None:
+        """An earlier run of ours has opened its gate and nobody has bound it yet: it counts where it was meant to go."""
+        uid, intention = pod.metadata.uid, read_intention(pod)
+        if intention is None or _gated(pod) or pod.metadata.deletion_timestamp or uid in self.books.cluster.pods:
+            return
+        meant = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=intention.node))
+        self.books.pod(meant, gang)
+        self.opened.add(named(pod), intention)
 
     def _wait(self, uid: str, pod: Pod, *, hurry: bool = True) -> None:
         member = self.groups.membership(pod)
@@ -232,9 +243,13 @@ class Core:
 
     def _raced(self, node: str) -> None:
         """Another scheduler, or the kubelet, has put a pod there: the watch wins, flights that no longer fit are called back."""
-        for flight in reversed(self.flights.on(node)):
-            if not flight.bound_at and (why := self.books.lost(flight.pod.metadata.uid)):
+        there = self.flights.on(node)
+        leaving = [flight.pod.metadata.uid for flight in there if flight.called_back]
+        for flight in reversed(there):
+            uid = flight.pod.metadata.uid
+            if not flight.bound_at and not flight.called_back and (why := self.books.lost(uid, leaving)):
                 self.counts.races += 1
+                leaving.append(uid)
                 self._call_back(flight, why)
 
     def _gone(self, pod: Pod) -> None:
@@ -248,6 +263,7 @@ class Core:
         self.sayings.forget(uid)
         self._failures.pop(uid, None)
         self.books.gone(uid)
+        self.opened.gone(uid)
         member = self.groups.membership(pod)
         if member is not None and (members := self._members.get(member.gang)) is not None:
             members.pop(uid, None)
@@ -262,6 +278,7 @@ class Core:
     def _call_back(self, flight: Flight, why: str) -> None:
         """What was decided cannot be any more. If it is sent already, what came of it is what the watch says."""
         LOG.info("pod %s is called back from %s: %s", named(flight.pod), flight.node, why)
+        flight.called_back = True
         self._pending.append(Cancel((flight.number,)))
 
     def outcome(self, outcome: Outcome, now: float) -> None:
@@ -272,6 +289,9 @@ class Core:
             return  # the watch was faster
         if outcome.result == "bound":
             flight.bound_at = now
+            if _gated(flight.pod):  # the rest is its own scheduler's; it counts where it was meant to go
+                self.flights.land(outcome.uid)
+                self.opened.add(named(flight.pod), Intention(flight.node, flight.gang, self._wall()))
             return
         self.flights.land(outcome.uid)
         self.books.undo(outcome.uid)
@@ -301,12 +321,13 @@ class Core:
     # --- the pass ---
 
     def decide(self, now: float) -> list[Instruction]:
-        """One pass: as much as a BATCH of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
+        """One pass: a batch of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
         self.books.sync()
         self.nearness.alive(self._wall())
-        for job in self._order(now):
+        for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
+        self._tell_late()
         if now - self._swept_at > SWEEP:
             self._sweep(now)
             for flight in self.flights.lost(now):
@@ -314,27 +335,10 @@ class Core:
         done, self._pending = self._pending, []
         return done
 
-    def _order(self, now: float) -> Iterable[Job]:
-        due = self.queue.due(now)
-        if not self.books.governed:
-            return heapq.nsmallest(BATCH, due, key=lambda job: (-job.priority, job.since, job.key))
-        return self._turns(list(due))
-
-    def _turns(self, due: list[Job]) -> Iterator[Job]:
-        """In the order of quotas. The clock of waiting is the pods' creation, so `patience` survives a restart."""
-        waiting = list[Waiting]()
-        for job in due:
-            pods = [self.pods[uid] for uid in job.pods]
-            home = self.books.home(pods[0])
-            waiting.append(Waiting(job.key, home.queue, total(map(pod_amounts, pods)), job.priority, job.since))
-        turns = self.books.quotas.turns(waiting, self.books.totals(), self._time_ns() / 1e9)
-        for _ in range(BATCH):
-            turn = turns.next()
-            if turn is None:
-                return
-            yield self.queue.jobs[turn.name]
-            if turn.name not in self.queue.jobs:
-                turns.placed(turn)
+    def _tell_late(self) -> None:
+        """Gangs whose gate was opened and which their scheduler did not bind in time."""
+        for late in self.opened.late(self._wall(), self.settings.gangs.repair_seconds):
+            self._pending += told_late(late, self.groups.regarding(late.gang), self.settings.gangs)
 
     def _try(self, job: Job, now: float) -> None:
         seen = self.queue.stirs
@@ -342,10 +346,10 @@ class Core:
         held = [self.books.cluster.nominations.get(pod.metadata.uid) for pod in pods]
         try:
             reason = self._place(job, pods, now)
-        except (Overcommit, Refused) as wrong:
-            LOG.exception("job %s: what was found to fit does not", job.key)
+        except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
+            LOG.exception("job %s: it could not be tried", job.key)
             self.counts.attempts["error"] += 1
-            reason = f"the books disagree: {wrong}; it is tried again"
+            reason = f"the scheduler failed on it: {wrong!r}; its log says more"
             self.books.sync()
         for one in held:
             if one is not None and one.uid in self.pods:
@@ -376,9 +380,9 @@ class Core:
             if isinstance(gathered, str):
                 return gathered
             gang = gathered
-        refusal = self._admitted(job, pods)
-        if refusal:
-            return refusal
+        refused = refusal(self.books, job, pods)
+        if refused:
+            return refused
         for pod in pods:
             self.books.cluster.nominations.drop(pod.metadata.uid)
         if gang is not None:
@@ -388,17 +392,6 @@ class Core:
     def _sub_group(self, pod: Pod) -> str:
         member = self.groups.membership(pod)
         return member.group if member is not None else ""
-
-    def _admitted(self, job: Job, pods: list[Pod]) -> str:
-        if not self.books.governed:
-            return ""
-        home = self.books.home(pods[0])
-        if home.refusal:
-            return home.refusal
-        wanted = Waiting(job.key, home.queue, total(map(pod_amounts, pods)), job.priority, job.since)
-        firm = any(not of_pod(pod.metadata.labels)[1] for pod in pods)
-        verdict = self.books.quotas.admit(wanted, self.books.totals(), preemptible=not firm)
-        return "" if verdict.admitted else verdict.sentence()
 
     def _start_pod(self, job: Job, pod: Pod, request: Request) -> str:
         uid = pod.metadata.uid
@@ -431,7 +424,7 @@ class Core:
             return self.sayings.why_gang(plan)
         self._start(job, plan.placements, requests)
         self.partials.whole(job.gang)
-        return "no room for more than its minimum" if plan.waiting else ""
+        return self.sayings.why(requests[plan.waiting[0]]) if plan.waiting else ""
 
     def _near(self, job: Job, gang: Gang, pods: Sequence[Pod]) -> Plan | str | None:
         """Where its data is: placed in the arrays, or why it waits; None where that decides nothing."""
@@ -451,45 +444,14 @@ class Core:
     def _start(self, job: Job, placements: Iterable[Placement], requests: Mapping[str, Request]) -> None:
         """The arrays have these; now the books have them, and they fly."""
         self._attempts += 1
-        for placement, notes in self._assume(job, list(placements), requests):
+        for placement, notes in self.books.assume_all(list(placements), self.pods, requests, job.gang, self._time_ns()):
             pod = self.pods[placement.pod]
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
-            gated = any(gate.name == GATE for gate in pod.spec.scheduling_gates)
-            wishes = self._wishes(pod, placement.node)
-            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated))
+            wishes = self.books.volume_wishes(pod, placement.node)
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, _gated(pod)))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
-
-    def _assume(
-        self, job: Job, placements: Sequence[Placement], requests: Mapping[str, Request]
-    ) -> list[tuple[Placement, dict[str, str]]]:
-        """Books all of them, or none: then nothing is left in the arrays either. Raises Refused."""
-        cluster, done = self.books.cluster, list[tuple[Placement, dict[str, str]]]()
-        for at, placement in enumerate(placements):
-            pod, request = self.pods[placement.pod], requests[placement.pod]
-            try:
-                done.append((placement, self.books.assume(pod, placement, request, job.gang, self._time_ns())))
-            except Refused:
-                for left in placements[at:]:
-                    cluster.release(cluster.row_of[left.node], requests[left.pod], left.cards, left.devices)
-                for booked, _ in done:
-                    self.books.undo(booked.pod)
-                raise
-        self.books.assumed()
-        return done
-
-    def _wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
-        """Volumes that are to be bound or made before the pod."""
-        storage, wishes = self.books.cluster.storage, list[VolumeWish]()
-        if not storage.chosen:
-            return ()
-        record = self.books.cluster.pods[pod.metadata.uid]
-        for name in record.key.claims:
-            chosen = next((what for key, what in storage.chosen.items() if key == (pod.metadata.namespace, name)), None)
-            if chosen is not None:
-                wishes.append(VolumeWish(name, chosen.volume, "" if chosen.volume else node))
-        return tuple(wishes)
 
     def _room_for_coupled(self) -> None:
         """A pod was placed: those whose affinity or spread may wait for just that are tried again."""
@@ -516,6 +478,10 @@ class Core:
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)
         self.sayings.classes_changed()
+
+
+def _gated(pod: Pod) -> bool:
+    return any(gate.name == GATE for gate in pod.spec.scheduling_gates)
 
 
 def _alive(pod: Pod) -> bool:

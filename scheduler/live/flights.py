@@ -22,6 +22,7 @@ class Flight:
     node: str
     gang: str
     bound_at: float = 0.0
+    called_back: bool = False
 
 
 class Flights:

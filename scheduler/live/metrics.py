@@ -32,6 +32,7 @@ class Metrics:
         self._profile, self._untold = profile, untold
         self.reading: Reading | None = None
         self.reloads = {"good": 0, "bad": 0}
+        self.defects = 0
         self.passes = Histogram(
             "scheduler_scheduling_algorithm_duration_seconds", "One pass over the queue", buckets=BOUNDS, registry=registry
         )
@@ -52,6 +53,7 @@ class Metrics:
         for result, count in self.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+        yield CounterMetricFamily("forebay_scheduler_defects", "Changes that were not taken in: see the log", value=self.defects)
         yield CounterMetricFamily("forebay_scheduler_events_left_out", "Scheduled Events beyond the bound", value=self._untold())
         now = self.reading
         if now is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from forebay.api.corev1 import Pod
 from forebay.scheduler.live.config import Gangs
 from forebay.scheduler.live.instructions import Delete, Instruction, Report
+from forebay.scheduler.live.intentions import Late
 from forebay.scheduler.live.saying import named
 
 Reference = tuple[str, str, str, str, str]
@@ -46,3 +47,14 @@ class Partials:
         """It has what it needs, or nothing of it is left."""
         self._since.pop(gang, None)
         self._reported.discard(gang)
+
+
+def told_late(late: Late, regarding: Reference | None, settings: Gangs) -> list[Instruction]:
+    """Of pods that were let through our gate and not bound by their scheduler in time."""
+    said = [] if regarding is None else list[Instruction]([Report(*regarding, "PartialGang", late.sentence)])
+    for pod in late.pods:
+        if settings.partial == "Delete":
+            said.append(Delete(pod, "PartialGang", late.sentence))
+        else:
+            said.append(Report("v1", "Pod", *pod, "PartialGang", late.sentence))
+    return said

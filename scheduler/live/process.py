@@ -30,6 +30,7 @@ from forebay.scheduler.live.binder import Binder
 from forebay.scheduler.live.config import Configuration, Reloader, changed_for_nothing
 from forebay.scheduler.live.copies import ALWAYS, Copies, rank
 from forebay.scheduler.live.core import Core
+from forebay.scheduler.live.gates import Gates
 from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Outcome, Report, Tell
 from forebay.scheduler.live.metrics import Metrics, Reading
 from forebay.scheduler.live.telling import Teller
@@ -109,6 +110,7 @@ class Scheduler:
             self._bound,
             threads=settings.bind_threads,
             rehearse=settings.gangs.rehearse,
+            gated=Gates(self.client, time.time).write,
         )
         self.binder.pace(settings.qps, settings.burst)
         self.registry = CollectorRegistry()
@@ -182,7 +184,7 @@ class Scheduler:
             key=lambda one: rank(one.kind),
         )
         for one in early:
-            self._take(one)
+            self._take_safely(one)
         self.ready = True
         LOG.info("copies are whole after %.1f s: %d objects", time.monotonic() - self._started, len(early))
         return True
@@ -194,7 +196,7 @@ class Scheduler:
             at = self.core.queue.next_at(now) if leading else None
             wait = IDLE if at is None else min(IDLE, max(0.0, at - now))
             for one in self._taken(DRAIN, wait):
-                self._take(one)
+                self._take_safely(one)
             if leading and not self._ended.is_set():
                 began = time.monotonic()
                 instructions = self.core.decide(began)
@@ -220,6 +222,14 @@ class Scheduler:
         except queue.Empty:
             pass
         return found
+
+    def _take_safely(self, message: Message) -> None:
+        """One object that we fail on must not keep all others from being placed: told in log and metrics."""
+        try:
+            self._take(message)
+        except Exception:
+            self.metrics.defects += 1
+            LOG.exception("what was said could not be taken in: %.300s", message)
 
     def _take(self, message: Message) -> None:
         if isinstance(message, _Changed):

@@ -6,39 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 from controlplane import ControlPlane
-from schedulerlab import Running, Site, for_seconds
+from schedulerlab import GANG, MINIMUM, Running, Site, for_seconds, live_plane, live_site
 
-from forebay.kube.client import Client
 from forebay.kube.objects import Key
-from forebay.kube.resources import NAMESPACES, PODS, SERVICE_ACCOUNTS
-from forebay.kube.transport import Transport
+from forebay.kube.resources import PODS
 
 pytestmark = pytest.mark.timeout(300)
-
-FLAGS = ["--disable-admission-plugins=TaintNodesByCondition"]
-OFF = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Nodes are only objects: nobody taints them or takes their pods away."""
-    with ControlPlane(tmp_path_factory.mktemp("live"), api_flags=FLAGS, manager_flags=[OFF]) as plane:
+    with live_plane(tmp_path_factory.mktemp("live")) as plane:
         yield plane
 
 
 @pytest.fixture
 def site(world: ControlPlane) -> Iterator[Site]:
-    transport = Transport(world.endpoint)
-    client = Client(transport, manager="test")
-    made = client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "s-"}})
-    name = made.metadata.name
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
-    client.apply(SERVICE_ACCOUNTS, Key(name, "default"), account)
-    place = Site(client, name)
-    yield place
-    place.clear()
-    client.delete(NAMESPACES, Key("", name))
-    transport.close()
+    yield from live_site(world)
 
 
 @pytest.fixture
@@ -58,7 +42,7 @@ def test_plain_pods_are_bound_and_others_left_alone(site: Site, running: Running
 
 def test_a_pod_that_fits_nowhere_says_why_and_goes_when_there_is_room(site: Site, running: Running) -> None:
     node = site.node(cpu="2")
-    (big,) = [site.pod("big", cpu="3")]
+    big = site.pod("big", cpu="3")
     site.waits(big, "too small for cpu")
     site.event(big, "FailedScheduling", "too small for cpu")
     site.offer(node, {"cpu": "8", "memory": "64Gi", "pods": "110"})
@@ -88,7 +72,7 @@ def test_a_gang_waits_for_its_members(site: Site, running: Running) -> None:
     rest = [
         site.pod(
             f"late-{n}",
-            labels={"pod-group.scheduling.sigs.k8s.io/name": "late", "pod-group.scheduling.sigs.k8s.io/min-available": "4"},
+            labels={GANG: "late", MINIMUM: "4"},
         )
         for n in (2, 3)
     ]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from controlplane import ControlPlane
 from controlplane_kit import until
 
 from forebay.api.corev1 import Pod
 from forebay.kube.client import Client
 from forebay.kube.config import Endpoint
 from forebay.kube.objects import Key
-from forebay.kube.resources import EVENTS, NODES, PODS
+from forebay.kube.resources import EVENTS, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS
 from forebay.kube.transport import Transport
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.process import Options, Scheduler
@@ -98,18 +102,51 @@ class Site:
         answer = self.client.transport.request("GET", EVENTS.path(self.namespace))
         return [one for one in json.loads(answer.body)["items"] if one["regarding"]["name"] == name]
 
+    def pods(self) -> list[Pod]:
+        return self.client.list_all(PODS, Pod, self.namespace)[0]
+
+    def gone_or_leaving(self, key: Key) -> bool:
+        found = [pod for pod in self.pods() if pod.metadata.name == key.name]
+        return not found or found[0].metadata.deletion_timestamp is not None
+
     def clear(self) -> None:
-        for one in self.client.list_all(PODS, Pod, self.namespace)[0]:
+        for one in self.pods():
             self.client.delete(PODS, Key(self.namespace, one.metadata.name), grace=0)
         for name in self.nodes:
             self.client.delete(NODES, Key("", name))
 
 
+@contextmanager
+def live_plane(folder: Path, **more: Any) -> Iterator[ControlPlane]:
+    """Nodes are only objects: nobody taints them or takes their pods away."""
+    flags = ["--disable-admission-plugins=TaintNodesByCondition", *more.pop("api_flags", ())]
+    off = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
+    with ControlPlane(folder, api_flags=flags, manager_flags=[off], **more) as plane:
+        yield plane
+
+
+def live_site(world: ControlPlane) -> Iterator[Site]:
+    """A namespace of its own, cleared at the end."""
+    transport = Transport(world.endpoint)
+    client = Client(transport, manager="test")
+    made = client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "s-"}})
+    name = made.metadata.name
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
+    client.apply(SERVICE_ACCOUNTS, Key(name, "default"), account)
+    place = Site(client, name)
+    try:
+        yield place
+    finally:
+        place.clear()
+        client.delete(NAMESPACES, Key("", name))
+        transport.close()
+
+
 class Running:
-    """One replica. `kill`: as a crash would, no lease is given back and no binding is waited for."""
+    """One replica."""
 
     def __init__(self, endpoint: Endpoint, settings: Configuration = Configuration(), **options: Any) -> None:  # noqa: B008
-        self._transport = Transport(endpoint, kept=32)
+        self._transport: Transport | None = Transport(endpoint, kept=32)
         given = {"elect": False, "identity": f"replica-{next(NUMBERS)}", "namespace": "default", **options}
         self.scheduler = Scheduler(self._transport, Options(settings=settings, **given))
 
@@ -119,10 +156,17 @@ class Running:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._transport is not None:
+            self.stop(check=kind is None)
+
+    def stop(self, *, check: bool = True) -> None:
+        """In order, as on SIGTERM."""
         wrong = self.scheduler.unhealthy()
         ended = self.scheduler.stop()
+        assert self._transport is not None
         self._transport.close()
-        assert kind is not None or (ended and not wrong), wrong or "it did not end in time"
+        self._transport = None
+        assert not check or (ended and not wrong), wrong or "it did not end in time"
 
 
 def for_seconds(seconds: float, holds: Callable[[], bool]) -> None:
@@ -131,3 +175,23 @@ def for_seconds(seconds: float, holds: Callable[[], bool]) -> None:
     while time.monotonic() < end:
         assert holds()
         time.sleep(0.05)
+
+
+class Held:
+    """Stands in the way of bindings: a scheduler's client through which what `stop` names does not go, until `let_go`."""
+
+    def __init__(self, scheduler: Scheduler, stop: Callable[[str], bool]) -> None:
+        self._stop = stop
+        self.waiting: list[str] = []
+        self._open = threading.Event()
+        self._through = scheduler.client.create_sub
+        scheduler.client.create_sub = self._call  # type: ignore[method-assign, assignment]
+
+    def _call(self, resource: Any, key: Key, sub: str, body: Any, *, dry_run: bool = False) -> None:
+        if not dry_run and self._stop(key.name):
+            self.waiting.append(key.name)
+            assert self._open.wait(PATIENCE)
+        self._through(resource, key, sub, body, dry_run=dry_run)
+
+    def let_go(self) -> None:
+        self._open.set()
