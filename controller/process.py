@@ -12,6 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from forebay.controller.copies import Copies
 from forebay.controller.health import Door
+from forebay.controller.loads.looking import LoadLooker
+from forebay.controller.loads.mapping import loads
+from forebay.controller.loads.reconciler import LoadReconciler
 from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
@@ -36,6 +39,8 @@ NAME = "forebay.io/controller"
 """The lease, the field manager, and who says Events."""
 STALE = 900.0
 """Seconds without a word from the server after which a copy counts as dead: a quiet watch lives ten and a quarter minutes."""
+LOAD_WORKERS = 2
+"""DataLoads that are worked on at once."""
 SYNC = 120.0
 """Seconds until the process is held to be stuck where the copies are not whole yet."""
 
@@ -76,9 +81,12 @@ class Controller:
         self._telling = Client(transport, MANAGER)
         self.recorder = Recorder(self._telling, NAME, options.identity)
         looker = Looker(self.copies, options.installation)
-        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), resync=options.resync)
+        writer, teller = Writer(self.client), Teller(self.recorder.say)
+        self.reconciler = Reconciler(looker, writer, teller, resync=options.resync)
         self.passes = Passes()
         self.workers = Workers[Key]("dataset", self._pass, options.workers)
+        self.load_reconciler = LoadReconciler(LoadLooker(self.copies, looker), writer, teller, resync=options.resync)
+        self.load_workers = Workers[Key]("dataload", self.load_reconciler.reconcile, LOAD_WORKERS)
         for kind, store in self.copies.stores.items():
             store.subscribe(self._mapped(kind))
         self.door = Door(options.listen, self._registry(), {"/healthz": self.unhealthy, "/readyz": self.unready})
@@ -106,7 +114,7 @@ class Controller:
     def stop(self) -> bool:
         """Ends what runs: passes first, so that no write comes after the lease is given back. Whether all of it ended in time."""
         self._ended.set()
-        ended = [self.workers.stop(drain=False)]
+        ended = [self.workers.stop(drain=False), self.load_workers.stop(drain=False)]
         if self.leader is not None:
             ended.append(self.leader.stop())
         ended += [informer.stop() for informer in self.informers.values()]
@@ -128,6 +136,7 @@ class Controller:
             "copies are whole after %.1f s: %d datasets", time.monotonic() - self._started, len(self.copies.stores["Dataset"])
         )
         self.workers.start()
+        self.load_workers.start()
 
     def _lost(self, why: str) -> None:
         self._why = why
@@ -137,6 +146,8 @@ class Controller:
         def changed(change: Change[Any]) -> None:
             for key in datasets(kind, change, self.copies):
                 self.workers.add(key)
+            for key in loads(kind, change, self.copies):
+                self.load_workers.add(key)
 
         return changed
 
@@ -149,6 +160,7 @@ class Controller:
         for kind, informer in self.informers.items():
             kube.add(kind, informer)
         kube.add("dataset", self.workers)
+        kube.add("dataload", self.load_workers)
         kube.add("controller", self.client)
         kube.add("events", self._telling)
         kube.add("controller", self.recorder)

@@ -14,7 +14,7 @@ CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts
 LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
-_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES)]
+_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES, "DataLoad")]
 _LOOK = ("get", "list", "watch")
 _OWN = (*_LOOK, "create", "patch", "delete")
 
@@ -25,8 +25,11 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
 
 
 def controller() -> list[Object]:
-    """Users' objects are read and marked, never made or deleted. Of Secrets it only makes new ones: `get` and `patch` would
-    both hand out those of everybody."""
+    """Users' objects are read and marked, never made; deleted is only a DataLoad whose time after its end is over.
+
+    Of Secrets it only makes new ones: `get` and `patch` would both hand out those of everybody. The server lets it give nobody a
+    right that it has not itself.
+    """
     return [
         _rule(GROUP, _SERVED, (*_LOOK, "patch")),
         _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
@@ -36,6 +39,10 @@ def controller() -> list[Object]:
         _rule("", ["namespaces", "nodes"], _LOOK),
         _rule("", ["configmaps", "services", "persistentvolumes", "persistentvolumeclaims"], _OWN),
         _rule("apps", ["statefulsets"], _OWN),
+        _rule("batch", ["jobs"], (*_LOOK, "create", "delete")),
+        _rule("", ["serviceaccounts"], ("create",)),  # one for each load, which may write its status
+        _rule("rbac.authorization.k8s.io", ["roles", "rolebindings"], ("create",)),
+        _rule(GROUP, [_PLURALS["DataLoad"]], ("delete",)),
         _rule("policy", ["poddisruptionbudgets"], _OWN),
         _rule("networking.k8s.io", ["networkpolicies"], _OWN),
         _rule("", ["pods"], (*_LOOK, "patch", "delete")),  # the order to leave; a drained one that shall serve again
