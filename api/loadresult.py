@@ -11,8 +11,8 @@ MANAGER = "forebay-loader"
 """Field manager of `status.progress` while the load runs; the rest of the status is the controller's."""
 FINAL = 2
 """Exit code of a load that another try would not mend."""
-MESSAGE_MOST, NOTES_MOST = 1500, 1000
-"""Characters: the kubelet keeps 4096 bytes in all."""
+MOST = 4096
+"""Bytes that the kubelet keeps."""
 
 
 class LoadResult(Written, frozen=True):
@@ -26,8 +26,13 @@ class LoadResult(Written, frozen=True):
 
 
 def encode(result: LoadResult) -> bytes:
-    cut = msgspec.structs.replace(result, message=result.message[:MESSAGE_MOST], notes=result.notes[:NOTES_MOST])
-    return msgspec.json.encode(cut)
+    """At most `MOST` bytes: long words are cut."""
+    text, most = msgspec.json.encode(result), MOST
+    while len(text) > MOST:
+        most //= 2
+        cut = msgspec.structs.replace(result, message=result.message[:most], notes=result.notes[: most // 2])
+        text = msgspec.json.encode(cut)
+    return text
 
 
 def decode(text: str) -> LoadResult | None:

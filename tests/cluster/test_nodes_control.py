@@ -110,7 +110,9 @@ def test_a_refresh_of_all_shows_what_is_new_in_the_store(site: Site, tmp_path: P
     assert last(site.client.load(site.door(1), [b"/"], replicas=1)).files == len(SIZES)
     sent = site.lab.store_bytes()
     (tmp_path / "store/small/new").write_bytes(b"n" * 5000)
-    assert last(site.client.load(site.door(1), [b"/small"], replicas=1)).files == 120, "it is known already: the case is not there"
+    assert last(site.client.load(site.door(1), [b"/small"], replicas=1)).files == 120, (
+        "it is known already: the case is not there"
+    )
     for number in (1, 2, 3):
         assert site.client.refresh(site.door(number), b"/small") == c.Changed()
     p = last(site.client.load(site.door(1), [b"/"], replicas=1))

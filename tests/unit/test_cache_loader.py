@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forebay.cache import loader as module
-from forebay.cache.loader import LoadError, Loader, Order, Target
+from forebay.cache.loader import Loader, LoadError, Order, Target
 from forebay.cache.peers import controlwire as c
 
 P = c.Progress
