@@ -95,7 +95,7 @@ def numbers(p: c.Progress) -> Progress:
         done_files=p.files,
         failed_files=p.failed,
         bytes_per_second=round(p.rate),
-        eta_seconds=0 if p.eta is None else max(1, round(p.eta)) if not p.finished else 0,
+        eta_seconds=0 if p.finished else msgspec.UNSET if p.eta is None else max(1, round(p.eta)),
         percent=percent,
     )
 

@@ -44,9 +44,10 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PodFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest of the Job's pods. `trouble`: why it does not run, in the kubelet's or the scheduler's words."""
+    """The one of the Job's pods that counts. `trouble`: why it does not run, in the kubelet's or the scheduler's words."""
 
     name: str = ""
+    ended: bool = False
     result: LoadResult | None = None
     words: str = ""  # its message, where it is no result
     trouble: str = ""
@@ -167,8 +168,8 @@ def judge(facts: Facts) -> Verdict:
 
 def _with_job(facts: Facts, job: Object) -> Verdict:
     dataset, name = facts.dataset, facts.dataset_key[1]
-    said = finished(job)
     pod, result = facts.pod, facts.pod.result
+    said = finished(job) if pod.ended or not pod.name else ""  # the copy of its pod may be behind: it has the last words
     if said == "Complete":
         text = "all targets are loaded"
         if result is not None:

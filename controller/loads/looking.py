@@ -6,6 +6,7 @@ from typing import Any
 
 from forebay.api import loadresult
 from forebay.api.dataload import LoadSpec, LoadSpecError, after_of, dataset_of, read_load
+from forebay.api.loadresult import FINAL
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.kinds import RESOURCES, Event, Pod, Whole, as_object
@@ -82,13 +83,13 @@ class LoadLooker:
         pods: list[Pod] = self._copies.where("Pod", "job", c.path(meta["namespace"], meta["name"]))
         if not pods:
             return PodFacts()
-        newest = max(pods, key=_when)
+        newest = max(pods, key=_counts)
         for state in newest.status.container_statuses or ():
             if state.state.terminated is not None:
                 said = state.state.terminated.message
                 result = loadresult.decode(said)
-                return PodFacts(name=newest.metadata.name, result=result, words="" if result else said)
-        return PodFacts(name=newest.metadata.name, trouble=_trouble(newest))
+                return PodFacts(name=newest.metadata.name, ended=newest.ended, result=result, words="" if result else said)
+        return PodFacts(name=newest.metadata.name, ended=newest.ended, trouble=_trouble(newest))
 
     def _warned(self, job: Object) -> str:
         events: list[Event] = self._copies.where(
@@ -147,10 +148,11 @@ def _waits_its_turn(other: Whole) -> bool:
     return any(x.get("type") == "Waiting" and x.get("reason") == "OperationsAhead" for x in conditions if isinstance(x, dict))
 
 
-def _when(pod: Pod) -> tuple[bool, str]:
-    """A pod that has not ended is the newest; else who ended last."""
-    ends = [s.state.terminated.finished_at or "" for s in pod.status.container_statuses or () if s.state.terminated is not None]
-    return not pod.ended, max(ends, default="")
+def _counts(pod: Pod) -> tuple[bool, bool, bool, str]:
+    """One that runs before those that have ended; of these one that ended the load, else who ended last."""
+    ends = [s.state.terminated for s in pod.status.container_statuses or () if s.state.terminated is not None]
+    last = max((end.finished_at or "" for end in ends), default="")
+    return not pod.ended, pod.status.phase == "Succeeded", any(end.exit_code == FINAL for end in ends), last
 
 
 def _trouble(pod: Pod) -> str:
