@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sim": ("forebay.cli.sim", "Replay recorded workloads through the planner, without a cluster."),
     "controller": ("forebay.cli.controller", "Keep the datasets of a Kubernetes cluster as their objects say."),
     "why": ("forebay.cli.why", "Say why a gang waits, what starting now would cost, and what to free."),
+    "completion": ("forebay.cli.completion", "Print the completion script of bash, zsh or fish."),
     "demo": ("forebay.cli.demo", "Show all of it on this machine, with stores made for the occasion."),
 }
 
@@ -82,9 +83,13 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command; a broken pipe of the reader ends it quietly."""
+    run(cli)
+
+
+def run(command: click.Command) -> None:
+    """Run a program's command; a broken pipe of the reader ends it quietly."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = command.main(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as e:

@@ -84,9 +84,8 @@ def test_what_was_loaded_is_read_without_the_store(large: Lake, pods: Pods) -> N
     read_everywhere(large)
     more = pods.cluster.store_sent() - loaded
     assert more < LISTINGS, f"the store sent {more} bytes more"
-    print(
-        f"loaded {large.bytes} bytes in {status['duration']}: {progress['bytesPerSecond']} bytes/s; afterwards {more} from the store"
-    )
+    rate = progress["bytesPerSecond"]
+    print(f"loaded {large.bytes} bytes in {status['duration']}, {rate} bytes/s; afterwards the store sent {more} bytes")
     assert "operationRef" not in large.status()
 
 
