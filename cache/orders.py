@@ -166,10 +166,14 @@ class NodeOrders:
 
         def pick(batch: Batch, handout: Handout) -> bool:
             return all(
-                handout.give(_part(ref, segment), [member])
+                handout.give_file(
+                    [
+                        (_part(ref, segment), member)
+                        for segment in range(max(segments_of(ref.size), 1))
+                        for member in cluster.ranked(oid, segment)[: load.replicas]
+                    ]
+                )
                 for oid, ref in batch
-                for segment in range(max(segments_of(ref.size), 1))
-                for member in cluster.ranked(oid, segment)[: load.replicas]
             )
 
         tops = self._tops(load.paths)
@@ -360,7 +364,12 @@ class NodeOrders:
         finally:
             self._do_now(run.scope.cancel)
 
-    # --- pins and evictions
+    # --- what is known, pinned, cached
+
+    def refresh(self, below: c.Below) -> c.Changed:
+        """The next look at a name below asks the stores; files that did not change keep their bytes."""
+        self._do(self.worker.namespace.refresh, below.path)
+        return c.Changed()
 
     def pin(self, below: c.Below) -> c.Changed:
         return self._do(self._marks.each, below.path, self._marks.pin)

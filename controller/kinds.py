@@ -15,12 +15,15 @@ from forebay.runtimes.engine import Object
 
 BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+JOBS = Resource("batch", "v1", "jobs", "Job")
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 
 RESOURCES = {k.kind: Resource(k.group, VERSION, k.plural, k.kind, k.scope == "Namespaced") for k in KINDS} | {
     x.kind: x
     for x in (
         r.NAMESPACES, r.NODES, r.PODS, r.SECRETS, r.CONFIG_MAPS, r.SERVICES, r.STATEFUL_SETS, r.VOLUMES, r.CLAIMS, r.EVENTS,
-        BUDGETS, POLICIES,
+        BUDGETS, POLICIES, JOBS, ROLES, ROLE_BINDINGS, r.SERVICE_ACCOUNTS,
     )
 }  # fmt: skip
 """Kind -> where it is served."""
@@ -91,6 +94,7 @@ class Ended(_Part, frozen=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    finished_at: str | None = None
 
 
 class ContainerState(_Part, frozen=True):

@@ -16,6 +16,7 @@ from forebay.controller.copies import Copies
 from forebay.controller.hinting import Situation
 from forebay.controller.hints import ZONE, Place
 from forebay.controller.kinds import RESOURCES, Event, NodeCache, Pod, Whole, as_object
+from forebay.controller.mapping import phase_of
 from forebay.kube.objects import Key, ObjectMeta
 from forebay.runtimes import registry
 from forebay.runtimes.engine import LEAVING, Found, Installation, Object, ReaderFacts, Ref, Source, Subject, Warned, WorkerFacts
@@ -97,6 +98,7 @@ class Looker:
             "mounted": {node: h.mounted for node, h in held.items() if h.mounted or h.silent},
             "users": tuple(sorted(p.metadata.name for p in self._copies.where("Pod", "claim", c.path(*key)) if not p.ended)),
             "referrers": self._referrers(key),
+            "operations": self._operations(key),
         }
         found: dict[str, Found] = {}
         for name, engine in registry.engines().items():
@@ -122,6 +124,12 @@ class Looker:
         mine = c.path(*key)
         shown = (c.claim_of(volume) for volume in self._copies.where("PersistentVolume", "data", mine))
         return tuple(sorted({claim for claim in shown if claim != mine}))
+
+    def _operations(self, key: Key) -> dict[str, str]:
+        """Data operations in progress: kind to names, as Fluid has it."""
+        loads: list[Whole] = self._copies.where("DataLoad", "dataset", c.path(*key))
+        names = sorted(x.metadata.name for x in loads if phase_of(x) == "Executing" and not x.metadata.deletion_timestamp)
+        return {"DataLoad": ",".join(names)} if names else {}
 
     def _warned(self, refs: Iterable[Ref], now: datetime) -> tuple[tuple[Warned, ...], list[datetime]]:
         """What Events say of these objects, the newest first, and when each ceases to count."""

@@ -52,6 +52,10 @@ def _of(kind: str, thing: Any, change: Change[Any], copies: Copies) -> Iterable[
         return _of_pod(thing, copies)
     if kind == "Event":
         return _of_event(thing, copies)
+    if kind == "DataLoad":
+        return _of_load(change)
+    if kind == "Job":
+        return ()
     if kind == "PersistentVolume":
         return [key for text in (c.claim_of(thing), c.data_of(thing)) if (key := key_of(text))]
     return _of_child(thing)
@@ -125,6 +129,19 @@ def _of_event(event: Event, copies: Copies) -> list[Key]:
     if thing is None:
         return []
     return _of_pod(thing, copies) if isinstance(thing, Pod) else _of_child(thing)
+
+
+def _of_load(change: Change[Whole]) -> list[Key]:
+    """The dataset says which operations are in progress: only a phase that changes is news."""
+    phases = [None if load is None else phase_of(load) for load in (change.old, change.new)]
+    if phases[0] == phases[1]:
+        return []
+    return [key for load in (change.old, change.new) if load for text in c.loaded(load) if (key := key_of(text))]
+
+
+def phase_of(load: Whole) -> str:
+    """Of a data operation."""
+    return str(load.status.get("phase") or "") if isinstance(load.status, dict) else ""
 
 
 def _of_child(child: Whole) -> list[Key]:

@@ -15,7 +15,7 @@ UNINSTALL = "forebay-uninstall"
 LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
-_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES)]
+_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES, "DataLoad")]
 _LOOK = ("get", "list", "watch")
 _OWN = (*_LOOK, "create", "patch", "delete")
 
@@ -26,8 +26,11 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
 
 
 def controller(*, labels: bool = False) -> list[Object]:
-    """Users' objects are read and marked, never made or deleted. Of Secrets it only makes new ones: `get` and `patch` would
-    both hand out those of everybody. `labels`: it puts Fluid's labels on nodes."""
+    """Users' objects are read and marked, never made; deleted is only a DataLoad whose time after its end is over.
+
+    Of Secrets it only makes new ones: `get` and `patch` would both hand out those of everybody. The server lets it give nobody a
+    right that it has not itself. `labels`: it puts Fluid's labels on nodes.
+    """
     return [
         *([_rule("", ["nodes"], ("patch",))] if labels else ()),
         _rule(GROUP, _SERVED, (*_LOOK, "patch")),
@@ -40,6 +43,10 @@ def controller(*, labels: bool = False) -> list[Object]:
         _rule("", ["namespaces", "nodes"], _LOOK),
         _rule("", ["configmaps", "services", "persistentvolumes", "persistentvolumeclaims"], _OWN),
         _rule("apps", ["statefulsets"], _OWN),
+        _rule("batch", ["jobs"], (*_LOOK, "create", "delete")),
+        _rule("", ["serviceaccounts"], ("create",)),  # one for each load, which may write its status
+        _rule("rbac.authorization.k8s.io", ["roles", "rolebindings"], ("create",)),
+        _rule(GROUP, [_PLURALS["DataLoad"]], ("delete",)),
         _rule("policy", ["poddisruptionbudgets"], _OWN),
         _rule("networking.k8s.io", ["networkpolicies"], _OWN),
         _rule("", ["pods"], (*_LOOK, "patch", "delete")),  # the order to leave; a drained one that shall serve again

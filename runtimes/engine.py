@@ -166,6 +166,17 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
 
+class Loading(msgspec.Struct, frozen=True, kw_only=True):
+    """What carries a DataLoad out: objects that are made once, in this order, the Job last. All belong to the DataLoad.
+
+    The Job's first container ends with code 2 where another try meets the same, and leaves a `LoadResult` as its message.
+    """
+
+    objects: tuple[Object, ...] = ()
+    job: Ref
+    findings: tuple[Finding, ...] = ()  # an error refuses the load
+
+
 class Engine(Protocol):
     """What a module of this room provides as `ENGINE`."""
 
@@ -196,3 +207,6 @@ class Engine(Protocol):
 
     def observe(self, subject: Subject, found: Found, now: str) -> Observed:
         """The status by what exists."""
+
+    def loading(self, subject: Subject, load: Object) -> Loading | None:
+        """What carries a DataLoad of this dataset out; None where the engine loads nothing ahead."""
