@@ -16,7 +16,7 @@ from podkit import Pods, until
 def log(installation: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Our scheduler runs, and both nodes have cards that are only counted."""
     give_cards(installation)
-    with scheduling(installation, tmp_path_factory.mktemp("scheduler")) as log:
+    with scheduling(installation, tmp_path_factory.mktemp("scheduler"), "gates: true\n") as log:
         yield log
 
 
@@ -29,19 +29,16 @@ def crews(pods: Pods) -> Iterator[None]:
 
 @pytest.fixture
 def warm(lake: Lake, log: Path, crews: None) -> Iterator[str]:
-    """The node that holds all of the dataset; the other holds none. Both say so."""
+    """The node that holds all of the dataset, and says so; the other holds none."""
     lake.apply(workers=1)
     lake.bound()
-    lake.pods.run(lake.reader("first"))
-    node = str(lake.pods.get("first")["spec"]["nodeName"])
-    other = next(one for one in lake.cluster.nodes if one != node)
     worker = lake.pods.kubectl("get", "pods", "-l", "forebay.io/component=worker", "-o", "jsonpath={.items[0].spec.nodeName}")
+    lake.pods.run(lake.reader("first", worker))
     until(lambda: held(lake.cluster, worker, lake) >= lake.bytes, f"{worker} does not hold the dataset")
-    for one in lake.cluster.nodes:
-        publish(lake, one, held(lake.cluster, one, lake) if one == worker else 0)
+    for node in lake.cluster.nodes:
+        publish(lake, node, held(lake.cluster, node, lake))
     yield worker
-    for one in (node, other):
-        lake.cluster.kubectl("delete", "nodecache", one, "--ignore-not-found")
+    lake.cluster.kubectl("delete", "nodecache", *lake.cluster.nodes, "--ignore-not-found")
 
 
 def test_a_gang_starts_at_once_where_its_data_is_and_its_cards_are_written_down(lake: Lake, warm: str, log: Path) -> None:
@@ -128,3 +125,18 @@ def test_hints_that_lie_cost_no_byte_and_stop_no_gang(lake: Lake, warm: str, log
         assert crew.hashes() == [lake.hashes] * CARDS
     finally:
         lake.cluster.kubectl("delete", "nodecache", "ghost", "--ignore-not-found")
+
+
+def test_pods_of_kube_scheduler_go_where_their_data_is_through_our_gate(lake: Lake, warm: str, log: Path) -> None:
+    gate = {"schedulerName": "default-scheduler", "schedulingGates": [{"name": "forebay.io/placement"}]}
+    crew = Crew(lake, "train", CARDS, gib=6, **gate)
+    first, *others = crew.manifests
+    lake.pods.apply(first)
+    until(lambda: f"1 of {CARDS} pods exist" in crew.said(), f"the first one does not wait: {crew.said()!r}")
+    assert crew.nodes() == []
+    for other in others:
+        lake.pods.apply(other)
+    crew.all_run(log)
+    assert crew.nodes() == [warm] * CARDS
+    assert sorted(crew.allocations(), key=lambda one: sorted(one[1])) == [(warm, {"0": 6}), (warm, {"1": 6})]
+    assert crew.hashes() == [lake.hashes] * CARDS
