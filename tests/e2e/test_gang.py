@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gangkit import CARDS, GIB, Crew, give_cards, held, publish, scheduling
+from gangkit import CARDS, GIB, Crew, give_cards, held, publish, published, scheduling, told
 from harness.cluster import Cluster
 from lakekit import Lake
 from podkit import Pods, until
@@ -35,10 +35,13 @@ def warm(lake: Lake, log: Path, crews: None) -> Iterator[str]:
     worker = lake.pods.kubectl("get", "pods", "-l", "forebay.io/component=worker", "-o", "jsonpath={.items[0].spec.nodeName}")
     lake.pods.run(lake.reader("first", worker))
     until(lambda: held(lake.cluster, worker, lake) >= lake.bytes, f"{worker} does not hold the dataset")
-    for node in lake.cluster.nodes:
-        publish(lake, node, held(lake.cluster, node, lake))
+    if not published():  # then this stands for it, with what is true
+        for node in lake.cluster.nodes:
+            publish(lake, node, held(lake.cluster, node, lake))
+    until(lambda: told(lake, worker) >= lake.bytes, f"the NodeCache of {worker} tells of {told(lake, worker)} bytes")
     yield worker
-    lake.cluster.kubectl("delete", "nodecache", *lake.cluster.nodes, "--ignore-not-found")
+    if not published():
+        lake.cluster.kubectl("delete", "nodecache", *lake.cluster.nodes, "--ignore-not-found")
 
 
 def test_a_gang_starts_at_once_where_its_data_is_and_its_cards_are_written_down(lake: Lake, warm: str, log: Path) -> None:
@@ -114,14 +117,14 @@ def test_hints_that_lie_cost_no_byte_and_stop_no_gang(lake: Lake, warm: str, log
     elif lie.startswith("a node"):
         publish(lake, "ghost", 1 << 40)
     else:
-        lake.cluster.kubectl("delete", "nodecache", *lake.cluster.nodes)
+        lake.cluster.kubectl("delete", "nodecache", *lake.cluster.nodes, "--ignore-not-found")
     try:
         crew = Crew(lake, "train", CARDS, gib=6)
         crew.apply()
         crew.all_run(log)
         assert len(crew.nodes()) == CARDS
-        if lie.startswith("the cold"):
-            assert crew.nodes() == [cold] * CARDS  # the lie was believed, and only cost the way there
+        if lie.startswith("the cold"):  # believed, if its publisher has not put it right before: it only costs the way there
+            assert crew.nodes() in ([cold] * CARDS, [warm] * CARDS)
         assert crew.hashes() == [lake.hashes] * CARDS
     finally:
         lake.cluster.kubectl("delete", "nodecache", "ghost", "--ignore-not-found")
