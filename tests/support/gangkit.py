@@ -62,7 +62,7 @@ class Crew:
     """A gang of pods that read a dataset and hold part of a card each."""
 
     def __init__(self, lake: Lake, name: str, count: int, gib: int, minimum: int = 0, **spec: Any) -> None:
-        self.pods, self.name, self.count = lake.pods, name, count
+        self.lake, self.pods, self.name = lake, lake.pods, name
         self.names = [f"{name}-{at}" for at in range(count)]
         self.manifests = [self._member(lake, one, gib, minimum or count, spec) for one in self.names]
 
