@@ -105,6 +105,7 @@ class Nearness:
         for name in self._publishers.values():
             row = self.warmth.row_of.get(name)
             if row is not None and name in self._nodes:
+                self.warmth.eta[row] -= max(now - self.warmth.observed[row], 0.0)  # what was to be done by now is late
                 self.warmth.observed[row] = now
 
     def dataset(self, pod: Pod) -> str:

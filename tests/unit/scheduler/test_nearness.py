@@ -132,6 +132,16 @@ def test_silent_hints_are_none_unless_their_node_lives() -> None:
     assert near.place(gang(made, 2), DATA, 0.0, NOW + 264) is None
 
 
+def test_a_load_of_a_silent_node_gets_nearer_its_end_and_is_late_in_the_end() -> None:
+    made, near = start("a", "b", b=100)
+    near.see(None, publisher("b"))
+    column, row = near.warmth.column_of[DATA], made.row_of["b"]
+    near.warmth.eta[row, column] = 50.0
+    for after, left in ((20.0, 30.0), (40.0, 10.0), (60.0, float("inf"))):
+        near.alive(NOW + after)
+        assert near.warmth.remaining(column, NOW + after)[row] == pytest.approx(left)
+
+
 def publisher(on: str, *, ready: bool = True, namespace: str = "forebay-system") -> Pod:
     meta = {"name": "node", "namespace": namespace, "uid": f"{namespace} {on}", "labels": {"forebay.io/component": "node"}}
     conditions = [{"type": "Ready", "status": str(ready)}]
