@@ -11,7 +11,7 @@ from filterlab import cluster, node, pod
 
 from forebay.api.corev1 import Pod
 from forebay.api.hints import DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus
+from forebay.api.nodecache import NodeCacheStatus, Served
 from forebay.scheduler.cluster import Cluster
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.live.config import Locality
@@ -114,6 +114,19 @@ def test_a_gang_that_does_not_fit_is_left_to_others_and_nothing_is_held() -> Non
     before = made.free.copy()
     assert near.place(gang(made, 9), DATA, 0.0, NOW) is None
     assert (made.free == before).all()
+
+
+def test_a_worker_that_has_listed_its_dataset_tells_how_large_it_is() -> None:
+    made = cluster([node("a", cpu="4"), node("b", cpu="4")])
+    near = Nearness(made)
+    there = said(50)
+    served = {"ownedBytes": 0, "capacityBytes": 0, "totalBytes": 100 * GB, "listed": True}
+    worker = msgspec.json.decode(json.dumps(served), type=Served)
+    near.set_node("b", msgspec.structs.replace(there, datasets=(msgspec.structs.replace(there.datasets[0], worker=worker),)), NOW)
+    assert int(near.warmth.size[near.warmth.column_of[DATA]]) == 100 * GB
+    near.set_hints(DATA, sized(60), NOW)
+    near.set_node("b", msgspec.structs.replace(there, datasets=(msgspec.structs.replace(there.datasets[0], worker=worker),)), NOW)
+    assert int(near.warmth.size[near.warmth.column_of[DATA]]) == 60 * GB
 
 
 def test_silent_hints_are_none_unless_their_node_lives() -> None:
