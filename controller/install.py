@@ -22,7 +22,7 @@ import msgspec
 import yaml
 
 from forebay.api.engine_class import engine_class
-from forebay.controller import rights, scheduler_part, settings
+from forebay.controller import node_policy, rights, scheduler_part, settings
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "install"
@@ -87,6 +87,7 @@ def parts(install: Install) -> Mapping[str, list[Object]]:
         "10-rights.yaml": _rights(install),
         "20-class.yaml": [engine_class(install.installation.image)],
         "30-csidriver.yaml": [_driver(install)],
+        "35-nodecaches.yaml": node_policy.policy(install.installation.namespace, PART_OF),
         "40-controller.yaml": _controller(install),
         "50-node.yaml": [_node(install), _mounts(install)],
         **({"70-scheduler.yaml": _scheduler(install)} if install.scheduler else {}),
@@ -110,7 +111,10 @@ def _namespace(install: Install) -> Object:
 def _rights(install: Install) -> list[Object]:
     space = install.installation.namespace
     made: list[Object] = []
-    for name, component, rules in ((rights.CONTROLLER, "controller", rights.controller()), (rights.NODE, "node", rights.node())):
+    for name, component, rules in (
+        (rights.CONTROLLER, "controller", rights.controller(labels=install.installation.fluid_node_labels)),
+        (rights.NODE, "node", rights.node()),
+    ):
         account = {"kind": "ServiceAccount", "name": name, "namespace": space}
         made += [
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _meta(name, component, space)},

@@ -15,7 +15,7 @@ UNINSTALL = "forebay-uninstall"
 LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
-_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES)]
+_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES, "DataLoad")]
 _LOOK = ("get", "list", "watch")
 _OWN = (*_LOOK, "create", "patch", "delete")
 
@@ -25,18 +25,28 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
     return {**found, "resourceNames": list(names)} if names else found
 
 
-def controller() -> list[Object]:
-    """Users' objects are read and marked, never made or deleted. Of Secrets it only makes new ones: `get` and `patch` would
-    both hand out those of everybody."""
+def controller(*, labels: bool = False) -> list[Object]:
+    """Users' objects are read and marked, never made; deleted is only a DataLoad whose time after its end is over.
+
+    Of Secrets it only makes new ones: `get` and `patch` would both hand out those of everybody. The server lets it give nobody a
+    right that it has not itself. `labels`: it puts Fluid's labels on nodes.
+    """
     return [
+        *([_rule("", ["nodes"], ("patch",))] if labels else ()),
         _rule(GROUP, _SERVED, (*_LOOK, "patch")),
         _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
         _rule(GROUP, [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]], _LOOK),
-        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"]], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetHints"]], _OWN),
+        _rule(OWN_GROUP, [f"{_PLURALS['DatasetHints']}/status"], ("patch",)),
         _rule("", ["namespaces", "nodes"], _LOOK),
         _rule("", ["configmaps", "services", "persistentvolumes", "persistentvolumeclaims"], _OWN),
         _rule("apps", ["statefulsets"], _OWN),
+        _rule("batch", ["jobs"], (*_LOOK, "create", "delete")),
+        _rule("", ["serviceaccounts"], ("create",)),  # one for each load, which may write its status
+        _rule("rbac.authorization.k8s.io", ["roles", "rolebindings"], ("create",)),
+        _rule(GROUP, [_PLURALS["DataLoad"]], ("delete",)),
         _rule("policy", ["poddisruptionbudgets"], _OWN),
         _rule("networking.k8s.io", ["networkpolicies"], _OWN),
         _rule("", ["pods"], (*_LOOK, "patch", "delete")),  # the order to leave; a drained one that shall serve again
@@ -75,5 +85,7 @@ def node() -> list[Object]:
         _rule("", ["configmaps"], _LOOK),
         _rule("discovery.k8s.io", ["endpointslices"], _LOOK),
         _rule("", ["nodes"], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("get", "create", "patch")),  # its own alone: the policy beside it
+        _rule(OWN_GROUP, [f"{_PLURALS['NodeCache']}/status"], ("patch",)),
         _rule("events.k8s.io", ["events"], ("create", "patch")),
     ]
