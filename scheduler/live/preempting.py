@@ -175,7 +175,7 @@ def make_room(  # noqa: PLR0917 - one decision
     now: float,
 ) -> Room:
     """For a job that found no place. `pods`: the gang's, by which it is judged; `waiting`: all jobs; `now`: of the epoch."""
-    running = [_running(books, budgets, pod, books.gang_of(pod.metadata.uid)) for pod in books.bound.values()]
+    running = [_running(books, budgets, pod, now) for pod in books.bound.values()]
     leaving = [one for one in running if one.leaving]
     room = PlannedRoom(books, planner, gang)
     home, firm = books.home(pods[0]).queue, any(not of_pod(pod.metadata.labels)[1] for pod in pods)
@@ -201,8 +201,9 @@ def make_room(  # noqa: PLR0917 - one decision
     return Room(tuple(pod.uid for pod in found.pods), places, reason)
 
 
-def _running(books: Books, budgets: Budgets, pod: Pod, gang: str) -> Running:
-    began = created(pod)
+def _running(books: Books, budgets: Budgets, pod: Pod, now: float) -> Running:
+    began = min(created(pod), now)  # the server's clock may be ahead of ours
+    gang = books.gang_of(pod.metadata.uid)
     return Running(
         pod.metadata.uid,
         books.quotas.ledger.home(pod.metadata.uid),
