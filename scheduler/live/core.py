@@ -79,8 +79,7 @@ class Core:
         self._members: dict[str, dict[str, Pod]] = {}  # gang -> its pods that have a node, ended ones included
         self._failures: dict[str, int] = {}
         self._pending: list[Instruction] = []
-        self._attempts = 0
-        self._swept_at = 0.0
+        self._attempts, self._swept_at = 0, 0.0
         self._coupled: set[str] = set()
         self._look_again: dict[str, float] = {}  # job -> seconds after which it is to be tried though nothing changed
 
