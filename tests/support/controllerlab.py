@@ -22,6 +22,7 @@ from crd_admission import read_crds
 from servers import free_port
 
 from forebay.controller import install, rights
+from forebay.controller.admission.keeping import MUTATING, VALIDATING
 from forebay.controller.kinds import RESOURCES
 from forebay.controller.process import Controller, Options
 from forebay.kube import resources as r
@@ -50,6 +51,10 @@ INSTALLED = {
         r.CONFIG_MAPS,
         r.DEPLOYMENTS,
         r.DAEMON_SETS,
+        r.SERVICES,
+        r.SECRETS,
+        MUTATING,
+        VALIDATING,
         Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "roles", "Role"),
