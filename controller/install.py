@@ -135,15 +135,20 @@ def _driver(install: Install) -> Object:
     }
 
 
-def _controller(install: Install) -> list[Object]:
-    made, space = install.installation, install.installation.namespace
-    name = rights.CONTROLLER
-    config = {
+def _config(install: Install) -> Object:
+    """The settings of the installation, for controller and webhook."""
+    made = install.installation
+    return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _meta(name, "controller", space),
+        "metadata": _meta(rights.CONTROLLER, "controller", made.namespace),
         "data": {_SETTINGS: yaml.safe_dump(settings.shown(made), sort_keys=True) if settings.shown(made) else "{}\n"},
     }
+
+
+def _controller(install: Install) -> list[Object]:
+    made, name = install.installation, rights.CONTROLLER
+    config = _config(install)
     container = {
         "name": "controller",
         "image": made.image,
@@ -174,6 +179,7 @@ def _webhook(install: Install) -> list[Object]:
     made, space, name = install.installation, install.installation.namespace, rights.WEBHOOK
     labels = {**PART_OF, COMPONENT: "webhook"}
     config = manifests.preferences(space, _meta)
+    both = {"preferences": config["data"], "settings": _config(install)["data"]}
     container = manifests.container(made.image, made.pull_policy, _probe, _SETTINGS)
     pod = _restricted(install, name, "webhook", container, manifests.volumes())
     return [
@@ -182,7 +188,7 @@ def _webhook(install: Install) -> list[Object]:
         manifests.secret(space, _meta),
         config,
         manifests.service(space, _meta, labels),
-        _deployment(install, name, "webhook", pod, digest(config["data"])),
+        _deployment(install, name, "webhook", pod, digest(both)),
         *manifests.configurations(space, _meta),
     ]
 

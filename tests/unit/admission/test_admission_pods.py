@@ -293,6 +293,6 @@ def test_the_file_says_what_the_defaults_are() -> None:
     ],
 )
 def test_a_wrong_file_is_one_sentence(text: str, words: str) -> None:
-    with pytest.raises(PreferenceError, match="^f: ") as caught:
+    with pytest.raises(PreferenceError, match=r"^f: ") as caught:
         read(text, "f")
     assert words in str(caught.value)

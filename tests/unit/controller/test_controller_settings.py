@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from forebay.controller import install, rights, settings
+from forebay.controller.rights import CONTROLLER, WEBHOOK
 from forebay.runtimes.engine import Installation
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,13 +65,14 @@ def objects(made: install.Install) -> list[dict[str, Any]]:
 
 
 def test_settings_reach_the_controller_and_start_it_again() -> None:
-    def of(made: Installation) -> tuple[str, str]:
-        found = {o["kind"]: o for o in objects(install.Install(installation=made))}
-        return found["ConfigMap"]["data"]["settings.yaml"], found["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    def of(made: Installation) -> tuple[str, list[Any]]:
+        found = {(o["kind"], o["metadata"]["name"]): o for o in objects(install.Install(installation=made))}
+        marks = [found["Deployment", name]["spec"]["template"]["metadata"]["annotations"] for name in (CONTROLLER, WEBHOOK)]
+        return found["ConfigMap", CONTROLLER]["data"]["settings.yaml"], marks
 
     plain, native = of(Installation()), of(Installation(default_engine="native"))
     assert settings.read(native[0], "f") == Installation(default_engine="native")
-    assert plain[1] != native[1]
+    assert all(before != after for before, after in zip(plain[1], native[1], strict=True))
 
 
 def test_one_image_everywhere_and_secrets_to_pull_it() -> None:
@@ -103,7 +105,7 @@ def test_folders_of_the_node_keep_their_paths() -> None:
 
 
 def test_nobody_is_given_more_than_it_works_with() -> None:
-    for rules in (rights.controller(), rights.controller_lease(), rights.node()):
+    for rules in (rights.controller(), rights.controller_lease(), rights.node(), rights.webhook(), rights.webhook_secret()):
         for rule in rules:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             assert not {"deletecollection", "escalate", "bind", "impersonate"} & set(rule["verbs"])
