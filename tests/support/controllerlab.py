@@ -88,13 +88,13 @@ SERVED = ("Dataset", "CacheRuntimeClass", "DatasetGrant", "ThinRuntime")
 
 
 def set_up(client: Client, *, workloads: bool = False) -> None:
-    """CRDs and what `deploy/install` has; without its workloads, which nobody would run."""
+    """CRDs and what `deploy/install` has; without its workloads, which nobody would run, and what would call them."""
     for crd in read_crds().values():
         client.apply(r.CRDS, Key("", crd["metadata"]["name"]), crd)
     until(lambda: all(_served(client, RESOURCES[kind]) for kind in SERVED))
     for objects in install.parts(install.Install()).values():
         for obj in objects:
-            if workloads or obj["kind"] not in ("Deployment", "DaemonSet"):
+            if workloads or obj["kind"] not in ("Deployment", "DaemonSet", MUTATING.kind, VALIDATING.kind):
                 client.apply(INSTALLED[obj["kind"]], key_of(obj), obj, manager="admin")
 
 

@@ -105,13 +105,15 @@ def test_folders_of_the_node_keep_their_paths() -> None:
 
 
 def test_nobody_is_given_more_than_it_works_with() -> None:
-    for rules in (rights.controller(), rights.controller_lease(), rights.node(), rights.webhook(), rights.webhook_secret()):
+    for rules in (rights.controller(), rights.controller_lease(), rights.node(), rights.webhook()):
         for rule in rules:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             assert not {"deletecollection", "escalate", "bind", "impersonate"} & set(rule["verbs"])
             assert not {"pods/exec", "pods/attach", "nodes/proxy", "serviceaccounts/token"} & set(rule["resources"])
             if "secrets" in rule["resources"]:
                 assert (rule["resources"], rule["verbs"]) == (["secrets"], ["create"])
+    (own,) = rights.webhook_secret()
+    assert (own["verbs"], own["resourceNames"]) == (["get", "patch"], [rights.CERTIFICATES])
 
 
 def test_the_command_writes_checks_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
