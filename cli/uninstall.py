@@ -16,9 +16,10 @@ import msgspec
 from forebay.cli.output import CommandError, say
 from forebay.controller.copies import OWNED, path
 from forebay.controller.kinds import RESOURCES, Pod
-from forebay.controller.leaving import left
+from forebay.controller.leaving import left, sweep
 from forebay.controller.process import Controller, Options
 from forebay.controller.rights import CONTROLLER
+from forebay.controller.writing import Writer
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError, find
@@ -112,7 +113,13 @@ def _take_away(transport: Transport, namespace: str, end: float) -> None:
     try:
         _until(lambda: [controller.unready()] if controller.unready() else [], end, "the cluster cannot be seen whole")
         _until(lambda: _not_leading(controller), end, "another controller writes still; stop it")
-        _until(lambda: left(controller.copies), end, "not taken away in time; give the command again, and look at what is named")
+        writer = Writer(controller.client)
+
+        def remaining() -> list[str]:
+            sweep(controller.copies, writer)
+            return left(controller.copies)
+
+        _until(remaining, end, "not taken away in time; give the command again, and look at what is named")
     finally:
         controller.stop()
 

@@ -49,8 +49,8 @@ class Charted(Install, frozen=True, kw_only=True):
     def settings(self) -> str:
         return str(hole('include "forebay.settings" $'))
 
-    def settings_digest(self) -> str:
-        return str(hole('include "forebay.settings" $ | sha256sum'))
+    def settings_digest(self, beside: str = "") -> str:
+        return str(hole(f'printf "%s{beside}" (include "forebay.settings" $) | sha256sum'))
 
     def volume(self, path: str) -> str:
         return "host-" + _HOLE.sub(lambda m: hole(f"{m[1]} | sha256sum | trunc 10"), path)

@@ -12,6 +12,8 @@ from forebay.runtimes.engine import Object
 CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts"
 UNINSTALL = "forebay-uninstall"
 """Names of workloads, and of the service accounts of the first two; what holds the mounts calls no API server."""
+WEBHOOK, CERTIFICATES = "forebay-webhook", "forebay-webhook-certificates"
+"""The webhook's workload, account, Service and configurations; its Secret."""
 LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
@@ -89,3 +91,20 @@ def node() -> list[Object]:
         _rule(OWN_GROUP, [f"{_PLURALS['NodeCache']}/status"], ("patch",)),
         _rule("events.k8s.io", ["events"], ("create", "patch")),
     ]
+
+
+def webhook() -> list[Object]:
+    """The webhook reads what it judges by, and tells its own two configurations of its authority. It makes nothing."""
+    group, named = "admissionregistration.k8s.io", ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+    described = [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]]
+    return [
+        _rule(GROUP, [*_SERVED, *described], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
+        _rule("", ["namespaces", "nodes"], _LOOK),
+        _rule(group, named, ("get", "patch"), [WEBHOOK]),
+    ]
+
+
+def webhook_secret() -> list[Object]:
+    """In its own namespace: its certificates."""
+    return [_rule("", ["secrets"], ("get", "patch"), [CERTIFICATES])]

@@ -27,7 +27,14 @@ CHOICES: dict[str, Object] = {
         "memoryLimit": "2Gi",
         "defaultEngine": "native",
     },
-    "numbers": {"drainRate": 2_500_000_000, "uid": None, "dataPort": 9000, "networkPolicy": True, "controller": {"replicas": 0}},
+    "numbers": {
+        "drainRate": 2_500_000_000,
+        "uid": None,
+        "dataPort": 9000,
+        "networkPolicy": True,
+        "controller": {"replicas": 0},
+        "webhook": False,
+    },
     "lists": {
         "pullSecrets": ["one", "two"],
         "node": {"tierRoots": ["/mnt/a", "/mnt/b"], "hostPathRoots": ["/srv/data"], "cacheDir": "/mnt/cache"},
@@ -97,7 +104,7 @@ def test_every_value_is_tried() -> None:
     }
     for name, inner in values.parts_values().items():
         known |= {f"{name}.{key}" for key in inner} if isinstance(inner, dict) else {name}
-    assert known - tried <= {"controller.resources", *values.switches()}
+    assert known - tried <= {"controller.resources"}
 
 
 def test_other_settings_start_the_controller_again(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from crd_admission import read_crds
 from servers import free_port
 
 from forebay.controller import install, rights
+from forebay.controller.admission.keeping import MUTATING, VALIDATING
 from forebay.controller.kinds import RESOURCES
 from forebay.controller.process import Controller, Options
 from forebay.kube import resources as r
@@ -50,6 +51,10 @@ INSTALLED = {
         r.CONFIG_MAPS,
         r.DEPLOYMENTS,
         r.DAEMON_SETS,
+        r.SERVICES,
+        r.SECRETS,
+        MUTATING,
+        VALIDATING,
         Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "roles", "Role"),
@@ -93,13 +98,13 @@ SERVED = ("Dataset", "CacheRuntimeClass", "DatasetGrant", "ThinRuntime")
 
 
 def set_up(client: Client, *, workloads: bool = False) -> None:
-    """CRDs and what `deploy/install` has; without its workloads, which nobody would run."""
+    """CRDs and what `deploy/install` has; without its workloads, which nobody would run, and what would call them."""
     for crd in read_crds().values():
         client.apply(r.CRDS, Key("", crd["metadata"]["name"]), crd)
     until(lambda: all(_served(client, RESOURCES[kind]) for kind in SERVED))
     for objects in install.parts(install.Install()).values():
         for obj in objects:
-            if workloads or obj["kind"] not in ("Deployment", "DaemonSet"):
+            if workloads or obj["kind"] not in ("Deployment", "DaemonSet", MUTATING.kind, VALIDATING.kind):
                 client.apply(INSTALLED[obj["kind"]], key_of(obj), obj, manager="admin")
 
 
