@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mounts": ("forebay.cli.csi", "Keep the mounts of this node for the CSI driver."),
     "sim": ("forebay.cli.sim", "Replay recorded workloads through the planner, without a cluster."),
     "controller": ("forebay.cli.controller", "Keep the datasets of a Kubernetes cluster as their objects say."),
+    "uninstall": ("forebay.cli.uninstall", "Let go of the datasets of a Kubernetes cluster, before forebay leaves it."),
     "webhook": ("forebay.cli.webhook", "Answer the API server before it takes datasets' objects and pods."),
     "why": ("forebay.cli.why", "Say why a gang waits, what starting now would cost, and what to free."),
     "demo": ("forebay.cli.demo", "Show all of it on this machine, with stores made for the occasion."),

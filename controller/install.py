@@ -1,19 +1,22 @@
 """What an installation consists of beside the CRDs: namespace, rights, controller, node plugin, CSI driver, our class.
 
-    python -P -m forebay.controller.install deploy            # write deploy/install, remove what is of no part any more
+    python -P -m forebay.controller.install deploy            # write deploy/{install,uninstall,chart}, remove what is of no part
     python -P -m forebay.controller.install deploy --check    # exit code 1 where a file is not what would be written
     python -P -m forebay.controller.install - --image registry.example/forebay:1 --set defaultEngine=native | kubectl apply -f -
 
-Pure but for `main`: equal settings give equal bytes.
+Pure but for `main`: equal settings give equal bytes. The Helm chart is written from the same functions (chart.py): what they
+do with a field of `Install` must hold for a placeholder too. Put it into an object or into a text as it is; neither compare
+it nor take it apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
@@ -25,6 +28,8 @@ from forebay.controller.comparing import digest
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "install"
+WRITTEN = ("install", "uninstall", "chart/templates")
+"""Folders of which every YAML file is written here."""
 HEADER = "# Written by `python -P -m forebay.controller.install deploy`: change controller/install.py or controller/rights.py.\n"
 COMPONENT, PART_OF = "forebay.io/component", {"app.kubernetes.io/part-of": "forebay"}
 HEALTH, NODE_HEALTH = 8080, 9809
@@ -32,16 +37,48 @@ HEALTH, NODE_HEALTH = 8080, 9809
 _SETTINGS = "settings.yaml"
 
 
+class Workload(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Where pods of a component run, and what they ask for."""
+
+    resources: Object = {}
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Object, ...] = ()
+
+
+CONTROLLER = Workload(resources={"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}})
+EVERY_NODE = Workload(
+    resources={"requests": {"cpu": "50m", "memory": "64Mi"}},  # of each of the two containers
+    node_selector={"kubernetes.io/os": "linux"},
+    tolerations=({"operator": "Exists"},),
+)
+
+
 class Install(msgspec.Struct, frozen=True, kw_only=True):
-    """`tier_roots`, `host_roots`: directories of nodes below which caches may lie, and `local://` mounts may read."""
+    """`tier_roots`, `host_roots`: directories of nodes below which caches may lie beside `client_cache`, and `local://` mounts
+    may read. A field that is a bool is a switch of a part, and a value of the chart by the same name."""
 
     installation: Installation = Installation()
     kubelet: str = "/var/lib/kubelet"
-    client_cache: str = "/var/cache/forebay"  # of nodes that read, for what no worker of theirs holds
-    tier_roots: tuple[str, ...] = ("/var/cache/forebay",)
+    client_cache: str = "/var/cache/forebay"  # of nodes that read, for what no worker of theirs holds; workers' caches too
+    tier_roots: tuple[str, ...] = ()
     host_roots: tuple[str, ...] = ()
     replicas: int = 2
+    controller: Workload = CONTROLLER
+    node: Workload = EVERY_NODE
     webhook: bool = True
+
+    def settings(self) -> str:
+        """The controller's file."""
+        shown = settings.shown(self.installation)
+        return yaml.safe_dump(shown, sort_keys=True) if shown else "{}\n"
+
+    def settings_digest(self, beside: str = "") -> str:
+        """What starts a process again when its file changes, which is read at the start; `beside` stands for others."""
+        return hashlib.sha256(f"{self.settings()}{beside}".encode()).hexdigest()
+
+    def volume(self, path: str) -> str:
+        """The name of the volume that has a directory of nodes: by its path, so that adding one renames no other."""
+        return f"host-{hashlib.sha256(path.encode()).hexdigest()[:10]}"
 
 
 def parts(install: Install) -> Mapping[str, list[Object]]:
@@ -142,7 +179,7 @@ def _config(install: Install) -> Object:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _meta(rights.CONTROLLER, "controller", made.namespace),
-        "data": {_SETTINGS: yaml.safe_dump(settings.shown(made), sort_keys=True) if settings.shown(made) else "{}\n"},
+        "data": {_SETTINGS: install.settings()},
     }
 
 
@@ -158,7 +195,7 @@ def _controller(install: Install) -> list[Object]:
         "ports": [{"name": "health", "containerPort": HEALTH, "protocol": "TCP"}],
         "livenessProbe": _probe("/healthz", "health", 20),
         "readinessProbe": _probe("/readyz", "health", 5),
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "resources": install.controller.resources,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -171,7 +208,7 @@ def _controller(install: Install) -> list[Object]:
     }
     volumes: list[Object] = [{"name": "config", "configMap": {"name": name}}, {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}]
     pod = _restricted(install, name, "controller", container, volumes)
-    return [config, _deployment(install, name, "controller", pod, digest(config))]
+    return [config, _deployment(install, name, "controller", pod, install.settings_digest())]
 
 
 def _webhook(install: Install) -> list[Object]:
@@ -179,7 +216,6 @@ def _webhook(install: Install) -> list[Object]:
     made, space, name = install.installation, install.installation.namespace, rights.WEBHOOK
     labels = {**PART_OF, COMPONENT: "webhook"}
     config = manifests.preferences(space, _meta)
-    both = {"preferences": config["data"], "settings": _config(install)["data"]}
     container = manifests.container(made.image, made.pull_policy, _probe, _SETTINGS)
     pod = _restricted(install, name, "webhook", container, manifests.volumes())
     return [
@@ -188,7 +224,7 @@ def _webhook(install: Install) -> list[Object]:
         manifests.secret(space, _meta),
         config,
         manifests.service(space, _meta, labels),
-        _deployment(install, name, "webhook", pod, digest(both)),
+        _deployment(install, name, "webhook", pod, install.settings_digest(digest(config["data"]))),
         *manifests.configurations(space, _meta),
     ]
 
@@ -200,6 +236,7 @@ def _restricted(install: Install, account: str, component: str, container: Objec
         "serviceAccountName": account,
         "enableServiceLinks": False,
         "priorityClassName": "system-cluster-critical",
+        **_place(install.controller),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 65532,
@@ -228,7 +265,6 @@ def _deployment(install: Install, name: str, component: str, pod: Object, settin
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": labels},
             "template": {
-                # settings are read at the start: other ones start it again
                 "metadata": {
                     "labels": {**labels, "app.kubernetes.io/name": name},
                     "annotations": {"forebay.io/settings": settings_digest},
@@ -241,6 +277,15 @@ def _deployment(install: Install, name: str, component: str, pod: Object, settin
 
 def _probe(path: str, port: str | int, period: int) -> Object:
     return {"httpGet": {"path": path, "port": port}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": 3}
+
+
+def _place(workload: Workload) -> Object:
+    return {"nodeSelector": workload.node_selector, "tolerations": list_of(workload.tolerations)}
+
+
+def list_of(values: Any) -> Any:
+    """A tuple as YAML has it; a placeholder for one stays."""
+    return list(values) if isinstance(values, tuple) else values
 
 
 def _pull_secrets(made: Installation) -> Object:
@@ -256,7 +301,8 @@ def _node(install: Install) -> Object:
         "--node=$(NODE_NAME)",
         f"--kubelet={install.kubelet}",
         f"--mounts={socket}/mounts.sock",
-        *(f"--tier-root={root}" for root in install.tier_roots),
+        f"--cache={install.client_cache}",
+        *(f"--tier-root={root}" for root in (install.client_cache, *install.tier_roots)),
         *(f"--host-path-root={root}" for root in install.host_roots),
         f"--healthz=:{NODE_HEALTH}",
     ]
@@ -267,13 +313,14 @@ def _node(install: Install) -> Object:
         "livenessProbe": _probe("/healthz", "health", 20),
         "readinessProbe": _probe("/healthz", "health", 2),
     }
-    roots = dict.fromkeys((*install.tier_roots, *install.host_roots), "HostToContainer")
-    return _daemons(install, "node", container, roots, {"serviceAccountName": rights.NODE})
+    more = {"serviceAccountName": rights.NODE}
+    shown = _Shown("HostToContainer", install.tier_roots, install.host_roots)
+    return _daemons(install, "node", container, more, shown)
 
 
 def _mounts(install: Install) -> Object:
     container = _privileged(install, "mounts", ["forebay", "mounts"], [f"--kubelet={install.kubelet}"])
-    return _daemons(install, "mounts", container, {}, {"automountServiceAccountToken": False})
+    return _daemons(install, "mounts", container, {"automountServiceAccountToken": False}, _Shown())
 
 
 def _privileged(install: Install, name: str, command: Sequence[str], arguments: Sequence[str]) -> Object:
@@ -283,23 +330,32 @@ def _privileged(install: Install, name: str, command: Sequence[str], arguments: 
         "imagePullPolicy": install.installation.pull_policy,
         "command": list(command),
         "args": list(arguments),
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "resources": install.node.resources,
         "securityContext": {"privileged": True, "runAsUser": 0},  # mounts that pods of the node see
     }
 
 
-def _daemons(install: Install, component: str, container: Object, roots: Mapping[str, str], more: Object) -> Object:
+class _Shown(NamedTuple):
+    """Directories of nodes beside the kubelet's: caches (made where they are missing, beside the one of clients) and hosts'."""
+
+    propagation: str = ""
+    caches: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+
+
+def _daemons(install: Install, component: str, container: Object, more: Object, shown: _Shown) -> Object:
     name, labels = f"forebay-{component}", {**PART_OF, COMPONENT: component}
-    folders = {install.kubelet: "Bidirectional", install.client_cache: "None", **roots}
-    if install.client_cache in roots:
-        folders[install.client_cache] = roots[install.client_cache]
-    kinds = dict.fromkeys((install.client_cache, *install.tier_roots), "DirectoryOrCreate")
-    mounted: list[Object] = []
-    volumes: list[Object] = []
-    for i, (path, how) in enumerate(folders.items()):
-        propagation = {} if how == "None" else {"mountPropagation": how}
-        mounted.append({"name": f"host-{i}", "mountPath": path, **propagation})
-        volumes.append({"name": f"host-{i}", "hostPath": {"path": path, "type": kinds.get(path, "Directory")}})
+    how = {"mountPropagation": shown.propagation} if shown.propagation else {}
+    made = (install.client_cache, *shown.caches)
+    mounted: list[Object] = [
+        {"name": install.volume(install.kubelet), "mountPath": install.kubelet, "mountPropagation": "Bidirectional"},
+        *({"name": install.volume(path), "mountPath": path, **how} for path in (*made, *shown.hosts)),
+    ]
+    volumes: list[Object] = [
+        _of_host(install, install.kubelet, "Directory"),
+        *(_of_host(install, path, "DirectoryOrCreate") for path in made),
+        *(_of_host(install, path, "Directory") for path in shown.hosts),
+    ]
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -315,8 +371,7 @@ def _daemons(install: Install, component: str, container: Object, roots: Mapping
                     "enableServiceLinks": False,
                     "priorityClassName": "system-node-critical",
                     "terminationGracePeriodSeconds": 30,
-                    "tolerations": [{"operator": "Exists"}],
-                    "nodeSelector": {"kubernetes.io/os": "linux"},
+                    **_place(install.node),
                     "containers": [{**container, "volumeMounts": mounted}],
                     "volumes": volumes,
                     **_pull_secrets(install.installation),
@@ -324,6 +379,10 @@ def _daemons(install: Install, component: str, container: Object, roots: Mapping
             },
         },
     }
+
+
+def _of_host(install: Install, path: str, kind: str) -> Object:
+    return {"name": install.volume(path), "hostPath": {"path": path, "type": kind}}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -339,13 +398,18 @@ def text(objects: Sequence[Object]) -> str:
 
 
 def files(install: Install) -> Mapping[str, str]:
-    return {f"{FOLDER}/{name}": HEADER + text(objects) for name, objects in parts(install).items()}
+    """Name below `deploy/` -> text: the plain manifests, and the chart."""
+    from forebay.controller import chart, removal  # made of what is here
+
+    plain = {f"{FOLDER}/{name}": HEADER + text(objects) for name, objects in parts(install).items()}
+    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.removal(install)), **chart.files()}
 
 
 def stale(folder: Path, install: Install) -> list[str]:
     """Files that differ from what they should be, are missing, or are of no part any more."""
     wanted = files(install)
-    found = {f"{FOLDER}/{path.name}": path.read_text() for path in (folder / FOLDER).glob("*.yaml")}
+    found = {str(path.relative_to(folder)): path.read_text() for where in WRITTEN for path in (folder / where).glob("*.yaml")}
+    found |= {name: (folder / name).read_text() for name in wanted if (folder / name).exists()}
     return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
 
 
@@ -355,35 +419,28 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("folder", help="the folder that has install/; - for one stream on stdout")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a file is stale")
+    parser.add_argument("--values", type=Path, help="a values file of the chart (deploy/chart/values.yaml has them all)")
+    parser.add_argument("--namespace", default=Installation().namespace, help="where the parts run")
     parser.add_argument("--image", default="", help="the image, as nodes pull it")
-    parser.add_argument("--set", dest="fields", action="append", default=[], metavar="FIELD=VALUE", help="a setting (repeatable)")
-    parser.add_argument("--settings", type=Path, help="a file of settings")
-    parser.add_argument("--kubelet", default=Install().kubelet, help="the kubelet's directory on nodes")
-    parser.add_argument("--tier-root", action="append", default=[], help="where caches may lie on nodes (repeatable)")
-    parser.add_argument("--host-path-root", action="append", default=[], help="what local:// may read on nodes (repeatable)")
-    parser.add_argument("--replicas", type=int, default=Install().replicas, help="of the controller")
+    parser.add_argument("--set", dest="fields", action="append", default=[], metavar="NAME=VALUE", help="a value (repeatable)")
     return parser.parse_args(arguments)
 
 
 def _install(asked: argparse.Namespace) -> Install:
     """Raises SettingsError."""
-    fields: dict[str, Any] = {}
-    if asked.settings is not None:
-        fields = settings.shown(settings.read(asked.settings.read_text(), str(asked.settings)))
+    from forebay.controller import values
+
+    found: dict[str, Any] = {}
+    if asked.values is not None:
+        found = values.mapping(asked.values.read_text(), str(asked.values))
     for pair in asked.fields:
         name, sign, value = pair.partition("=")
         if not sign:
-            raise settings.SettingsError(f"--set {pair}: write FIELD=VALUE, such as defaultEngine=native")
-        fields[name] = yaml.safe_load(value)
+            raise settings.SettingsError(f"--set {pair}: write NAME=VALUE, such as defaultEngine=native")
+        values.put(found, name, yaml.safe_load(value))
     if asked.image:
-        fields["image"] = asked.image
-    return Install(
-        installation=settings.installation(fields, "--set"),
-        kubelet=asked.kubelet,
-        tier_roots=tuple(asked.tier_root) or Install().tier_roots,
-        host_roots=tuple(asked.host_path_root),
-        replicas=asked.replicas,
-    )
+        found["image"] = asked.image
+    return values.from_values(found, str(asked.values or "--set"), asked.namespace)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -405,9 +462,9 @@ def main(arguments: Sequence[str]) -> int:
                 f"{folder / name}: is not what would be written; run python -P -m forebay.controller.install {folder}\n"
             )
         return 1 if names else 0
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     for name in names:
         if name in wanted:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(wanted[name])
         else:
             (folder / name).unlink()

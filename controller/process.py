@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from forebay.controller.copies import Copies
 from forebay.controller.health import Door
+from forebay.controller.leaving import Leaving
 from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
@@ -41,7 +42,8 @@ SYNC = 120.0
 
 
 class Options(NamedTuple):
-    """`listen`: host and port of the health door. `elect` False: the only replica, and no lease is taken."""
+    """`listen`: host and port of the health door. `elect` False: the only replica, and no lease is taken. `leaving`: everything
+    is taken away instead of being kept."""
 
     installation: Installation = Installation()
     identity: str = ""
@@ -49,6 +51,7 @@ class Options(NamedTuple):
     workers: int = 4
     elect: bool = True
     resync: float = RESYNC
+    leaving: bool = False
 
 
 class Controller:
@@ -76,7 +79,7 @@ class Controller:
         self._telling = Client(transport, MANAGER)
         self.recorder = Recorder(self._telling, NAME, options.identity)
         looker = Looker(self.copies, options.installation)
-        self.reconciler = Reconciler(looker, Writer(self.client), Teller(self.recorder.say), resync=options.resync)
+        self.reconciler = self._reconciler(looker)
         self.passes = Passes()
         self.workers = Workers[Key]("dataset", self._pass, options.workers)
         for kind, store in self.copies.stores.items():
@@ -115,6 +118,14 @@ class Controller:
         return all(ended)
 
     # --- parts ---
+
+    def _reconciler(self, looker: Looker) -> Reconciler | Leaving:
+        writer, teller = Writer(self.client), Teller(self.recorder.say)
+        return (
+            Leaving(looker, writer, teller)
+            if self._options.leaving
+            else Reconciler(looker, writer, teller, resync=self._options.resync)
+        )
 
     def _led(self) -> None:
         """Passes begin once every copy is whole: what is missing from a half copy would be made or taken away."""

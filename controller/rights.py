@@ -10,6 +10,7 @@ from forebay.api.fluidnames import TYPES
 from forebay.runtimes.engine import Object
 
 CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts"
+UNINSTALL = "forebay-uninstall"
 """Names of workloads, and of the service accounts of the first two; what holds the mounts calls no API server."""
 WEBHOOK, CERTIFICATES = "forebay-webhook", "forebay-webhook-certificates"
 """The webhook's workload, account, Service and configurations; its Secret."""
@@ -50,6 +51,23 @@ def controller_lease() -> list[Object]:
     """In its own namespace."""
     group = "coordination.k8s.io"
     return [_rule(group, ["leases"], ("create",)), _rule(group, ["leases"], ("get", "patch"), [LEASE])]
+
+
+def uninstaller() -> list[Object]:
+    """What takes datasets away: the controller's copies, and of its writes those that end something."""
+    kept = {GROUP: (), OWN_GROUP: (), "events.k8s.io": ()}
+    found: list[Object] = []
+    for rule in controller():
+        ends = kept.get(rule["apiGroups"][0], ("patch", "update"))
+        verbs = [v for v in rule["verbs"] if v not in ends and (v != "create" or rule["resources"] == ["events"])]
+        if verbs:
+            found.append({**rule, "verbs": verbs})
+    return [*found, _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("list",))]
+
+
+def uninstaller_here() -> list[Object]:
+    """In the namespace of the installation: it stops the controller, and leads in its place."""
+    return [*controller_lease(), _rule("apps", ["deployments/scale"], ("get", "patch"), [CONTROLLER])]
 
 
 def node() -> list[Object]:

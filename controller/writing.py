@@ -86,12 +86,12 @@ class Writer:
         self._client.merge(RESOURCES["Pod"], Key(namespace, pod), body)
         LOG.info("told worker %s/%s to hand out what it owns", namespace, pod)
 
-    def release(self, obj: Object, finalizers: Sequence[str]) -> bool:
-        """Takes our finalizers from an object that is being deleted; whether it had any."""
+    def release(self, obj: Object, finalizers: Sequence[str], *, alive: bool = False) -> bool:
+        """Takes our finalizers from an object that is being deleted (`alive`: from any); whether it had any."""
         meta = obj["metadata"]
         has = meta.get("finalizers") or []
         kept = [f for f in has if f not in finalizers]
-        if not meta.get("deletionTimestamp") or kept == has:
+        if not (alive or meta.get("deletionTimestamp")) or kept == has:
             return False
         body = {"metadata": {"resourceVersion": meta["resourceVersion"], "uid": meta["uid"], "finalizers": kept}}
         try:

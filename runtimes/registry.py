@@ -111,6 +111,23 @@ def observe(subject: Subject, found: Mapping[str, Found], now: str) -> Observed:
     return Observed(dataset=status, runtime=told, mountable=False, findings=(Finding("warning", choice.reason, choice.message),))
 
 
+def leave(subject: Subject, found: Mapping[str, Found]) -> Plan:
+    """What goes when forebay leaves the cluster: whatever any engine made. The Dataset stays."""
+    retired = [e.retire(subject, found[name]) for name, e in engines().items() if name in found]
+    return Plan(
+        delete=tuple(ref for p in retired for ref in p.delete),
+        release=all(p.release for p in retired),
+        findings=tuple(f for p in retired for f in p.findings),
+    )
+
+
+def uninstalled(subject: Subject, now: str) -> list[tuple[Object, DatasetStatus | RuntimeStatus | CacheRuntimeStatus]]:
+    """The users' objects of a dataset that was left, the runtimes first, and what is said of each."""
+    text = "forebay was uninstalled, and nothing of it is left here; install it again, or delete the Dataset and its runtime"
+    told = [(r, idle(r, "", "Uninstalled", text, now)) for r in subject.runtimes]
+    return [*told, (subject.dataset, not_served(subject, Choice(None, "", "Uninstalled", text), now))]
+
+
 def not_served(subject: Subject, choice: Choice, now: str) -> DatasetStatus:
     """A Dataset that no engine serves: NotBound, with the engine that it waits for and the remedy."""
     at = generation(subject.dataset)

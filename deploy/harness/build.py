@@ -6,7 +6,7 @@ prints one JSON object, name to path, as its last line; progress goes to standar
 built: the second call takes 0.1 s. All by name, through the Go and the Debian tools' own clients:
 
     kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl    go.mod beside this file
-    coredns, csi-sanity, versitygw                                                           `go install`, at a version
+    coredns, csi-sanity, helm, versitygw                                                     `go install`, at a version
     etcd, containerd, ctr, containerd-shim-runc-v2, runc, cni, busybox                       Debian's packages, unpacked
     pause                                                                                    pause/main.go beside this file
     go                                                                                       where none is new enough: a wheel
@@ -40,6 +40,7 @@ KUBE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-pro
 INSTALLED = {
     "coredns": ("github.com/coredns/coredns", "1.14.7"),
     "csi-sanity": ("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "5.4.0"),
+    "helm": ("helm.sh/helm/v4/cmd/helm", "4.3.1"),
     "versitygw": ("github.com/versity/versitygw/cmd/versitygw", "1.8.0"),
 }
 UNPACKED = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from controllerlab import INSTALLED, MANIFESTS, SMALL, SPACE, Cluster, Command, Running, as_account, key_of
+from controllerlab import INSTALLED, MANIFESTS, SMALL, SPACE, Cluster, Command, Running, as_account, key_of, may
 from controlplane import ControlPlane
 from controlplane_kit import until
 
@@ -98,25 +98,6 @@ def test_the_node_plugin_reads_configurations_and_members_and_no_secret(site: Co
     ):
         assert not may(client, verb, resource, space), resource
     transport.close()
-
-
-def may(client: Client, verb: str, what: str, space: str) -> bool:
-    named, _, sub = what.partition("/")
-    resource, _, group = named.partition(".")
-    attributes = {"namespace": space, "verb": verb, "resource": resource, "group": group, "subresource": sub}
-    kind = "SelfSubjectAccessReview"
-    body: dict[str, Any] = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": {"resourceAttributes": attributes}}
-    answer = client.transport.request(
-        "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=yaml_json(body), content="application/json"
-    )
-    assert answer.code == 201, answer.body
-    return bool(yaml.safe_load(answer.body)["status"]["allowed"])
-
-
-def yaml_json(body: dict[str, Any]) -> bytes:
-    import json
-
-    return json.dumps(body).encode()
 
 
 def test_without_a_default_engine_the_missing_one_is_named(cluster: Cluster, site: ControlPlane) -> None:

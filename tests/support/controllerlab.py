@@ -132,6 +132,19 @@ def as_account(endpoint: Endpoint, name: str = rights.CONTROLLER) -> Endpoint:
     return msgspec.structs.replace(endpoint, impersonate=who)
 
 
+def may(client: Client, verb: str, what: str, space: str) -> bool:
+    """Whether the client's account may do `verb` to `what` (`resource.group/sub`) in a namespace, as the server says."""
+    named, _, sub = what.partition("/")
+    resource, _, group = named.partition(".")
+    attributes = {"namespace": space, "verb": verb, "resource": resource, "group": group, "subresource": sub}
+    kind = "SelfSubjectAccessReview"
+    body: Object = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": {"resourceAttributes": attributes}}
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    answer = client.transport.request("POST", path, body=msgspec.json.encode(body), content="application/json")
+    assert answer.code == 201, answer.body
+    return bool(msgspec.json.decode(answer.body)["status"]["allowed"])
+
+
 class Claimed(msgspec.Struct):
     """A volume, of which the claim counts."""
 

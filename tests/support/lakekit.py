@@ -63,11 +63,16 @@ HOST_ROOT = "/srv/data"
 """Where `local://` mounts may read on nodes."""
 
 
+def chosen() -> install.Install:
+    """An installation with the image of this working tree."""
+    return install.Install(
+        installation=settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test"), host_roots=(HOST_ROOT,)
+    )
+
+
 def installed() -> str:
-    """Everything that `deploy/install` has, with the image of this working tree, as YAML."""
-    chosen = settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test")
-    wanted = install.Install(installation=chosen, host_roots=(HOST_ROOT,))
-    return str(yaml.safe_dump_all([thing for part in install.parts(wanted).values() for thing in part]))
+    """Everything that `deploy/install` has, as YAML."""
+    return str(yaml.safe_dump_all([thing for part in install.parts(chosen()).values() for thing in part]))
 
 
 def deploy(cluster: Cluster) -> None:
