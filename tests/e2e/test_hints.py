@@ -17,7 +17,7 @@ IDLE = 60.0
 WRITE = re.compile(
     r'^apiserver_request_total\{(?=[^}]*group="(?:forebay\.io|data\.fluid\.io)")(?=[^}]*verb="(?:APPLY|PATCH|POST|PUT|DELETE)")'
 )
-"""A line of the API server's own count: requests to change objects of our kinds and of Fluid's, also those that changed nothing."""
+"""A line of the API server's own count: requests to change objects of our kinds and Fluid's, also those that changed nothing."""
 
 
 def get(pods: Pods, *what: str) -> dict[str, Any]:
