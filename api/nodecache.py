@@ -66,8 +66,10 @@ class Read(Written, frozen=True):
     """What the node's own cache for readers says of the dataset. Counters run since it started."""
 
     bytes: Annotated[int, size("Bytes that it holds.")]
-    local_bytes: Annotated[int, size("Bytes of reads that it had. Files that are read whole from it count at each open.")] = 0
-    missed_bytes: Annotated[int, size("Bytes of reads that it had to get from workers.")] = 0
+    local_bytes: Annotated[
+        int, size("Bytes of files that were opened again and lay there whole, at most once a second each.")
+    ] = 0
+    missed_bytes: Annotated[int, size("Bytes that it had to get from workers.")] = 0
 
 
 class HeldDataset(Written, frozen=True):
