@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from controllerlab import NATIVE, SPACE, Cluster, Running, as_account, key_of
+from controllerlab import NATIVE, SPACE, Cluster, Command, Running, as_account, key_of
 from controlplane import ControlPlane, programs
 from controlplane_kit import until
 from servers import free_port
@@ -383,6 +384,23 @@ def test_a_webhook_that_is_down_blocks_nothing(called: Called, cluster: Cluster,
     assert {hook["failurePolicy"] for hook in hooks} == {"Ignore"}
     assert max(hook["timeoutSeconds"] for hook in hooks) == 5
     assert max(hook["timeoutSeconds"] for hook in hooks if "pods" in hook["name"]) == 2
+
+
+def test_the_command_serves_and_ends_in_order(site: ControlPlane, cluster: Cluster, tmp_path: Path) -> None:
+    command = Command(site, tmp_path, "webhook", rights.WEBHOOK, [f"--serve=127.0.0.1:{free_port()}", "--host=localhost"])
+    try:
+        until(lambda: command.ask("/readyz") == (200, "ok\n"), 120, command.log.read_text)
+        assert command.ask("/healthz") == (200, "ok\n")
+        metrics = command.ask("/metrics")[1].splitlines()
+        (said,) = (line for line in metrics if line.startswith("forebay_webhook_certificate_expiry_seconds "))
+        assert float(said.split()[1]) == certificates.expiry(secret_data(cluster)).timestamp()
+        status = Path(f"/proc/{command.process.pid}/status").read_text()
+        print(next(line for line in status.splitlines() if line.startswith("RssAnon")))
+    finally:
+        code = command.kill(signal.SIGTERM)
+    assert code == 0, command.log.read_text()
+    assert "Traceback" not in command.log.read_text()
+    assert "403" not in command.log.read_text()
 
 
 # --- certificates ---------------------------------------------------------------------------------------------------
