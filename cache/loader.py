@@ -1,7 +1,7 @@
 """Loading a dataset ahead from outside its workers: orders at their control doors, until everything lies where it should.
 
-What was loaded stays with the workers, so that nothing has to be remembered here: whatever is killed (this process, the worker that
-carries the order out, any other), the same order given again passes over what is there and goes on with the rest.
+What was loaded stays with the workers, so that nothing has to be remembered here: whatever is killed (this process, the worker
+that carries the order out, any other), the same order given again passes over what is there and goes on with the rest.
 """
 
 from __future__ import annotations
