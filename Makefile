@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .build/stamps
+BUILD := $(BIN)/python -P deploy/harness/build.py
 export PYTHONSAFEPATH := 1
 
 # Debian packages: what a mount, the demo and the tests use. The bench installs its peers itself (bench/install.sh).
@@ -13,7 +14,7 @@ DEBIAN := python3-venv fuse3 nginx-light util-linux iproute2
 # What the nodes of `make cluster` run beside what deploy/harness/build.py builds and unpacks (docs/harness.md).
 DEBIAN_CLUSTER := util-linux iproute2 nftables iptables
 
-.PHONY: help demo test test-kube test-long lint bench clean setup csi-sanity
+.PHONY: help demo test test-here test-kube test-long lint bench clean setup csi-sanity programs ci-stages
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,17 +49,33 @@ setup: $(STAMPS)/venv ## Debian packages and the virtual environment, nothing el
 demo: $(STAMPS)/venv ## the main job: three stores, one tree, mounted, read cold and warm, every byte verified
 	@$(BIN)/forebay demo
 
-test: $(STAMPS)/venv lint ## all that must pass
-	@$(BIN)/pytest -q -m "not long" --ignore=tests/kube --ignore=tests/e2e
+# What must pass, in order. `.ci/run` goes through the same list, and then through CI_ALSO.
+TEST := lint test-here test-kube
+CI_ALSO := csi-sanity e2e
 
-# Built once, outside the repository (docs/kube.md): seven minutes on two cores the first time, 0.1 s then.
-test-kube: $(STAMPS)/venv ## the Kubernetes client layer against a real API server
-	@$(BIN)/python -P deploy/harness/build.py kube-apiserver kube-controller-manager kube-scheduler etcd >/dev/null
-	@$(BIN)/pytest -q -m "not long" tests/kube
+test: $(TEST) ## all that must pass
+
+test-here: $(STAMPS)/venv ## of it what needs no Kubernetes
+	@$(BIN)/pytest -q -rs -m "not long" --ignore=tests/kube --ignore=tests/e2e
+
+# Built once, outside the repository (docs/kube.md): minutes on two cores the first time, 0.1 s then.
+PLANE := kube-apiserver kube-controller-manager kube-scheduler etcd
+test-kube: $(STAMPS)/venv ## of it what talks to a real API server; the first time it builds Kubernetes
+	@$(BUILD) $(PLANE) >/dev/null
+	@$(BIN)/pytest -q -rs -m "not long" tests/kube
 
 csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
-	@$(BIN)/python -P deploy/harness/build.py csi-sanity >/dev/null
-	@$(BIN)/python -P tests/support/csi_sanity.py "$$($(BIN)/python -P deploy/harness/build.py csi-sanity | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["csi-sanity"])')" --ginkgo.no-color
+	@$(BUILD) csi-sanity >/dev/null
+	@$(BIN)/python -P tests/support/csi_sanity.py "$$($(BUILD) csi-sanity | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["csi-sanity"])')" --ginkgo.no-color
+
+# In the order in which the stages of `.ci/run` want them; what is built already costs 0.1 s.
+programs: $(STAMPS)/venv ## everything that tests build once: Kubernetes and what belongs to it
+	@$(BUILD) $(PLANE) >/dev/null
+	@$(BUILD) csi-sanity >/dev/null
+	@PYTHONPATH=deploy $(BIN)/python -P -c 'from harness import build, cluster; build.get(list(cluster.PROGRAMS))'
+
+ci-stages:
+	@echo $(TEST) $(CI_ALSO)
 
 test-long: $(STAMPS)/venv ## chaos, scale, long random sequences
 	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/kube --ignore=tests/e2e
@@ -75,7 +92,7 @@ image: $(STAMPS)/venv ## .build/forebay.tar: image forebay:dev, for `ctr images 
 	@PYTHONPATH=deploy $(BIN)/python -P -m harness.image .build/forebay.tar
 
 e2e: $(STAMPS)/venv $(STAMPS)/debian-cluster ## pods on a Kubernetes of two nodes, which it starts and ends (root)
-	@$(BIN)/pytest -q -m "not long" tests/e2e
+	@$(BIN)/pytest -q -rs -m "not long" tests/e2e
 
 lint: $(STAMPS)/venv ## ruff, strict types, import contract
 	@$(BIN)/ruff check .

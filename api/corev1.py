@@ -162,6 +162,12 @@ class SchedulingGate(msgspec.Struct, frozen=True):
     name: str
 
 
+class SchedulingGroup(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Which PodGroup of scheduling.k8s.io the pod belongs to (1.36, gate GenericWorkload)."""
+
+    pod_group_name: str = ""
+
+
 class PodSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
@@ -175,6 +181,7 @@ class PodSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     volumes: tuple[Volume, ...] = ()
     resource_claims: tuple[PodResourceClaim, ...] = ()
     scheduling_gates: tuple[SchedulingGate, ...] = ()
+    scheduling_group: SchedulingGroup | None = None
     scheduler_name: str = ""
     priority: int = 0
     priority_class_name: str = ""

@@ -1,7 +1,8 @@
 """DatasetHints: where one dataset is warm, summed up from the NodeCaches for those who place pods.
 
-One object a dataset that pods wait for or that somebody watches, of the dataset's name and in its namespace, owned by it,
-without a spec. It is bounded: the nodes with most bytes stand by name, all others in sums.
+One object a dataset whose claim is named by pods that have no node yet, or that is annotated `forebay.io/watch: "true"`; of its
+name and in its namespace, owned by it, without a spec. It is bounded: the nodes with most bytes stand by name, all others in
+sums. The controller writes it on real change, at most every 10 s, and takes it away ten minutes after it was wanted last.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from forebay.api.struct_schema import Written, listing, moment, size, told
 MAX_NODES = 100
 """Nodes by name: a gang larger than that is placed by the sums of its zone."""
 MAX_ZONES = 64
+WATCH = "forebay.io/watch"
+"""Annotation of a Dataset: `true` for hints although no pod waits."""
 
 
 class NodeHint(Written, frozen=True):

@@ -171,9 +171,22 @@ HTTP = (
     _CA,
 )
 
-FILE: tuple[Option, ...] = ()
+FILE = (
+    Option(
+        "shared",
+        "bool",
+        "several nodes read the directory, each by a mount of its own: a version is size and mtime "
+        "(default: true on Kubernetes and with --join, else false)",
+    ),
+)
 
 STORES: dict[str, tuple[Option, ...]] = {"s3": S3, "http": HTTP, "file": FILE}
+
+
+def across_nodes(store: str, options: dict[str, str]) -> dict[str, str]:
+    """The options of a mount (canonical) in a dataset whose workers may be on several machines."""
+    return {"shared": "true"} | options if store == "file" else options
+
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")

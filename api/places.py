@@ -7,6 +7,7 @@
         supervisor.sock   status and stop                supervisor.log     supervisor.lock
         mount-<i>.json    what the kernel granted mount i: passthrough, resend, minor, reason
         mount-<i>.log
+        said.json         what a worker of several tells its node of itself (`forebay.api.said`)
 
 Beside it, `<name>.lock` is held by the command that starts or stops the dataset. Nothing here survives `down`.
 """
@@ -28,6 +29,7 @@ WORKER_LOG = "worker.log"
 SUPERVISOR_SOCK = "supervisor.sock"
 SUPERVISOR_LOG = "supervisor.log"
 SUPERVISOR_LOCK = "supervisor.lock"
+SAID = "said.json"
 
 SUN_PATH = 107
 """Bytes of a Unix socket's address: the kernel's `sun_path` less the final NUL."""

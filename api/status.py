@@ -89,9 +89,9 @@ class Measured(Written, frozen=True):
     listed: Annotated[bool, told("Whether the stores are listed whole, so that total and files are final.")] = False
     cached_bytes: Annotated[int, size("Bytes of the dataset that at least one worker holds.")] = 0
     capacity_bytes: Annotated[int, size("Bytes that the tiers of all workers may hold.")] = 0
-    local_bytes: Annotated[int, size("Bytes read from the reader's own node since the workers started.")] = 0
-    remote_bytes: Annotated[int, size("Bytes read from other nodes' caches since the workers started.")] = 0
-    store_bytes: Annotated[int, size("Bytes fetched from the stores since the workers started.")] = 0
+    local_bytes: Annotated[int, size("Bytes read from the cache of the reader's node since that started.")] = 0
+    remote_bytes: Annotated[int, size("Bytes read from what workers held, since those started.")] = 0
+    store_bytes: Annotated[int, size("Bytes that readers had to wait for from the stores, since the workers started.")] = 0
 
 
 class DatasetStatus(Written, frozen=True):
@@ -223,20 +223,30 @@ class CacheRuntimeStatus(Written, frozen=True):
 # --- data operations ------------------------------------------------------------------------------------------------
 
 
+_Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class WaitingFor(Written, frozen=True):
     operation_complete: Annotated[bool, told("True while the operation of runAfter is not Complete.")] = False
 
 
 class Progress(Written, frozen=True):
-    """How far an operation is. What is not known yet is left out."""
+    """How far an operation is. What is not known yet is left out.
+
+    Two fields are written when they are 0 too: at the end that takes the place of what was written on the way.
+    """
 
     total_bytes: Annotated[int, size("Bytes to be moved, as far as the targets are listed.")] = 0
     done_bytes: Annotated[int, size("Bytes moved, those that were there before included.")] = 0
     total_files: Annotated[int, size("Files to be moved, as far as the targets are listed.")] = 0
     done_files: Annotated[int, size("Files moved.")] = 0
-    failed_files: Annotated[int, size("Files given up after all retries; the condition names the first.")] = 0
-    bytes_per_second: Annotated[int, size("Rate over the last interval.")] = 0
-    eta_seconds: Annotated[int, size("Seconds to the end at this rate; absent while nothing is known of it.")] = 0
+    failed_files: Annotated[
+        _Natural | msgspec.UnsetType, told("Files given up after all retries; the condition names the last.")
+    ] = msgspec.UNSET
+    bytes_per_second: Annotated[int, size("Rate over the last seconds; of an operation that has ended, its mean.")] = 0
+    eta_seconds: Annotated[
+        _Natural | msgspec.UnsetType, told("Seconds to the end at this rate; absent while nothing is known of it.")
+    ] = msgspec.UNSET
     percent: Annotated[int, told("Share of the bytes that is done.", ge=0, le=100)] = 0
 
 

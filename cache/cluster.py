@@ -18,11 +18,12 @@ from forebay.cache.extents import segments_of
 from forebay.cache.fetch import Source
 from forebay.cache.index import BLOCK, SEGMENT, object_id
 from forebay.cache.log import log
-from forebay.cache.membership import Member, Membership
+from forebay.cache.membership import Membership
 from forebay.cache.peers import wire
-from forebay.cache.peers.call import PeerError, PeerRefused, PeerSilent, PeerWrong
+from forebay.cache.peers.call import PeerError, PeerRefused, PeerSilent, PeerWrong, Whole
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.wire import Mode, Ref
+from forebay.cache.roster import Member
 from forebay.cache.route import Health
 from forebay.cache.routed import RoutedBody
 from forebay.cache.stores.base import Body, Changed, Entry, NotFound, Page, Store, StoreError, Unavailable
@@ -360,9 +361,11 @@ class ClusterStore:
         entry = self.stat(key)
         return entry, self.read(key, entry.version, 0, entry.size, entry.size)
 
-    def read_many(self, objects: Sequence[tuple[bytes, bytes, int]]) -> Generator[tuple[int, Body | StoreError], None, None]:
+    def read_many(
+        self, objects: Sequence[tuple[bytes, bytes, int]]
+    ) -> Generator[tuple[int, Body | StoreError] | None, None, None]:
         """Small files, each once, as they come: those of one owner in one exchange. A body that came in a batch is in memory;
-        what no batch brought is read as `read` does it."""
+        what no batch brought is read as `read` does it. None where the next one may take a while."""
         c = self.cluster
         wanted = [Wanted(*o) for o in objects]
         groups: dict[str, list[int]] = {}
@@ -388,14 +391,15 @@ class ClusterStore:
             yield from self._batched(wanted, batches[at : at + AT_ONCE], rest)
         for i in rest:
             w = wanted[i]
+            yield None
             yield i, self.read(w.key, w.version, 0, w.size, w.size)
 
     def _batched(
         self, wanted: Sequence[Wanted], batches: Sequence[tuple[Member, Sequence[int]]], rest: MutableSequence[int]
-    ) -> Generator[tuple[int, Body | StoreError], None, None]:
+    ) -> Generator[tuple[int, Body | StoreError] | None, None, None]:
         """Send some batches, then read their answers: all owners work while one is read. What did not come goes to `rest`."""
         c = self.cluster
-        asked: list[tuple[Member, Sequence[int], Generator[tuple[int, bytes | StoreError], None, None]]] = []
+        asked: list[tuple[Member, Sequence[int], Generator[tuple[int, Whole | StoreError] | None, None, None]]] = []
         for member, batch in batches:
             refs = [Ref(self.source, wanted[i].key, wanted[i].version, wanted[i].size) for i in batch]
             try:
@@ -405,24 +409,30 @@ class ClusterStore:
                 rest += batch
         for member, batch, answers in asked:
             left = dict.fromkeys(range(len(batch)))
+            came = 0
             try:
-                for at, result in answers:
+                for answer in answers:
+                    if answer is None:
+                        yield None
+                        continue
+                    at, result = answer
                     if isinstance(result, PeerError):
                         self._failed(member, result)
                         if isinstance(result, PeerWrong):
                             w = wanted[batch[at]]
                             c.suspect(member, Ref(self.source, w.key, w.version, w.size), result.block)
                         continue
-                    if isinstance(result, bytes):
+                    if isinstance(result, Whole):
                         del left[at]
-                        c.count("owner", len(result))
-                        yield batch[at], Held(result)
+                        came += len(result.data)
+                        yield batch[at], Held(result.data, result.sums)
                     # else asked for alone: that a file is gone is believed only of an answer that proves who gives it
                 c.health.heard(member.id)
             except PeerError as e:
                 self._failed(member, e)
             finally:
                 answers.close()
+                c.count("owner", came)
             rest += [batch[at] for at in left]
 
     def _failed(self, member: Member, e: PeerError) -> None:

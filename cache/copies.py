@@ -27,18 +27,27 @@ AGAIN = 5.0
 
 
 class Copies:
-    """Objects that are copies, and the bytes they allocate, of each tier."""
+    """Objects that are copies, and the bytes they allocate, of each tier; and what all objects hold, copies or not.
+
+    `held` and `content` are bytes of objects: what is allocated is rounded up for each, which matters where files are small.
+    """
 
     def __init__(self) -> None:
         self.objects: Counter[int] = Counter()
         self.bytes: Counter[int] = Counter()
+        self.content: Counter[int] = Counter()  # of copies
+        self.held: Counter[int] = Counter()  # of all objects
 
     def changed(self, old: Object | None, new: Object | None) -> None:
         """A row became another; None where there is none."""
         for o, sign in ((old, -1), (new, 1)):
-            if o is not None and o.flags & COPY:
+            if o is None:
+                continue
+            self.held[o.tier] += sign * o.present
+            if o.flags & COPY:
                 self.objects[o.tier] += sign
                 self.bytes[o.tier] += sign * allocation(o.present)
+                self.content[o.tier] += sign * o.present
 
     def total(self) -> dict[str, int]:
         """`objects` and `bytes` of all tiers."""

@@ -184,8 +184,8 @@ class Door:
             replies = self.service.stream(caller, request)
             if replies is None:
                 await self._one(conn, caller, request)
-            else:
-                await self._many(conn, replies)
+            elif not await self._many(conn, request, replies):
+                return
 
     async def _receive(self, conn: socket.socket) -> wire.AnyRequest | None:
         packet = await _recv(conn)
@@ -210,16 +210,8 @@ class Door:
                     name = type(request).__name__
                     text = f"{name} had no answer within {REQUEST_DEADLINE:.0f} s: see `forebay status`"
                     answer = wire.Failed(errno.EIO, text)
-        except Fault as e:
-            answer = wire.Failed(e.errno, str(e))
-        except StoreError as e:
-            answer = wire.Failed(errno_of(e), str(e))
-        except IndexError_ as e:
-            answer = wire.Failed(errno.EIO, str(e))
         except Exception as e:  # noqa: BLE001 - one request's defect must not end the others
-            name = type(request).__name__
-            log("door", "defect", request=name, error=f"{type(e).__name__}: {e}", trace=traceback.format_exc(limit=-4))
-            answer = wire.Failed(errno.EIO, f"{name} failed inside the worker ({type(e).__name__}: {e}): please report its log")
+            answer = self._failed(request, e)
         reply, fd = answer if isinstance(answer, tuple) else (answer, None)
         try:
             if reply is not None:
@@ -228,8 +220,9 @@ class Door:
             if fd is not None:
                 os.close(fd)
 
-    async def _many(self, conn: socket.socket, replies: AsyncIterator[wire.Reply]) -> None:
-        """Send a stream until it ends or the caller leaves."""
+    async def _many(self, conn: socket.socket, request: wire.AnyRequest, replies: AsyncIterator[wire.Reply]) -> bool:
+        """Send a stream until it ends (True) or the caller leaves or does not read (False)."""
+        ended = False
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
@@ -241,12 +234,34 @@ class Door:
             async with aclosing(replies) as stream:  # type: ignore[type-var]
                 try:
                     async for reply in stream:
-                        await self._send(conn, reply)
-                except Fault as e:
-                    await self._send(conn, wire.Failed(e.errno, str(e)))
-                except StoreError as e:
-                    await self._send(conn, wire.Failed(errno_of(e), str(e)))
+                        if not await self._sent(conn, reply):
+                            break
+                    else:
+                        ended = True
+                except Exception as e:  # noqa: BLE001 - as for single replies
+                    ended = await self._sent(conn, self._failed(request, e))
             nursery.cancel_scope.cancel()
+        return ended
+
+    async def _sent(self, conn: socket.socket, reply: wire.Reply) -> bool:
+        """False when the caller went away or does not read. An error would leave a nursery in a group, past who expects it."""
+        try:
+            await self._send(conn, reply)
+        except (OSError, trio.TooSlowError):
+            return False
+        return True
+
+    def _failed(self, request: wire.AnyRequest, e: Exception) -> wire.Failed:
+        """What a caller is told of an error; one that nobody foresaw is logged."""
+        if isinstance(e, Fault):
+            return wire.Failed(e.errno, str(e))
+        if isinstance(e, StoreError):
+            return wire.Failed(errno_of(e), str(e))
+        if isinstance(e, IndexError_):
+            return wire.Failed(errno.EIO, str(e))
+        name, what = type(request).__name__, f"{type(e).__name__}: {e}"
+        log("door", "defect", request=name, error=what, trace="".join(traceback.format_exception(e, limit=-4)))
+        return wire.Failed(errno.EIO, f"{name} failed inside the worker ({what}): please report its log")
 
     async def _send(self, conn: socket.socket, reply: wire.Reply, fd: int | None = None) -> None:
         packet = wire.encode(reply)

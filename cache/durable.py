@@ -120,9 +120,9 @@ def mark_clean(index: Index) -> None:
 def by_tier(index: Index, tiers: int, copies: Copies | None = None) -> tuple[list[int], list[int]]:
     """Bytes each tier's rows claim (corrected by `Reconciler` when the files were counted), and how many rows there are.
 
-    Rows of copies are counted in `copies` as well.
+    In `copies` rows of copies are counted as well, and what objects hold.
     """
-    used, count = [0] * tiers, [0] * tiers
+    used, count, held = [0] * tiers, [0] * tiers, [0] * tiers
     with index.env.begin() as txn, txn.cursor(db=index.objects) as cursor:
         for raw in cursor.iternext(keys=False):  # of a million rows readers wait for the end of this: 0.4 s instead of 1.3
             _, tier, flags, _, _, present, _, _ = object_fields(raw)
@@ -131,9 +131,13 @@ def by_tier(index: Index, tiers: int, copies: Copies | None = None) -> tuple[lis
             allocated = allocation(present)
             used[tier] += allocated
             count[tier] += 1
+            held[tier] += present
             if flags & COPY and copies is not None:
                 copies.objects[tier] += 1
                 copies.bytes[tier] += allocated
+                copies.content[tier] += present
+    if copies is not None:
+        copies.held.update(dict(enumerate(held)))
     return used, count
 
 

@@ -18,6 +18,7 @@ import trio
 
 from forebay.cache import files
 from forebay.cache import messages as m
+from forebay.cache.awaited import Future, Held, Released
 from forebay.cache.awake import Awake
 from forebay.cache.door import Fault
 from forebay.cache.extents import Extent, block_range
@@ -41,40 +42,6 @@ RECOMMIT_AFTER = 1.0
 """Seconds between attempts to write an index whose disk is full."""
 THINGS_KEPT = 2048
 """Objects whose rows are remembered between the requests for them: look-ahead finds them, a moment later they are opened."""
-
-
-class Released:
-    """A reader's bytes: `fd` is a descriptor that has them when they are not in the cache file of `tier`.
-
-    Every byte up to `upto` is there too.
-    """
-
-    __slots__ = ("fd", "tier", "upto")
-
-    def __init__(self, tier: int, fd: int | None, upto: int) -> None:
-        self.tier = tier
-        self.fd = fd
-        self.upto = upto
-
-
-class _Future:
-    __slots__ = ("error", "event", "result")
-
-    def __init__(self) -> None:
-        self.event = trio.Event()
-        self.result: Released | None = None
-        self.error: Fault | None = None
-
-
-class _Held:
-    """What must not be evicted: objects in motion and objects somebody has open."""
-
-    def __init__(self, machine: Machine, opened: Counter[bytes]) -> None:
-        self._machine = machine
-        self._opened = opened
-
-    def __contains__(self, oid: object) -> bool:
-        return oid in self._machine or oid in self._opened
 
 
 class Engine:
@@ -106,8 +73,8 @@ class Engine:
         self.opened: Counter[bytes] = Counter()
         self.evictions: Counter[str] = Counter()  # objects and bytes
         self.buffers = files.Buffers()
-        self._held = _Held(machine, self.opened)
-        self._futures: dict[int, _Future] = {}
+        self._held = Held(machine, self.opened)
+        self._futures: dict[int, Future] = {}
         self._slots: dict[int, int] = {}
         self._leaving: dict[bytes, trio.Event] = {}  # evicted, and their files not unlinked yet
         self._doubts: dict[bytes, dict[int, Extent]] = {}  # checksums of another boot's blocks, until they were compared
@@ -119,7 +86,7 @@ class Engine:
         self._alert = Awake()
         self._things: dict[int, Thing] = {}
         self._sources: dict[bytes, Source] = {}
-        self._events: deque[m.Event | Sums] = deque()
+        self._events: deque[m.Event | Sums | list[Sums]] = deque()
         self._todo: deque[m.Instruction] = deque()
         self._working = False
         self._awake = False
@@ -216,7 +183,7 @@ class Engine:
                     self._doubts[thing.oid] = found[1]
         self._next += 1
         waiter = self._next
-        future = self._futures[waiter] = _Future()
+        future = self._futures[waiter] = Future()
         now = time.monotonic()
         self.tell(m.Want(waiter, thing, lo, hi, goal, now, now + timeout, known, span))
         try:
@@ -283,11 +250,11 @@ class Engine:
 
     # --- the machine
 
-    def tell(self, event: m.Event) -> None:
-        self._perform(self.machine.handle(event))
+    def tell(self, *events: m.Event) -> None:
+        self._perform(self.machine.handle(*events))
 
-    def sink(self, event: m.Event | Sums) -> None:
-        """Take an event from any thread."""
+    def sink(self, event: m.Event | Sums | list[Sums]) -> None:
+        """Take an event, or several, from any thread."""
         self._events.append(event)
         token = self._token
         if token is not None and not self._awake:
@@ -301,15 +268,21 @@ class Engine:
         self._awake = False
         while self._events:
             event = self._events.popleft()
-            if isinstance(event, Sums):
-                if not self.machine.fetching(event.event.fetch):
-                    continue
-                if event.tier != NO_TIER:
-                    self.records.arrived(event.thing, event.tier, event.first, event.sums)
-                self.tell(event.event)
-            else:
+            if isinstance(event, list):
+                self.tell(*[s.event for s in event if self._recorded(s)])
+            elif not isinstance(event, Sums):
                 self.tell(event)
+            elif self._recorded(event):
+                self.tell(event.event)
         self.mark()
+
+    def _recorded(self, s: Sums) -> bool:
+        """Note what arrived, unless its fetch no longer counts."""
+        if not self.machine.fetching(s.event.fetch):
+            return False
+        if s.tier != NO_TIER:
+            self.records.arrived(s.thing, s.tier, s.first, s.sums)
+        return True
 
     def mark(self) -> None:
         """Records wait: commit them now or soon."""

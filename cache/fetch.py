@@ -18,14 +18,17 @@ from forebay.cache import files
 from forebay.cache import messages as m
 from forebay.cache.extents import SUM, Extent
 from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT
-from forebay.cache.messages import NO_TIER, Fetch, Why
+from forebay.cache.messages import NO_TIER, Fetch, Goal, Why
 from forebay.cache.policy import allocation
 from forebay.cache.stores.base import Body, Changed, Denied, NotFound, Store, StoreError, Unavailable
+from forebay.cache.stores.ranges import Held
 
 STACK = 512 << 10
 """Stack of a lane: TLS and Python frames fit, and 16 of them are address space, not memory."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WRITE_LOCKS = 64
+TELL = 16
+"""Small files of one exchange that are told of together, at most."""
 RESERVE_FROM = 1 << 20
 """Smaller writes are not preallocated: a write alone says ENOSPC as well, and small files are half the price without."""
 
@@ -56,8 +59,10 @@ class Source(NamedTuple):
 class Together(Protocol):
     """A store that brings many small objects in one exchange."""
 
-    def read_many(self, wanted: Sequence[tuple[bytes, bytes, int]]) -> Generator[tuple[int, Body | StoreError], None, None]:
-        """Objects (key, version, size), each once, in any order, by their number in `wanted`."""
+    def read_many(
+        self, wanted: Sequence[tuple[bytes, bytes, int]]
+    ) -> Generator[tuple[int, Body | StoreError] | None, None, None]:
+        """Objects (key, version, size), each once, in any order, by their number in `wanted`; None where one takes a while."""
         ...
 
 
@@ -101,7 +106,7 @@ class Lanes:
         count: int,
         *,
         tiers: Sequence[str],
-        sink: Callable[[m.Event | Sums], None],
+        sink: Callable[[m.Event | Sums | list[Sums]], None],
         meters: Sequence[Meter],
         buffers: files.Buffers,
     ) -> None:
@@ -120,26 +125,37 @@ class Lanes:
             threading.stack_size(old)
 
     def together(self, hop: list[Task], store: Together) -> None:
-        """Carry out a hop of whole small objects of one store."""
+        """Carry out a hop of whole small objects of one store.
+
+        What came together is told of together, `TELL` at a time: each telling costs the trio thread a turn.
+        """
         began = time.monotonic()
         left = dict(enumerate(hop))
+        done: list[Sums] = []
         try:
             wanted = [(t.source.key, t.source.version, t.fetch.thing.size) for t in hop]
             with closing(store.read_many(wanted)) as bodies:
-                for i, body in bodies:
-                    task = left.pop(i)
-                    if isinstance(body, Exception):
-                        self._sink(self._broken(task.fetch, body, began))
-                    else:
-                        self._one(task, body)
+                for answer in bodies:
+                    if answer is not None:
+                        task = left.pop(answer[0])
+                        if isinstance(answer[1], Exception):
+                            self._sink(self._broken(task.fetch, answer[1], began))
+                            continue
+                        self._one(task, answer[1], done)
+                    if done and (answer is None or len(done) >= TELL or task.fetch.goal is Goal.DEMAND):
+                        self._sink(done)
+                        done = []
         except Exception as e:  # noqa: BLE001 - as in `_work`
             for task in left.values():
                 self._sink(self._broken(task.fetch, e, began))
+        if done:
+            self._sink(done)
 
-    def _one(self, task: Task, body: Body | None = None) -> None:
+    def _one(self, task: Task, body: Body | None = None, done: list[Sums] | None = None) -> None:
+        """One fetch, told to the sink; of a whole small file to `done`, if that is given."""
         began = time.monotonic()
         try:
-            allocated = self._fetch(task, body)
+            allocated = self._fetch(task, body, done)
         except Exception as e:  # noqa: BLE001 - a lane outlives whatever a store or a disk does, and tells of it
             self._sink(self._broken(task.fetch, e, began))
         else:
@@ -170,14 +186,14 @@ class Lanes:
             for task in hop:
                 self._one(task)
 
-    def _fetch(self, task: Task, body: Body | None = None) -> int | None:
+    def _fetch(self, task: Task, body: Body | None, done: list[Sums] | None) -> int | None:
         """Carry out one fetch; bytes the cache file occupies afterwards, -1 for a slot, None when `Delivered` was told.
 
         `body`: its bytes, where they are here already.
         """
         f = task.fetch
         if task.doubts is None:
-            return self._read(task, f.first, f.count, whole=f.create, body=body)
+            return self._read(task, f.first, f.count, whole=f.create, body=body, done=done)
         for first, count in self._recheck(task, task.doubts):
             self._read(task, first, count, whole=False)
         fd = files.create(self._tiers[f.tier], f.thing.oid, f.thing.size, make=False)
@@ -210,7 +226,9 @@ class Lanes:
             self._buffers.give(buffer)
         return runs_of(bad)
 
-    def _read(self, task: Task, first: int, count: int, *, whole: bool, body: Body | None = None) -> int | None:
+    def _read(
+        self, task: Task, first: int, count: int, *, whole: bool, body: Body | None = None, done: list[Sums] | None = None
+    ) -> int | None:
         f, slot, source, _ = task
         thing = f.thing
         offset = first * BLOCK
@@ -223,7 +241,11 @@ class Lanes:
                 raise Unavailable(f"reading {source.key!r}: {e}") from e
         try:
             if whole and length == thing.size < RESERVE_FROM and f.tier != NO_TIER:
-                self._small(f, body)
+                told = self._small(f, body)
+                if done is None:
+                    self._sink(told)
+                else:
+                    done.append(told)
                 return None
             if f.tier == NO_TIER:
                 fd = slot
@@ -240,19 +262,23 @@ class Lanes:
         finally:
             body.close()
 
-    def _small(self, f: Fetch, body: Body) -> None:
-        """A whole small file: one write gives it its size, one event tells of it."""
+    def _small(self, f: Fetch, body: Body) -> Sums:
+        """A whole small file: one write gives it its size, one event tells of it. What came verified is written as it is."""
         got: list[bytes] = []
         fd, beside = files.create_small(self._tiers[f.tier], f.thing.oid)
         try:
-            self._receive(f, body, fd, first=0, count=f.count, arrived=lambda _at, sums: got.append(sums))
+            if isinstance(body, Held) and body.sums and len(body.data) == f.thing.size:
+                files.write_all(fd, body.data, 0)
+                got.append(body.sums)
+            else:
+                self._receive(f, body, fd, first=0, count=f.count, arrived=lambda _at, sums: got.append(sums))
         finally:
             os.close(fd)
         if beside is not None:
             files.put(self._tiers[f.tier], f.thing.oid, beside)
         self._meters[f.thing.mount].add(nbytes=f.thing.size)
         done = m.Delivered(f.fetch, allocation(f.thing.size), time.monotonic())
-        self._sink(Sums(done, 0, f.thing, f.tier, b"".join(got)))
+        return Sums(done, 0, f.thing, f.tier, b"".join(got))
 
     def _arrival(self, f: Fetch) -> Callable[[int, bytes], None]:
         meter = self._meters[f.thing.mount]

@@ -8,9 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from forebay.cache.membership import Member
 from forebay.cache.peers.controlwire import ControlError, Part, Progress, Taken
 from forebay.cache.peers.wire import Refused
+from forebay.cache.roster import Member
 from forebay.cache.stores.base import StoreError
 
 PARTS = 256
@@ -27,14 +27,24 @@ RATE_OVER = 5.0
 Takes = Callable[[Member, list[Part]], Iterator[Taken]]
 
 
+class _File:
+    """Parts of one file that are still on their way."""
+
+    __slots__ = ("failed", "left")
+
+    def __init__(self, left: int) -> None:
+        self.left, self.failed = left, False
+
+
 class _Post:
-    """A part and the members that may take it, the next one first."""
+    """A part and the members that may take it, the next one first. `file`: what it is counted as, None for itself."""
 
-    __slots__ = ("members", "part")
+    __slots__ = ("file", "members", "part")
 
-    def __init__(self, part: Part, members: list[Member]) -> None:
+    def __init__(self, part: Part, members: list[Member], file: _File | None = None) -> None:
         self.part = part
         self.members = members
+        self.file = file
 
 
 class Handout:
@@ -50,20 +60,32 @@ class Handout:
         self._closed = False
         self._begun = time.monotonic()
         self._past: deque[tuple[float, int]] = deque([(self._begun, 0)])
-        self.parts = self.parts_done = self.bytes = self.bytes_done = self.failed = 0
+        self.parts = self.bytes = self.bytes_done = 0
+        self.things = self.things_done = self.failed = 0
+        """Files, or parts that were given each by itself."""
         self.error = ""
 
     def give(self, part: Part, members: Sequence[Member]) -> bool:
         """Have the first of `members` that can take a part. Waits while very many wait. False when it was closed."""
+        return self._give([_Post(part, list(members))])
+
+    def give_file(self, parts: Sequence[tuple[Part, Member]]) -> bool:
+        """Have each member take its part of one file, which counts as one, done with the last of them. As `give` else."""
+        file = _File(len(parts))
+        return self._give([_Post(part, [member], file) for part, member in parts])
+
+    def _give(self, posts: Sequence[_Post]) -> bool:
         with self._change:
             while self._left >= WAITING and not self._closed:
                 self._change.wait(1.0)
             if self._closed:
                 return False
-            self.parts += 1
-            self.bytes += part.hi - part.lo
-            self._left += 1
-            self._post(_Post(part, list(members)), "no other member is known: correct the member list")
+            self.things += 1
+            self.parts += len(posts)
+            self._left += len(posts)
+            self.bytes += sum(post.part.hi - post.part.lo for post in posts)
+            for post in posts:
+                self._post(post, "no other member is known: correct the member list")
         return True
 
     def idle(self, timeout: float) -> bool:
@@ -89,7 +111,7 @@ class Handout:
             left = self.bytes - self.bytes_done
             eta = None if not walked else 0.0 if left <= 0 else left / rate if rate > 0 else None
             return Progress(
-                self.parts_done, self.parts, self.bytes_done, self.bytes, rate, eta, walked, finished,
+                self.things_done, self.things, self.bytes_done, self.bytes, rate, eta, walked, finished,
                 self.failed + len(failures), self.error or (failures[-1] if failures else ""),
             )  # fmt: skip
 
@@ -100,7 +122,7 @@ class Handout:
         now = time.monotonic()
         well = [m for m in post.members if self._shut.get(m.id, 0.0) <= now]
         if not post.members:
-            self._end(failed=1, error=why)
+            self._end(post, why)
             return
         member = (well or post.members)[0]
         post.members.remove(member)
@@ -112,11 +134,17 @@ class Handout:
         queue.append(post)
         self._change.notify_all()
 
-    def _end(self, *, done: int = 0, nbytes: int = 0, failed: int = 0, error: str = "") -> None:
-        self.parts_done += done
-        self.bytes_done += nbytes
-        self.failed += failed
+    def _end(self, post: _Post, error: str = "") -> None:
+        """A part was taken, or nobody takes it."""
         self.error = error or self.error
+        if not error:
+            self.bytes_done += post.part.hi - post.part.lo
+        file = post.file or _File(1)
+        file.left -= 1
+        file.failed |= bool(error)
+        if not file.left:
+            self.things_done += not file.failed
+            self.failed += file.failed
         self._left -= 1
         self._change.notify_all()
 
@@ -148,8 +176,7 @@ class Handout:
                 for taken in taking:
                     with self._change:
                         for n in left & set(taken.done):
-                            part = posts[n].part
-                            self._end(done=1, nbytes=part.hi - part.lo)
+                            self._end(posts[n])
                         for n in left & taken.failed.keys():
                             self._post(posts[n], taken.failed[n])
                     left -= {*taken.done, *taken.failed}

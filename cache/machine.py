@@ -19,32 +19,20 @@ from collections.abc import Callable
 
 from forebay.cache import messages as m
 from forebay.cache.ahead import TOLD_MOST, Order, cut
-from forebay.cache.dispatch import Dispatcher
-from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT
+from forebay.cache.dispatch import Sides
+from forebay.cache.index import BLOCK
 from forebay.cache.messages import NO_TIER, Goal, Instruction, Thing, Why
 from forebay.cache.motion import ABSENT, COMING, HERE, SLOT, Active, Fetching, Waiter
-from forebay.cache.policy import FULL_PAUSE, Answer, TierState, allocation
+from forebay.cache.patience import Patience
+from forebay.cache.policy import FULL_PAUSE, Answer, TierState, allocation, tier_for
 from forebay.cache.slots import Slots
 
 SMALL = 8 << 20
 """Files up to this size are fetched whole in one exchange."""
 LANES = 16
 SLOT_BYTES = 256 << 20
-PATIENCE = 30.0
-"""Seconds from the first failure during which an unavailable store is asked again for the same bytes."""
-LONG_TRY, LONG_TRIES = 5.0, 2
-"""A try that failed after this long has eaten the store's own deadline: two of them and the reader hears of it."""
-RETRY_FIRST, RETRY_MOST = 0.1, 4.0
-BUDGET_MOST, BUDGET_PER_FETCH = 64.0, 0.2
-"""Retries are paid from a budget that grows with success: a store in trouble is not asked six times as much."""
-DOWN_AFTER, DOWN_FOR = 4, 3.0
-"""After so many failures in a row with patience spent, a mount refuses at once for some seconds and hangs no more readers."""
 IDLE = 30.0
 AHEAD_SLOTS = 32 << 20
-FAR_LANES, FAR_AHEAD = 16, 2
-"""Lanes to other members, and how many of them look-ahead and warm-up may take: with more, small files went one by one."""
-FAR_HOP = 64
-"""Small files fetched from members in one exchange: 64 of 16 KiB are 1 MiB, 2 ms of a 500 MB/s link."""
 
 
 class Machine:
@@ -62,19 +50,16 @@ class Machine:
         """`far(oid, segment)`: whether another member fetches it from the store. Such fetches have lanes of their own: were they
         to wait for each other's lanes, two members that read from each other would stand still."""
         self.tiers = tiers
-        self._far = far
         self._active: dict[bytes, Active] = {}
         self._waiters: dict[int, Waiter] = {}
         self._fetches: dict[int, Fetching] = {}
-        self._lanes = Dispatcher(lanes)
-        self._far_lanes = Dispatcher(FAR_LANES, FAR_HOP, fill=True, ahead=FAR_AHEAD)
+        self._sides = Sides(lanes, far)
         self._parked: dict[int, list[Fetching]] = {}  # tier -> fetches that wait for an eviction
         self._starved: deque[Fetching] = deque()  # wait for buffer slots
         self._retries: list[tuple[float, int]] = []
         self._slots = Slots(slot_bytes)
-        self._budget = BUDGET_MOST
         self._order = Order()
-        self._rng = rng or random.Random(0)
+        self._patience = Patience(rng or random.Random(0))
         self._next = 0
         self._out: list[Instruction] = []
         self._now = 0.0
@@ -95,11 +80,12 @@ class Machine:
 
     # --- what the shell may ask
 
-    def handle(self, event: m.Event) -> list[Instruction]:
-        """Take one event; instructions must be carried out in order."""
+    def handle(self, *events: m.Event) -> list[Instruction]:
+        """Take events, then hand out work. Instructions must be carried out in order."""
         self._out = []
-        self._now = max(self._now, getattr(event, "now", 0.0))
-        self._handlers[type(event)](event)
+        for event in events:
+            self._now = max(self._now, getattr(event, "now", 0.0))
+            self._handlers[type(event)](event)
         self._dispatch()
         return self._out
 
@@ -138,8 +124,8 @@ class Machine:
         return {
             "active": len(self._active),
             "waiters": len(self._waiters),
-            "fetching": self._lanes.fetching() + self._far_lanes.fetching(),
-            "queued": self._lanes.queued() + self._far_lanes.queued(),
+            "fetching": self._sides.fetching(),
+            "queued": self._sides.queued(),
             "slot_bytes": self._slots.used(),
         }
 
@@ -163,13 +149,13 @@ class Machine:
                 self._out.append(m.Release(w.id, a.thing, a.tier, []))
                 self._forget(a)
             return
-        if self._ready(w):
+        if w.ready():
             self._release(w)
         else:
             if e.goal is Goal.WARM and a.tier == NO_TIER:
                 self._out.append(m.Refuse(w.id, errno.ENOSPC, "not admitted: no tier has room for it (see `forebay status`)"))
                 return
-            health = self._side(self._is_far(a, first)).health(a.thing.mount)
+            health = self._sides.of(self._sides.is_far(a.thing.oid, first)).health(a.thing.mount)
             if e.now < health.down_until:
                 self._out.append(m.Refuse(w.id, errno.EIO, health.message))
                 return
@@ -211,14 +197,13 @@ class Machine:
         if state == HERE:
             a.here += e.count
         for w in [w for w in a.waiters.values() if w.first < e.first + e.count and e.first < w.last]:
-            if self._ready(w):
+            if w.ready():
                 del self._waiters[w.id]
                 del a.waiters[w.id]
                 self._release(w)
 
     def _delivered(self, e: m.Delivered) -> None:
-        f = self._fetches.get(e.fetch)
-        if f is not None:
+        if (f := self._fetches.get(e.fetch)) is not None:
             self._arrived(m.Arrived(f.id, f.first, f.count))
             self._finished(m.Finished(f.id, e.allocated, e.now))
 
@@ -228,10 +213,8 @@ class Machine:
             return
         a = f.active
         del a.fetches[f.id]
-        self._side(f.far).done(f, f.count * BLOCK, e.now)
-        health = self._side(f.far).health(a.thing.mount)
-        health.failures, health.down_until, health.failing_since = 0, 0.0, 0.0
-        self._budget = min(self._budget + BUDGET_PER_FETCH, BUDGET_MOST)
+        self._sides.of(f.far).done(f, f.count * BLOCK, e.now)
+        self._patience.succeeded(self._sides.of(f.far).health(a.thing.mount))
         if a.here == len(a.blocks) and not a.fetches:
             if e.allocated >= 0:
                 self.tiers[a.tier].used += e.allocated - a.charged
@@ -247,8 +230,9 @@ class Machine:
             return
         a = f.active
         del a.fetches[f.id]
-        self._side(f.far).done(f, 0, e.now)
-        self._uncharge(f)
+        self._sides.of(f.far).done(f, 0, e.now)
+        if f.tier != NO_TIER:
+            self.tiers[f.tier].used -= f.give_back()
         if f.slot >= 0:
             self._drop_slot(f.slot)
         missing = a.clear(f.first, f.last, COMING)
@@ -268,17 +252,15 @@ class Machine:
         if e.why is Why.UNAVAILABLE:
             if not wanted:
                 return  # nobody waits: whoever asks for it later starts anew
-            if self._may_retry(f, e):
-                delay = min(RETRY_FIRST * 2 ** (f.tries - 1), RETRY_MOST) * self._rng.uniform(0.5, 1.5)
+            health = self._sides.of(f.far).health(a.thing.mount)
+            if self._patience.failed(f, health, e.lasted, e.now):
+                delay = self._patience.delay(f)
                 for first, count in missing:
                     again = self._new_fetch(a, first, count, Goal.DEMAND if wanted else f.goal)
                     again.tries, again.long_tries, again.failing_since = f.tries, f.long_tries, f.failing_since
                     heapq.heappush(self._retries, (e.now + delay, again.id))
                 return
-            health = self._side(f.far).health(a.thing.mount)
-            health.failures += 1
-            if health.failures >= DOWN_AFTER or e.now - health.failing_since >= PATIENCE:
-                health.down_until, health.message = e.now + DOWN_FOR, e.message
+            self._patience.given_up(health, e.message, e.now)
         code = errno.EACCES if e.why is Why.DENIED else errno.EIO
         for w in [w for w in a.waiters.values() if w.needs(f)]:
             self._answer(w, code, e.message)
@@ -308,7 +290,7 @@ class Machine:
             return
         for f in list(a.fetches.values()):
             self._fetches.pop(f.id, None)
-            self._side(f.far).done(f, 0, self._now)
+            self._sides.of(f.far).done(f, 0, self._now)
         a.fetches.clear()
         self._refuse_all(a, errno.EIO, "the cached bytes were lost on disk: read again, and they are fetched again")
         if a.tier != NO_TIER:
@@ -318,7 +300,7 @@ class Machine:
     def _ahead(self, e: m.Ahead) -> None:
         (self._order.entered if e.onward else self._order.scanned)(e.parent, e.inos)
         for thing in e.things:
-            if thing.oid in self._active or thing.size > SMALL or self._full(Goal.AHEAD):
+            if thing.oid in self._active or thing.size > SMALL or self._sides.full(Goal.AHEAD):
                 continue
             a = self._activate(thing, None)
             a.touched = e.now
@@ -333,7 +315,7 @@ class Machine:
         while self._retries and self._retries[0][0] <= e.now:
             f = self._fetches.get(heapq.heappop(self._retries)[1])
             if f is not None:
-                self._side(f.far).push(f)
+                self._sides.of(f.far).push(f)
         for w in [w for w in self._waiters.values() if w.deadline <= e.now]:
             self._answer(
                 w,
@@ -353,37 +335,27 @@ class Machine:
         upper = Goal.DEMAND if demand_to else goal
         for f in a.fetches.values():
             if f.goal > upper and f.lane < 0 and f.first < (demand_to or last) and first < f.last:
-                self._side(f.far).hurry(f, upper)
+                self._sides.of(f.far).hurry(f, upper)
         for at, count in list(a.runs(first, last, ABSENT)):
             for piece, n in cut(at, at + count) if a.thing.size > SMALL else [(at, count)]:
                 g = Goal.DEMAND if piece < demand_to else goal
-                if self._full(g):
+                if self._sides.full(g):
                     return
                 fetch = self._new_fetch(a, piece, n, g)
-                self._side(fetch.far).push(fetch)
+                self._sides.of(fetch.far).push(fetch)
 
     def _new_fetch(self, a: Active, first: int, count: int, goal: Goal) -> Fetching:
         self._next += 1
-        f = Fetching(self._next, a, first, count, goal, self._is_far(a, first))
+        f = Fetching(self._next, a, first, count, goal, self._sides.is_far(a.thing.oid, first))
         self._fetches[f.id] = f
         a.fetches[f.id] = f
         a.blocks[first : first + count] = b"\x01" * count
         return f
 
     def _dispatch(self) -> None:
-        for lanes in (self._lanes, self._far_lanes):
-            for lane, hop in lanes.runs(self._target):
-                run = [m.Fetch(f.id, f.active.thing, f.first, f.count, f.tier, f.slot, f.goal, not f.active.here) for f in hop]
-                self._out.append(m.Run(lane, run, lanes is self._far_lanes))
-
-    def _is_far(self, a: Active, block: int) -> bool:
-        return self._far is not None and self._far(a.thing.oid, block // BLOCKS_PER_SEGMENT)
-
-    def _side(self, far: bool) -> Dispatcher:
-        return self._far_lanes if far else self._lanes
-
-    def _full(self, goal: Goal) -> bool:
-        return self._lanes.full(goal) or self._far_lanes.full(goal)
+        for lane, hop, far in self._sides.runs(self._target):
+            run = [m.Fetch(f.id, f.active.thing, f.first, f.count, f.tier, f.slot, f.goal, not f.active.here) for f in hop]
+            self._out.append(m.Run(lane, run, far))
 
     # --- places
 
@@ -399,15 +371,8 @@ class Machine:
         return a
 
     def _place(self, a: Active) -> None:
-        """Choose the tier of an object that has no bytes anywhere: the first with room, else the largest that can make room."""
-        size = allocation(a.thing.size)
-        a.placed = True
-        able = [
-            i for i, t in enumerate(self.tiers) if size <= t.ceiling() and t.ask(min(size, SMALL), self._now) is not Answer.REFUSE
-        ]
-        a.tier = next((i for i in able if self.tiers[i].roomy(size, self._now)), NO_TIER)
-        if a.tier == NO_TIER and able:
-            a.tier = max(able, key=lambda i: self.tiers[i].ceiling())
+        """Choose the tier of an object that has no bytes anywhere."""
+        a.placed, a.tier = True, tier_for(self.tiers, allocation(a.thing.size), SMALL, self._now)
 
     def _target(self, f: Fetching) -> bool:
         """Find room for a fetch. False: it waits for an eviction or a slot, was given up, or its object is gone."""
@@ -476,18 +441,7 @@ class Machine:
         for _ in range(len(self._starved)):
             f = self._starved.popleft()
             if f.id in self._fetches:
-                self._side(f.far).push(f, front=True)
-
-    def _uncharge(self, f: Fetching) -> None:
-        """Give back what was promised for blocks of a fetch that did not arrive."""
-        if f.tier == NO_TIER or not f.charged:
-            return
-        a = f.active
-        got = min(sum(n for _, n in a.runs(f.first, f.last, HERE)) * BLOCK, f.charged)
-        back = f.charged - got
-        f.charged = got
-        a.charged -= back
-        self.tiers[f.tier].used -= back
+                self._sides.of(f.far).push(f, front=True)
 
     def _tier_failed(self, a: Active, f: Fetching, missing: list[tuple[int, int]], e: m.Broken) -> None:
         """The cache's file system refused the bytes: another place takes them, the reader does not hear of it."""
@@ -499,7 +453,7 @@ class Machine:
         self._out.append(m.TierFull(f.tier))
         for first, count in missing:
             again = self._new_fetch(a, first, count, f.goal)
-            self._side(again.far).push(again)
+            self._sides.of(again.far).push(again)
 
     def _relieve(self, tier: int) -> None:
         """Start an eviction when a tier stands above its high mark."""
@@ -513,15 +467,9 @@ class Machine:
     def _unpark(self, tier: int) -> None:
         for f in self._parked.pop(tier, []):
             if f.id in self._fetches:
-                self._side(f.far).push(f)
+                self._sides.of(f.far).push(f)
 
     # --- answers
-
-    def _ready(self, w: Waiter) -> bool:
-        b = w.active.blocks
-        n = w.last - w.first
-        here = b.count(HERE, w.first, w.last)
-        return here == n or here + b.count(SLOT, w.first, w.last) == n
 
     def _release(self, w: Waiter) -> None:
         a = w.active
@@ -545,19 +493,6 @@ class Machine:
             self._give_up(f, code, message)
         for w in list(a.waiters.values()):
             self._answer(w, code, message)
-
-    def _may_retry(self, f: Fetching, e: m.Broken) -> bool:
-        f.tries += 1
-        f.failing_since = f.failing_since or e.now
-        f.long_tries += e.lasted >= LONG_TRY
-        health = self._side(f.far).health(f.active.thing.mount)
-        health.failing_since = health.failing_since or e.now
-        if e.now - health.failing_since >= PATIENCE:
-            return False  # the store has been silent to everybody for as long: one try each tells when it is back
-        if self._budget < 1 or f.long_tries >= LONG_TRIES or e.now - f.failing_since >= PATIENCE:
-            return False
-        self._budget -= 1
-        return True
 
     def _forget(self, a: Active) -> None:
         for slot in list(a.slots):

@@ -41,6 +41,13 @@ class Fetching:
     def wide(self) -> bool:
         return self.count * BLOCK > WIDE
 
+    def give_back(self) -> int:
+        """Bytes that were promised to it and did not arrive; they are its object's no more."""
+        got = min(sum(n for _, n in self.active.runs(self.first, self.last, HERE)) * BLOCK, self.charged)
+        back, self.charged = self.charged - got, got
+        self.active.charged -= back
+        return back
+
 
 @dataclass(eq=False, slots=True)
 class Waiter:
@@ -55,6 +62,12 @@ class Waiter:
 
     def needs(self, f: Fetching) -> bool:
         return self.first < f.last and f.first < self.last
+
+    def ready(self) -> bool:
+        """Whether every block of it is somewhere."""
+        b, n = self.active.blocks, self.last - self.first
+        here = b.count(HERE, self.first, self.last)
+        return here == n or here + b.count(SLOT, self.first, self.last) == n
 
 
 @dataclass(eq=False, slots=True)

@@ -15,12 +15,14 @@ from forebay.api.spec import Cluster as ClusterSpec
 from forebay.api.spec import DatasetSpec, Mount
 from forebay.cache.cluster import Cluster, ClusterSource, ClusterStore
 from forebay.cache.copies import Reflag
+from forebay.cache.discovery import open_source
 from forebay.cache.log import log
-from forebay.cache.membership import Member, Watcher, identity, open_source, split_address
+from forebay.cache.membership import Watcher, identity
 from forebay.cache.peers.auth import Key, load_secret
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.provide import EngineProvider
+from forebay.cache.roster import Member, split_address
 from forebay.cache.stores import open_store
 from forebay.cache.stores.base import Store
 

@@ -23,11 +23,11 @@ from forebay.cache.handout import Handout
 from forebay.cache.index import COMPLETE, SEGMENT, UNRESOLVED, Row
 from forebay.cache.log import log
 from forebay.cache.marks import Marks
-from forebay.cache.membership import Member
 from forebay.cache.node import DRAINED
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers.control_client import ControlClient
 from forebay.cache.peers.wire import Ref, Refused
+from forebay.cache.roster import Member
 from forebay.cache.stores.base import NotFound, StoreError, Unavailable
 from forebay.cache.taking import Taker
 from forebay.cache.warm import REPORT
@@ -89,6 +89,11 @@ class NodeOrders:
         """What other nodes were told to do for this one ends."""
         self._ending.set()
         self.client.close()
+
+    @property
+    def taken(self) -> int:
+        """Bytes fetched because another member gave an order."""
+        return self._taker.fetched
 
     def who(self) -> tuple[str, str]:
         return self.node.cluster.me, self.node.spec.node
@@ -161,10 +166,14 @@ class NodeOrders:
 
         def pick(batch: Batch, handout: Handout) -> bool:
             return all(
-                handout.give(_part(ref, segment), [member])
+                handout.give_file(
+                    [
+                        (_part(ref, segment), member)
+                        for segment in range(max(segments_of(ref.size), 1))
+                        for member in cluster.ranked(oid, segment)[: load.replicas]
+                    ]
+                )
                 for oid, ref in batch
-                for segment in range(max(segments_of(ref.size), 1))
-                for member in cluster.ranked(oid, segment)[: load.replicas]
             )
 
         tops = self._tops(load.paths)
@@ -355,7 +364,12 @@ class NodeOrders:
         finally:
             self._do_now(run.scope.cancel)
 
-    # --- pins and evictions
+    # --- what is known, pinned, cached
+
+    def refresh(self, below: c.Below) -> c.Changed:
+        """The next look at a name below asks the stores; files that did not change keep their bytes."""
+        self._do(self.worker.namespace.refresh, below.path)
+        return c.Changed()
 
     def pin(self, below: c.Below) -> c.Changed:
         return self._do(self._marks.each, below.path, self._marks.pin)

@@ -19,7 +19,7 @@ import xxhash
 from forebay.cache.index import SEGMENT
 
 if TYPE_CHECKING:
-    from forebay.cache.membership import Member
+    from forebay.cache.roster import Member
 
 _U32 = struct.Struct("<I")
 _F64 = struct.Struct("<d")

@@ -25,13 +25,14 @@ from forebay.api.podconfig import LEAVING, ORDERS_DIR
 from forebay.cache.follow import EVERY, Followed, PodFiles
 from forebay.cache.index import IndexError_
 from forebay.cache.log import Lines, log
-from forebay.cache.membership import join_address
 from forebay.cache.node import DRAINED
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers.wire import Refused
+from forebay.cache.roster import join_address
 from forebay.cache.stores.base import StoreError
+from forebay.cache.telling import Telling
 from forebay.cache.tiers import CacheDirError
-from forebay.cache.worker import CONFIGURATION, Worker, lean, serve
+from forebay.cache.worker import CONFIGURATION, Worker, lean, serve, together
 
 AGAIN = 10.0
 """Seconds until a drain that was refused is tried again: other workers may be up by then."""
@@ -86,12 +87,10 @@ def run(pod: Pod) -> int:
     gc.freeze()
     followed = Followed(worker, files, told)
 
-    async def follow() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(followed.run)
-            nursery.start_soon(leaving, worker, pod.orders)
+    async def leave() -> None:
+        await leaving(worker, pod.orders)
 
-    serve(worker, follow)
+    serve(worker, together(followed.run, Telling(worker, pod.run_dir).run, leave))
     return 0
 
 

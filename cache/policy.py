@@ -6,7 +6,7 @@ Eviction starts above `high` and frees down to `low`; the order of victims is th
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -151,6 +151,16 @@ class Lru:
             out.append(c)
             freed += c.allocated
         return out
+
+
+def tier_for(tiers: Sequence[TierState], size: int, first: int, now: float) -> int:
+    """Index of the first tier with room for an object of `size` bytes, else the largest that can make room; -1: none.
+
+    `first`: bytes of it that are asked for at a time.
+    """
+    able = [i for i, t in enumerate(tiers) if size <= t.ceiling() and t.ask(min(size, first), now) is not Answer.REFUSE]
+    roomy = next((i for i in able if tiers[i].roomy(size, now)), -1)
+    return max(able, key=lambda i: tiers[i].ceiling()) if roomy < 0 and able else roomy
 
 
 def allocation(size: int) -> int:

@@ -55,6 +55,8 @@ REFLAG_BUDGET = 0.002
 """Seconds of the trio thread in which one step of `reflag` looks at rows; writing them may take as long again."""
 REFLAG_MOST = 256
 _U32 = struct.Struct(">I")
+FIRST, ONE = _U32.pack(0), b"\x01"
+"""Key of an object's first segment, and the bitmap of one block that is present."""
 
 
 class _Pending:
@@ -166,7 +168,7 @@ class Records(Rows):
                         new.append(p)
                     else:
                         changed.append(self._update(txn, oid, p, now))
-                copies = self._insert(txn, new, now)
+                copies, held = self._insert(txn, new, now)
                 for oid, ino in self._adopted.items():
                     o = self.index.object(txn, oid)
                     if o is not None and not o.ino:
@@ -186,6 +188,7 @@ class Records(Rows):
         self.count.update(p.tier for p in new)
         for row in copies:
             self.held_copies.changed(None, row)
+        self.held_copies.held.update(held)
         for old, row in changed:
             self.held_copies.changed(old, row)
             self.count[row.tier] += 1
@@ -199,17 +202,21 @@ class Records(Rows):
         self._bytes = self._large = 0
         return True
 
-    def _insert(self, txn: Any, new: list[_Pending], now: int) -> list[Object]:
+    def _insert(self, txn: Any, new: list[_Pending], now: int) -> tuple[list[Object], dict[int, int]]:
         """Rows of objects the index has nothing of, in bulk: every single get and put hands the interpreter's lock around.
 
-        Returns those of copies.
+        Returns those of copies, and the bytes of the others by tier.
         """
         extents, objects, recency, copies = [], [], [], []
+        held: dict[int, int] = {}
         used = _U32.pack(now)
         for p in new:
             oid = p.thing.oid
-            for segment, extent in self._segments(txn, p, fresh=True):
-                extents.append((oid + _U32.pack(segment), extent.pack()))
+            if len(p.runs) == 1 and p.thing.size <= BLOCK:  # most small files: one block, here
+                extents.append((oid + FIRST, ONE + p.runs[0][1]))
+            else:
+                for segment, extent in self._segments(txn, p, fresh=True):
+                    extents.append((oid + _U32.pack(segment), extent.pack()))
             o = self._row(p, None, now)
             objects.append((oid, pack_object(o)))
             if o.flags:
@@ -217,11 +224,12 @@ class Records(Rows):
                 recency.append((turn(now, o.flags) + oid, bytes((p.tier,))))
             else:
                 recency.append((used + oid, bytes((p.tier,))))
+                held[p.tier] = held.get(p.tier, 0) + o.present
         for db, items in ((self.index.extents, extents), (self.index.objects, objects), (self.index.recency, recency)):
             if items:
                 with txn.cursor(db=db) as cursor:
                     cursor.putmulti(items)
-        return copies
+        return copies, held
 
     def _update(self, txn: Any, oid: bytes, p: _Pending, now: int) -> tuple[Object | None, Object]:
         """The row before and after."""

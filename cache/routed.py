@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from forebay.cache.extents import block_range
 from forebay.cache.index import BLOCK, SEGMENT, object_id
-from forebay.cache.membership import Member
 from forebay.cache.peers.call import BlobCall, PeerAbsent, PeerBusy, PeerError, PeerRefused, PeerShut, PeerWrong, Silent
 from forebay.cache.peers.wire import Mode, Ref
+from forebay.cache.roster import Member
 from forebay.cache.route import Ask, Fail, Listen, Pause, Route, Step
 from forebay.cache.route import Store as FromStore
 from forebay.cache.stores.base import Body, Store, StoreError, Unavailable

@@ -26,6 +26,7 @@ class Taker:
         self._mounts = mounts
         self._small = trio.Semaphore(SMALL_AT_ONCE)
         self._large = trio.Semaphore(LARGE_AT_ONCE)
+        self.fetched = 0  # bytes
 
     def begin(self, parts: list[c.Part]) -> Taking:
         """Fetch parts; cancel the `scope` of what this returns, or it goes on to its end."""
@@ -52,6 +53,7 @@ class Taker:
         if got.fd is not None:
             os.close(got.fd)
             raise Refused("Busy", "the tiers of this node are full and admit nothing: give it more space")
+        self.fetched += part.hi - part.lo
 
 
 class Taking:

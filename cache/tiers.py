@@ -88,6 +88,7 @@ class TierDir:
             self.lock.close()
             raise
         self.filesystem = filesystem_of(tier.path)
+        self.device = os.stat(tier.path).st_dev
 
     def space(self) -> Space:
         s = os.statvfs(self.path)

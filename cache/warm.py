@@ -102,6 +102,7 @@ class Warmer:
         self.engine = engine
         self.running: dict[int, tuple[str, _Count]] = {}
         self.done = 0
+        self.fetched = 0  # bytes, by all of them
         self._next = 0
 
     def stats(self) -> list[dict[str, object]]:
@@ -205,6 +206,7 @@ class Warmer:
             count.files += 1
             count.bytes += thing.size
             count.fetched += thing.size
+            self.fetched += thing.size
         except Fault as e:
             count.fail(str(e))
         finally:

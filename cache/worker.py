@@ -26,6 +26,7 @@ import trio
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, Mount
 from forebay.cache import numbering
+from forebay.cache.dispatch import FAR_LANES
 from forebay.cache.door import Door
 from forebay.cache.durable import Durability, Reconciler, by_tier, mark_clean, open_index
 from forebay.cache.engine import Engine
@@ -33,7 +34,7 @@ from forebay.cache.fetch import Meter, Source
 from forebay.cache.follow import Followed, Served, SpecFile, Told
 from forebay.cache.index import IndexError_, boot_id
 from forebay.cache.log import Lines, log
-from forebay.cache.machine import FAR_LANES, Machine
+from forebay.cache.machine import Machine
 from forebay.cache.namespace import Namespace
 from forebay.cache.records import Records
 from forebay.cache.report import report
@@ -239,9 +240,22 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     follow = None
     if worker.node is not None:
-        follow = Followed(worker, file, Told(spec)).run
+        from forebay.cache.telling import Telling
+
+        follow = together(Followed(worker, file, Told(spec)).run, Telling(worker, args.run_dir).run)
     serve(worker, follow)
     return 0
+
+
+def together(*tasks: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """One task of several, none of which ends by itself."""
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(task)
+
+    return run
 
 
 def reopens(old: Mount, new: Mount) -> bool:

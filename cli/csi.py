@@ -13,6 +13,7 @@ from forebay.cli.output import CommandError
 if TYPE_CHECKING:
     from forebay.fuse.csi.site import Layout
     from forebay.fuse.csi.source import Source
+    from forebay.kube.client import Client
 
 KUBELET = "/var/lib/kubelet"
 CACHE = "/var/cache/forebay"
@@ -133,19 +134,23 @@ def csi(
         controller=controller,
         health=_door(healthz),
     )
-    raise SystemExit(Driver(settings, _source(datasets)).run())
+    source, client = _source(datasets)
+    raise SystemExit(Driver(settings, source, client).run())
 
 
-def _source(datasets: str) -> Source:
+def _source(datasets: str) -> tuple[Source, Client | None]:
+    """Where datasets are known, and where hints go."""
     from forebay.fuse.csi.source import ApiSource, FolderSource
 
     if datasets:
-        return FolderSource(datasets)
+        return FolderSource(datasets), None
+    from forebay.kube.client import Client
     from forebay.kube.config import ConfigError, find
     from forebay.kube.transport import Transport
 
     try:
-        return ApiSource(Transport(find()))
+        transport = Transport(find())
+        return ApiSource(transport), Client(transport, manager="forebay-hints")
     except ConfigError as e:
         raise CommandError(f"{e}; or give --datasets DIR where there is no API server") from e
 

@@ -83,12 +83,12 @@ def doctor(*, files: tuple[Path, ...], cache_dir: Path | None, output: str) -> N
     if output == "json":
         emit_json({"findings": [f._asdict() for f in findings], "ok": not any(f.level == "error" for f in findings)})
     else:
-        _show(findings)
+        show(findings)
     if any(f.level == "error" for f in findings):
         raise SystemExit(1)
 
 
-def _show(findings: list[Finding]) -> None:
+def show(findings: list[Finding]) -> None:
     marks: dict[Level, tuple[str, str]] = {
         "ok": ("ok", "green"),
         "info": ("info", "cyan"),

@@ -26,9 +26,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mounts": ("forebay.cli.csi", "Keep the mounts of this node for the CSI driver."),
     "sim": ("forebay.cli.sim", "Replay recorded workloads through the planner, without a cluster."),
     "controller": ("forebay.cli.controller", "Keep the datasets of a Kubernetes cluster as their objects say."),
+    "scheduler": ("forebay.cli.scheduler", "Place pods of a Kubernetes cluster."),
     "uninstall": ("forebay.cli.uninstall", "Let go of the datasets of a Kubernetes cluster, before forebay leaves it."),
     "webhook": ("forebay.cli.webhook", "Answer the API server before it takes datasets' objects and pods."),
     "why": ("forebay.cli.why", "Say why a gang waits, what starting now would cost, and what to free."),
+    "completion": ("forebay.cli.completion", "Print the completion script of bash, zsh or fish."),
     "demo": ("forebay.cli.demo", "Show all of it on this machine, with stores made for the occasion."),
 }
 
@@ -84,9 +86,13 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command; a broken pipe of the reader ends it quietly."""
+    run(cli)
+
+
+def run(command: click.Command) -> None:
+    """Run a program's command; a broken pipe of the reader ends it quietly."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = command.main(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as e:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from forebay.api.options import across_nodes
 from forebay.api.spec import Cluster, DatasetSpec
 from forebay.cli.output import CommandError
 
@@ -120,14 +121,15 @@ def joined(spec: DatasetSpec, join: Join, mount: str) -> Start:
         members=join.members, secret_file=join.secret_file, node=join.node, listen=join.listen, control=join.control,
         weight=join.weight, owns=not join.client,
     )  # fmt: skip
-    return Start(of_node(spec, cluster), mount)
+    mounts = [msgspec.structs.replace(m, options=across_nodes(m.store, m.options)) for m in spec.mounts]
+    return Start(of_node(msgspec.structs.replace(spec, mounts=mounts), cluster), mount)
 
 
 def read_join(
     members: str, *, listen: str, secret_file: Path | None, node: str, control: str, weight: float, client: bool
 ) -> Join:
     """Check what was said with `--join` and fill in what was not. Raises `CommandError` with a sentence."""
-    from forebay.cache.membership import join_address, split_address
+    from forebay.cache.roster import join_address, split_address
 
     if secret_file is None:
         raise CommandError("--join needs --secret-file FILE: the dataset's secret, the same on every node (docs/cluster.md)")
@@ -170,7 +172,7 @@ def _address(option: str, text: str, split: Callable[[str], tuple[str, int]]) ->
 
 def _list(text: str, port: int) -> str:
     """`file:PATH` (absolute) or `dns:NAME:PORT` of what was written."""
-    from forebay.cache.membership import open_source
+    from forebay.cache.discovery import open_source
 
     kind, _, rest = text.partition(":")
     try:
@@ -232,7 +234,7 @@ def free(port: int, host: str = LOOPBACK) -> bool:
 
 def in_the_way(address: str) -> str | None:
     """Why nobody can listen at `address` now, None when one can."""
-    from forebay.cache.membership import split_address
+    from forebay.cache.roster import split_address
 
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -289,8 +291,9 @@ def prepare(starts: Sequence[Start], cache_dir: Path | None) -> None:
 
 def check_join(spec: DatasetSpec) -> tuple[list[str], list[str]]:
     """What keeps a node from joining, and what a person should know: (problems, warnings)."""
-    from forebay.cache.membership import FileSource, open_source, parse_members
+    from forebay.cache.discovery import FileSource, open_source
     from forebay.cache.peers.auth import load_secret
+    from forebay.cache.roster import parse_members
 
     c = spec.cluster
     assert c is not None

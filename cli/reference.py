@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import click
 
+from forebay.cli.kubectl.main import COMMANDS as PLUGIN
+from forebay.cli.kubectl.main import cli as plugin
 from forebay.cli.main import COMMANDS, cli
 
 HEAD = """\
@@ -24,6 +26,9 @@ def text() -> str:
     parts = [HEAD, _help("forebay", cli)]
     for name, (module, _) in COMMANDS.items():
         parts += _helps(f"forebay {name}", getattr(importlib.import_module(module), name))
+    parts.append(_help("kubectl forebay", plugin))
+    for name, module in PLUGIN.items():
+        parts += _helps(f"kubectl forebay {name}", getattr(importlib.import_module(module), name))
     return "\n".join(parts)
 
 

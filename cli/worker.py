@@ -23,10 +23,12 @@ LEAVING = "leaving"
 Examples:
   forebay worker run --config=/etc/forebay/config/config.json --credentials=/etc/forebay/credentials \\
       --run-dir=/var/lib/forebay/run --address=10.0.0.7 --data-port=7401 --control-port=7402 --node=gpu-3
-  forebay worker drain --if-leaving --run-dir=/var/lib/forebay/run"""
+  forebay worker drain --if-leaving --run-dir=/var/lib/forebay/run
+  forebay worker load --dataset=team/corpus --workers=svc-corpus-worker.team.svc --control-port=7402 \\
+      --secret=/etc/forebay/secret/secret --target=1:/train"""
 )
 def worker() -> None:
-    """What the pods of a dataset's workers run (docs/engines.md)."""
+    """What the pods of a dataset's workers, and of its loads, run (docs/engines.md)."""
 
 
 @worker.command()
@@ -98,3 +100,31 @@ def drain(*, run_dir: str, if_leaving: bool) -> None:
         raise CommandError(f"not drained: {e}") from e
     moved = f"{steps[-1].files} parts, {size(steps[-1].bytes)}, " if steps else ""
     click.echo(f"drained: {moved}in {duration(time.monotonic() - begun)}")
+
+
+@worker.command()
+@click.option("--dataset", required=True, metavar="NAMESPACE/NAME", help="Whose workers they are.")
+@click.option("--workers", required=True, metavar="HOST", help="A name with the address of each of them.")
+@click.option("--control-port", required=True, type=click.IntRange(1, 65535), metavar="N", help="Of their control doors.")
+@click.option("--secret", required=True, metavar="FILE", help="The dataset's secret.")
+@click.option(
+    "--target", "targets", required=True, multiple=True, metavar="R:/PATH", help="What, on how many nodes (repeatable)."
+)
+@click.option("--refresh", is_flag=True, help="Ask the stores for names and versions first.")
+@click.option("--metadata-only", is_flag=True, help="Walk the tree on every worker and fetch no file.")
+@click.option("--report-to", default="", metavar="NAME", help="The DataLoad whose status.progress is written.")
+@click.option("--uid", default="", metavar="UID", help="Of the DataLoad.")
+@click.option("--result", default="", metavar="FILE", help="Where the result goes at the end, as JSON.")
+def load(
+    *, dataset: str, workers: str, control_port: int, secret: str, targets: tuple[str, ...], refresh: bool, metadata_only: bool,
+    report_to: str, uid: str, result: str,
+) -> None:  # fmt: skip
+    """Have the workers of a dataset load paths of it, and say how far they are.
+
+    Whatever ends in the middle, the same command goes on where it was. Exit code 2: another try meets the same.
+    """
+    from forebay.cache.loader import Order
+    from forebay.cli import loading  # not with `run`: a worker that serves needs none of it
+
+    order = Order(tuple(loading.target(t) for t in targets), refresh=refresh, metadata_only=metadata_only)
+    sys.exit(loading.run(loading.Asked(dataset, workers, control_port, secret, order, report_to, uid, result)))

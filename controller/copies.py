@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from forebay.api.dataload import after_of, dataset_of
 from forebay.api.fluidnames import TYPES
-from forebay.controller.kinds import RESOURCES, Event, Node, Pod, Whole
+from forebay.controller.kinds import RESOURCES, Event, Node, NodeCache, Pod, Whole
 from forebay.kube.informer import Informer, Selection
 from forebay.kube.objects import Bare, Key
 from forebay.kube.store import Change, Store, Undecodable
@@ -17,7 +18,8 @@ OWNED = "app.kubernetes.io/managed-by=forebay"
 """Of kinds of which clusters have many, only ours are copied."""
 CHILDREN = ("ConfigMap", "Service", "PodDisruptionBudget", "NetworkPolicy", "StatefulSet", "PersistentVolumeClaim")
 RUNTIMES = tuple(TYPES)
-DATASET_LABEL, COMPONENT_LABEL, WORKER = "forebay.io/dataset", "forebay.io/component", "worker"
+DATASET_LABEL, COMPONENT_LABEL, WORKER, LOADER = "forebay.io/dataset", "forebay.io/component", "worker", "loader"
+JOB_LABEL = "batch.kubernetes.io/job-name"
 DATA = "forebay.io/dataset"
 """Attribute of a volume: namespace/name of the dataset whose bytes it shows."""
 
@@ -72,6 +74,30 @@ def worker_of(pod: Pod) -> str:
     return path(pod.metadata.namespace, labels[DATASET_LABEL])
 
 
+def job_of(pod: Pod) -> Iterable[str]:
+    """namespace/name of the Job that a pod of a load belongs to."""
+    labels = pod.metadata.labels
+    name = labels.get(JOB_LABEL, "") if labels.get(COMPONENT_LABEL) == LOADER else ""
+    return [path(pod.metadata.namespace, name)] if name else []
+
+
+def loaded(load: Whole) -> Iterable[str]:
+    """namespace/name of the dataset that a DataLoad is to load."""
+    namespace, name = dataset_of({"metadata": {"namespace": load.metadata.namespace}, "spec": load.spec or {}})
+    return [path(namespace, name)] if name else []
+
+
+def loaded_after(load: Whole) -> Iterable[str]:
+    """namespace/name of the DataLoad that must be Complete first."""
+    after = after_of({"metadata": {"namespace": load.metadata.namespace}, "spec": load.spec or {}})
+    return [path(after.namespace, after.name)] if after is not None and after.kind == "DataLoad" else []
+
+
+def owning_load(job: Whole) -> Iterable[str]:
+    """namespace/name of the DataLoad that a Job carries out."""
+    return [path(job.metadata.namespace, o.name) for o in job.metadata.owner_references if o.kind == "DataLoad"]
+
+
 def about(event: Event) -> str:
     return f"{event.regarding.kind} {path(event.regarding.namespace, event.regarding.name)}"
 
@@ -88,6 +114,8 @@ COPIED: Mapping[str, Copied] = {
     "CacheRuntimeClass": Copied(Whole),
     "ThinRuntimeProfile": Copied(Whole),
     "DatasetGrant": Copied(Whole, indexers={"dataset": _one(granted), **_SPACE}),
+    "DatasetHints": Copied(Whole),
+    "NodeCache": Copied(NodeCache, indexers={"dataset": lambda cache: [path(h.namespace, h.name) for h in cache.datasets]}),
     "Namespace": Copied(Bare),
     "Node": Copied(Node),
     "Pod": Copied(
@@ -96,10 +124,13 @@ COPIED: Mapping[str, Copied] = {
             "worker": _one(worker_of),
             "claim": lambda pod: [path(pod.metadata.namespace, name) for name in pod.claims],
             "node": _one(lambda pod: pod.spec.node_name),
+            "job": job_of,
         },
     ),
     "Event": Copied(Event, Selection(fields="type=Warning"), {"about": _one(about)}),
     **{kind: Copied(Whole, Selection(labels=OWNED)) for kind in CHILDREN},
+    "DataLoad": Copied(Whole, indexers={"dataset": loaded, "after": loaded_after}),
+    "Job": Copied(Whole, Selection(labels=OWNED), {"load": owning_load}),
     "PersistentVolume": Copied(Whole, Selection(labels=OWNED), {"claim": _one(claim_of), "data": _one(data_of)}),
 }
 """No Secret: nobody of the control plane reads one."""
@@ -129,6 +160,13 @@ class Copies:
             return self.get(kind, namespace, name) is not None
         except Undecodable:
             return True
+
+    def readable(self, kind: str, namespace: str, name: str) -> bool:
+        """Whether there is such an object that can be read."""
+        try:
+            return self.get(kind, namespace, name) is not None
+        except Undecodable:
+            return False
 
     def where(self, kind: str, index: str, value: str) -> list[Any]:
         return self.stores[kind].where(index, value)

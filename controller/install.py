@@ -22,7 +22,7 @@ import msgspec
 import yaml
 
 from forebay.api.engine_class import engine_class
-from forebay.controller import rights, settings
+from forebay.controller import node_policy, rights, scheduler_part, settings
 from forebay.controller.admission import manifests
 from forebay.controller.comparing import digest
 from forebay.runtimes.engine import Installation, Object
@@ -66,6 +66,8 @@ class Install(msgspec.Struct, frozen=True, kw_only=True):
     controller: Workload = CONTROLLER
     node: Workload = EVERY_NODE
     webhook: bool = True
+    scheduler: bool = False
+    gates: bool = False
 
     def settings(self) -> str:
         """The controller's file."""
@@ -86,11 +88,19 @@ def parts(install: Install) -> Mapping[str, list[Object]]:
     return {
         "00-namespace.yaml": [_namespace(install)],
         "10-rights.yaml": _rights(install),
+        **(
+            {"12-node-labels.yaml": _node_labels(install.installation.namespace)}
+            if install.installation.fluid_node_labels
+            else {}
+        ),
         "20-class.yaml": [engine_class(install.installation.image)],
         "30-csidriver.yaml": [_driver(install)],
+        "35-nodecaches.yaml": node_policy.policy(install.installation.namespace, PART_OF),
         "40-controller.yaml": _controller(install),
         "50-node.yaml": [_node(install), _mounts(install)],
         **({"60-webhook.yaml": _webhook(install)} if install.webhook else {}),
+        **({"70-scheduler.yaml": _scheduler(install)} if install.scheduler else {}),
+        **({"71-scheduler-gates.yaml": scheduler_part.gates(install.installation)} if install.gates else {}),
     }
 
 
@@ -116,6 +126,26 @@ def _rights(install: Install) -> list[Object]:
     ]
 
 
+def _node_labels(space: str) -> list[Object]:
+    """Of the controller; bound to the uninstaller while that runs."""
+    role = {"kind": "ClusterRole", "metadata": _meta(rights.NODE_LABELS, "controller"), "rules": rights.node_labels()}
+    return [
+        {"apiVersion": "rbac.authorization.k8s.io/v1", **role},
+        bound(rights.NODE_LABELS, rights.CONTROLLER, space, _meta(rights.NODE_LABELS, "controller")),
+    ]
+
+
+def bound(role: str, account: str, space: str, meta: Object) -> Object:
+    """A cluster role, to an account."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": meta,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": space}],
+    }
+
+
 def _account(space: str, name: str, component: str, rules: list[Object]) -> list[Object]:
     """A service account with rights in the whole cluster."""
     return [
@@ -126,13 +156,7 @@ def _account(space: str, name: str, component: str, rules: list[Object]) -> list
             "metadata": _meta(name, component),
             "rules": rules,
         },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": _meta(name, component),
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": space}],
-        },
+        bound(name, name, space, _meta(name, component)),
     ]
 
 
@@ -275,6 +299,10 @@ def _deployment(install: Install, name: str, component: str, pod: Object, settin
     }
 
 
+def _scheduler(install: Install) -> list[Object]:
+    return scheduler_part.objects(install.installation, _pull_secrets(install.installation), install.replicas)
+
+
 def _probe(path: str, port: str | int, period: int) -> Object:
     return {"httpGet": {"path": path, "port": port}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": 3}
 
@@ -402,7 +430,7 @@ def files(install: Install) -> Mapping[str, str]:
     from forebay.controller import chart, removal  # made of what is here
 
     plain = {f"{FOLDER}/{name}": HEADER + text(objects) for name, objects in parts(install).items()}
-    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.removal(install)), **chart.files()}
+    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.wanted(install)), **chart.files()}
 
 
 def stale(folder: Path, install: Install) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from forebay.api.crd_kinds import KINDS, VERSION
+from forebay.api.nodecache import HeldDataset, NodeCacheStatus
 from forebay.kube import resources as r
 from forebay.kube.objects import ObjectMeta
 from forebay.kube.resources import Resource
@@ -14,12 +15,15 @@ from forebay.runtimes.engine import Object
 
 BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+JOBS = Resource("batch", "v1", "jobs", "Job")
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 
 RESOURCES = {k.kind: Resource(k.group, VERSION, k.plural, k.kind, k.scope == "Namespaced") for k in KINDS} | {
     x.kind: x
     for x in (
         r.NAMESPACES, r.NODES, r.PODS, r.SECRETS, r.CONFIG_MAPS, r.SERVICES, r.STATEFUL_SETS, r.VOLUMES, r.CLAIMS, r.EVENTS,
-        BUDGETS, POLICIES,
+        BUDGETS, POLICIES, JOBS, ROLES, ROLE_BINDINGS, r.SERVICE_ACCOUNTS,
     )
 }  # fmt: skip
 """Kind -> where it is served."""
@@ -90,6 +94,7 @@ class Ended(_Part, frozen=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    finished_at: str | None = None
 
 
 class ContainerState(_Part, frozen=True):
@@ -135,12 +140,24 @@ class NodeStatus(_Part, frozen=True):
 
 
 class Node(_Part, frozen=True):
-    metadata: Slight
+    metadata: Meta
     status: NodeStatus = NodeStatus()
 
     @property
     def ready(self) -> bool:
         return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions or ())
+
+
+class NodeCache(_Part, frozen=True):
+    """What a node says of its caches. A field that a newer node writes is left out; one that it writes differently makes it no
+    object that can be read."""
+
+    metadata: Slight
+    status: NodeCacheStatus | None = None
+
+    @property
+    def datasets(self) -> tuple[HeldDataset, ...]:
+        return self.status.datasets if self.status is not None else ()
 
 
 class Regarding(_Part, frozen=True):

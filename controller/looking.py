@@ -9,12 +9,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from forebay.api.hints import WATCH
+from forebay.api.nodecache import Bandwidth, HeldDataset, Read, Served
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
-from forebay.controller.kinds import RESOURCES, Event, Pod, Whole, as_object
+from forebay.controller.hinting import Situation
+from forebay.controller.hints import ZONE, Place
+from forebay.controller.kinds import RESOURCES, Event, NodeCache, Pod, Whole, as_object
+from forebay.controller.mapping import phase_of
 from forebay.kube.objects import Key, ObjectMeta
 from forebay.runtimes import registry
-from forebay.runtimes.engine import LEAVING, Found, Installation, Object, Ref, Source, Subject, Warned, WorkerFacts
+from forebay.runtimes.engine import LEAVING, Found, Installation, Object, ReaderFacts, Ref, Source, Subject, Warned, WorkerFacts
 
 FRESH = timedelta(minutes=5)
 """How long an Event counts as a fact: the kubelet repeats what still holds within two minutes."""
@@ -83,13 +88,17 @@ class Looker:
     def look(self, subject: Subject, now: datetime) -> Looked:
         key = Key(*subject.key)
         pods: list[Pod] = self._copies.where("Pod", "worker", c.path(*key))
-        workers, times = _drains(pods, now)
+        drains, times = _drains(pods, now)
+        held = self._held(key)
         common: dict[str, Any] = {
             "pods": tuple(self._object("Pod", pod) for pod in pods),
             "nodes": self._copies.readiness,
-            "workers": workers,
+            "workers": _facts(pods, held, drains),
+            "readers": {node: _reader(h.reader) for node, h in held.items() if isinstance(h.reader, Read)},
+            "mounted": {node: h.mounted for node, h in held.items() if h.mounted or h.silent},
             "users": tuple(sorted(p.metadata.name for p in self._copies.where("Pod", "claim", c.path(*key)) if not p.ended)),
             "referrers": self._referrers(key),
+            "operations": self._operations(key),
         }
         found: dict[str, Found] = {}
         for name, engine in registry.engines().items():
@@ -100,6 +109,12 @@ class Looker:
         times += [at for grant in (subject.source.grants if subject.source else ()) if (at := _expiry(grant)) and at > now]
         return Looked(found, min(times, default=None))
 
+    def _held(self, key: Key) -> dict[str, HeldDataset]:
+        """What nodes say of the dataset, by node. A node that is not Ready cannot take back what it said last."""
+        caches: list[NodeCache] = self._copies.where("NodeCache", "dataset", c.path(*key))
+        lives = [cache for cache in caches if self._copies.readiness.get(cache.metadata.name) is not False]
+        return {cache.metadata.name: h for cache in lives for h in cache.datasets if (h.namespace, h.name) == key}
+
     def _child(self, ref: Ref) -> Object | None:
         thing = self._copies.get(ref.kind, ref.namespace, ref.name)
         return None if thing is None else self._object(ref.kind, thing)
@@ -109,6 +124,12 @@ class Looker:
         mine = c.path(*key)
         shown = (c.claim_of(volume) for volume in self._copies.where("PersistentVolume", "data", mine))
         return tuple(sorted({claim for claim in shown if claim != mine}))
+
+    def _operations(self, key: Key) -> dict[str, str]:
+        """Data operations in progress: kind to names, as Fluid has it."""
+        loads: list[Whole] = self._copies.where("DataLoad", "dataset", c.path(*key))
+        names = sorted(x.metadata.name for x in loads if phase_of(x) == "Executing" and not x.metadata.deletion_timestamp)
+        return {"DataLoad": ",".join(names)} if names else {}
 
     def _warned(self, refs: Iterable[Ref], now: datetime) -> tuple[tuple[Warned, ...], list[datetime]]:
         """What Events say of these objects, the newest first, and when each ceases to count."""
@@ -121,6 +142,30 @@ class Looker:
                     counted.append((last, Warned(ref, event.reason, event.note)))
         counted.sort(key=lambda pair: pair[0], reverse=True)
         return tuple(warned for _, warned in counted), [last + FRESH for last, _ in counted]
+
+    # --- hints ---
+
+    def situation(self, subject: Subject) -> Situation:
+        """What its hints are made from. A reference shows its source's bytes, once its owner has granted it."""
+        key = Key(*subject.key)
+        waiting = sum(not p.ended and not p.spec.node_name for p in self._copies.where("Pod", "claim", c.path(*key)))
+        live = self._child(Ref("DatasetHints", *key)) if self._copies.readable("DatasetHints", *key) else None
+        of = key
+        if subject.source is not None and (subject.dataset.get("status") or {}).get("phase") in SERVING:
+            of = Key(*subject.source.subject.key)
+        places = []
+        if waiting or live is not None or WATCH in (subject.dataset["metadata"].get("annotations") or {}):
+            places = [Place(node, self._zone(node), h, self._bandwidth(node)) for node, h in self._held(of).items()]
+        return Situation(subject.dataset, places, waiting, live)
+
+    def _zone(self, node: str) -> str:
+        known = self._copies.readable("Node", "", node)
+        return str(self._copies.get("Node", "", node).metadata.labels.get(ZONE, "")) if known else ""
+
+    def _bandwidth(self, node: str) -> Bandwidth | None:
+        said = self._copies.get("NodeCache", "", node)
+        bandwidth = said.status.bandwidth if said is not None and said.status is not None else None
+        return bandwidth if isinstance(bandwidth, Bandwidth) else None
 
     # --- orphans ---
 
@@ -135,6 +180,33 @@ class Looker:
 
     def _object(self, kind: str, thing: msgspec.Struct) -> Object:
         return as_object(RESOURCES[kind], thing)
+
+
+def _facts(pods: Iterable[Pod], held: Mapping[str, HeldDataset], drains: Mapping[str, WorkerFacts]) -> dict[str, WorkerFacts]:
+    """By pod, as its node says: two workers of a dataset are never on one. Of one of which nothing is said, how its drain is."""
+    found = dict(drains)
+    for pod in pods:
+        said = held[pod.spec.node_name].worker if pod.spec.node_name in held and not pod.ended else None
+        if isinstance(said, Served):
+            drain = drains.get(pod.metadata.name, WorkerFacts())
+            found[pod.metadata.name] = WorkerFacts(
+                owned_bytes=said.owned_bytes,
+                capacity_bytes=said.capacity_bytes,
+                total_bytes=said.total_bytes,
+                files=said.files,
+                listed=said.listed,
+                store_bytes=said.store_bytes,
+                loaded_bytes=said.loaded_bytes,
+                revision=said.revision,
+                places=said.places,
+                drain=drain.drain,
+                overdue=drain.overdue,
+            )
+    return found
+
+
+def _reader(said: Read) -> ReaderFacts:
+    return ReaderFacts(local_bytes=said.local_bytes, missed_bytes=said.missed_bytes)
 
 
 def _drains(pods: Iterable[Pod], now: datetime) -> tuple[dict[str, WorkerFacts], list[datetime]]:

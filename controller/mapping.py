@@ -7,7 +7,7 @@ from typing import Any
 
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
-from forebay.controller.kinds import Event, Node, Pod, Whole
+from forebay.controller.kinds import Event, Node, NodeCache, Pod, Whole
 from forebay.kube.objects import Bare, Key
 from forebay.kube.store import Change, Undecodable
 
@@ -38,6 +38,12 @@ def _of(kind: str, thing: Any, change: Change[Any], copies: Copies) -> Iterable[
         return _users_of_class(kind, thing, copies)
     if kind == "DatasetGrant":
         return _keys(copies.where("Dataset", "target", c.granted(thing)))
+    if kind == "NodeCache":
+        return _cached(change, copies)
+    if kind == "DatasetHints":
+        return (
+            [] if change.new else _held(change.key, copies)
+        )  # what is written comes back; what somebody took away is made again
     if kind == "Namespace":
         return _in_namespace(change, copies)
     if kind == "Node":
@@ -46,6 +52,10 @@ def _of(kind: str, thing: Any, change: Change[Any], copies: Copies) -> Iterable[
         return _of_pod(thing, copies)
     if kind == "Event":
         return _of_event(thing, copies)
+    if kind == "DataLoad":
+        return _of_load(change)
+    if kind == "Job":
+        return ()
     if kind == "PersistentVolume":
         return [key for text in (c.claim_of(thing), c.data_of(thing)) if (key := key_of(text))]
     return _of_child(thing)
@@ -82,7 +92,21 @@ def _on_node(change: Change[Node], copies: Copies) -> list[Key]:
     if (change.old and change.old.ready) == (change.new and change.new.ready) and change.old and change.new:
         return []
     pods: list[Pod] = copies.where("Pod", "node", change.key.name)
-    return [key for pod in pods if (key := key_of(c.worker_of(pod)))]
+    at = ("NodeCache", "", change.key.name)
+    said = [Key(h.namespace, h.name) for h in copies.get(*at).datasets] if copies.readable(*at) else []
+    return [*(key for pod in pods if (key := key_of(c.worker_of(pod)))), *(k for at in said for k in _held(at, copies))]
+
+
+def _cached(change: Change[NodeCache], copies: Copies) -> list[Key]:
+    """Datasets of which the node says something else than before, and who refers to them. The others are not woken."""
+    before, after = ({(h.namespace, h.name): h for h in c.datasets} if c else {} for c in (change.old, change.new))
+    differ = [at for at in before.keys() | after.keys() if before.get(at) != after.get(at)]
+    found = [key for at in differ for key in _held(Key(*at), copies)]
+    return [*found, *(key for at in differ for key in _keys(copies.where("Dataset", "target", c.path(*at))))]
+
+
+def _held(key: Key, copies: Copies) -> list[Key]:
+    return [key] if copies.holds("Dataset", *key) else []
 
 
 def _of_pod(pod: Pod, copies: Copies) -> list[Key]:
@@ -105,6 +129,19 @@ def _of_event(event: Event, copies: Copies) -> list[Key]:
     if thing is None:
         return []
     return _of_pod(thing, copies) if isinstance(thing, Pod) else _of_child(thing)
+
+
+def _of_load(change: Change[Whole]) -> list[Key]:
+    """The dataset says which operations are in progress: only a phase that changes is news."""
+    phases = [None if load is None else phase_of(load) for load in (change.old, change.new)]
+    if phases[0] == phases[1]:
+        return []
+    return [key for load in (change.old, change.new) if load for text in c.loaded(load) if (key := key_of(text))]
+
+
+def phase_of(load: Whole) -> str:
+    """Of a data operation."""
+    return str(load.status.get("phase") or "") if isinstance(load.status, dict) else ""
 
 
 def _of_child(child: Whole) -> list[Key]:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry
 
 from forebay.controller.copies import Copies
 from forebay.controller.health import Door
+from forebay.controller.hinting import Hinter
+from forebay.controller.labelling import Labeller
 from forebay.controller.leaving import Leaving
+from forebay.controller.loads.looking import LoadLooker
+from forebay.controller.loads.mapping import loads
+from forebay.controller.loads.reconciler import LoadReconciler
 from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
+from forebay.controller.nodelabels import nodes
 from forebay.controller.reconciler import RESYNC, Reconciler
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
@@ -30,6 +37,7 @@ from forebay.kube.workers import Again, Workers
 from forebay.runtimes.engine import Installation
 
 LOG = logging.getLogger(__name__)
+K = TypeVar("K")
 
 LEASE = "forebay-controller"
 MANAGER = "forebay-controller"
@@ -37,6 +45,8 @@ NAME = "forebay.io/controller"
 """The lease, the field manager, and who says Events."""
 STALE = 900.0
 """Seconds without a word from the server after which a copy counts as dead: a quiet watch lives ten and a quarter minutes."""
+LOAD_WORKERS = 2
+"""DataLoads that are worked on at once."""
 SYNC = 120.0
 """Seconds until the process is held to be stuck where the copies are not whole yet."""
 
@@ -52,6 +62,14 @@ class Options(NamedTuple):
     elect: bool = True
     resync: float = RESYNC
     leaving: bool = False
+
+
+@dataclass(frozen=True)
+class Pool(Generic[K]):
+    """Passes over the objects of one kind, and which of them a change is about."""
+
+    workers: Workers[K]
+    concerned: Callable[[str, Change[Any], Copies], Iterable[K]]
 
 
 class Controller:
@@ -81,7 +99,9 @@ class Controller:
         looker = Looker(self.copies, options.installation)
         self.reconciler = self._reconciler(looker)
         self.passes = Passes()
-        self.workers = Workers[Key]("dataset", self._pass, options.workers)
+        self.pools: dict[str, Pool[Any]] = {"dataset": Pool(Workers[Key]("dataset", self._pass, options.workers), datasets)}
+        if not options.leaving:
+            self.pools |= self._beside(looker)
         for kind, store in self.copies.stores.items():
             store.subscribe(self._mapped(kind))
         self.door = Door(options.listen, self._registry(), {"/healthz": self.unhealthy, "/readyz": self.unready})
@@ -109,7 +129,7 @@ class Controller:
     def stop(self) -> bool:
         """Ends what runs: passes first, so that no write comes after the lease is given back. Whether all of it ended in time."""
         self._ended.set()
-        ended = [self.workers.stop(drain=False)]
+        ended = [pool.workers.stop(drain=False) for pool in self.pools.values()]
         if self.leader is not None:
             ended.append(self.leader.stop())
         ended += [informer.stop() for informer in self.informers.values()]
@@ -124,8 +144,18 @@ class Controller:
         return (
             Leaving(looker, writer, teller)
             if self._options.leaving
-            else Reconciler(looker, writer, teller, resync=self._options.resync)
+            else Reconciler(looker, writer, teller, Hinter(self.client), resync=self._options.resync)
         )
+
+    def _beside(self, looker: Looker) -> dict[str, Pool[Any]]:
+        """Passes over other objects than datasets."""
+        writer, teller = Writer(self.client), Teller(self.recorder.say)
+        loading = LoadReconciler(LoadLooker(self.copies, looker), writer, teller, resync=self._options.resync)
+        found: dict[str, Pool[Any]] = {"dataload": Pool(Workers[Key]("dataload", loading.reconcile, LOAD_WORKERS), loads)}
+        if self._options.installation.fluid_node_labels:
+            labeller = Labeller(self.copies, looker.subject, self.client)
+            found["node-labels"] = Pool(Workers[str]("node-labels", labeller.reconcile, 1), nodes)
+        return found
 
     def _led(self) -> None:
         """Passes begin once every copy is whole: what is missing from a half copy would be made or taken away."""
@@ -138,7 +168,8 @@ class Controller:
         LOG.info(
             "copies are whole after %.1f s: %d datasets", time.monotonic() - self._started, len(self.copies.stores["Dataset"])
         )
-        self.workers.start()
+        for pool in self.pools.values():
+            pool.workers.start()
 
     def _lost(self, why: str) -> None:
         self._why = why
@@ -146,8 +177,9 @@ class Controller:
 
     def _mapped(self, kind: str) -> Callable[[Change[Any]], None]:
         def changed(change: Change[Any]) -> None:
-            for key in datasets(kind, change, self.copies):
-                self.workers.add(key)
+            for pool in self.pools.values():
+                for key in pool.concerned(kind, change, self.copies):
+                    pool.workers.add(key)
 
         return changed
 
@@ -159,7 +191,8 @@ class Controller:
         registry, kube = CollectorRegistry(), KubeCollector()
         for kind, informer in self.informers.items():
             kube.add(kind, informer)
-        kube.add("dataset", self.workers)
+        for name, pool in self.pools.items():
+            kube.add(name, pool.workers)
         kube.add("controller", self.client)
         kube.add("events", self._telling)
         kube.add("controller", self.recorder)
@@ -168,6 +201,11 @@ class Controller:
         registry.register(kube)
         registry.register(Collector(self.copies, self.passes))
         return registry
+
+    @property
+    def workers(self) -> Workers[Key]:
+        """Those of datasets."""
+        return self.pools["dataset"].workers
 
     # --- health ---
 

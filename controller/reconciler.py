@@ -7,6 +7,7 @@ It remembers nothing that the next pass would need: it may be killed between any
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
@@ -15,7 +16,9 @@ from typing import Any
 import msgspec
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.controller.hinting import Hinter
 from forebay.controller.looking import Looker
+from forebay.controller.pace import Pace
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer, key_of
 from forebay.kube.errors import ApiError, Conflict, Invalid, Unreachable, Unusable
@@ -44,13 +47,16 @@ class Reconciler:
         looker: Looker,
         writer: Writer,
         teller: Teller,
+        hinter: Hinter | None = None,
         *,
         resync: float = RESYNC,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look, self._write, self._tell = looker, writer, teller
+        self._look, self._write, self._tell, self._hinter = looker, writer, teller, hinter
         self._resync, self._wall, self._random = resync, wall, random or Random()
+        self._pace = Pace(clock)
 
     def reconcile(self, key: Key) -> Again | None:
         now = self._wall()
@@ -72,10 +78,18 @@ class Reconciler:
             failure = error
             if isinstance(error, Invalid) or (isinstance(error, ApiError) and error.code == 403):
                 self._tell.warn(subject.dataset, "Refused", str(error))
-        self._say(subject, planned, registry.observe(subject, found, rfc3339(now)), rfc3339(now))
+        left = self._say(subject, planned, registry.observe(subject, found, rfc3339(now)), rfc3339(now))
+        if self._hinter is not None:
+            try:
+                again = self._hinter.look(self._look.situation(subject), now)
+            except _REFUSED as error:
+                failure = failure or error
+            else:
+                left += [] if again is None else [again]
         if failure is not None:
             raise failure
-        left = [] if looked.until is None else [(looked.until - now).total_seconds() + 0.1]
+        if looked.until is not None:
+            left.append((looked.until - now).total_seconds() + 0.1)
         if any(f.severity == "error" for f in planned.findings):
             left.append(REFUSED)
         return Again(min([*left, self._resync * self._random.uniform(0.8, 1.0)]))
@@ -115,7 +129,7 @@ class Reconciler:
 
     def _leave(self, subject: Subject, pod: str, found: dict[str, Found], now: str) -> None:
         """One order: it stands until the pod goes."""
-        if all(each.workers.get(pod) is None for each in found.values()):
+        if not any((facts := each.workers.get(pod)) is not None and facts.drain for each in found.values()):
             namespace = subject.key[0]
             self._write.leave(namespace, pod, self._look.uid(Ref("Pod", namespace, pod)), now)
 
@@ -127,20 +141,29 @@ class Reconciler:
 
     # --- what is said ---
 
-    def _say(self, subject: Subject, planned: Plan, observed: Observed, now: str) -> None:
+    def _say(self, subject: Subject, planned: Plan, observed: Observed, now: str) -> list[float]:
+        """The statuses and Events; seconds until numbers that were held back may be written."""
         dataset, bound = subject.dataset, bound_runtime(subject)
+        left: list[float] = []
         gone = planned.release and dataset["metadata"].get("deletionTimestamp")
         if not gone:
             was, ready = _ready(dataset.get("status")), next((c for c in observed.dataset.conditions if c.type == "Ready"), None)
-            if self._status(dataset, observed.dataset) and ready is not None:
+            if self._paced(dataset, observed.dataset, left) and self._status(dataset, observed.dataset) and ready is not None:
                 self._tell.serving(dataset, ready.reason, ready.message, was=was, is_=ready.status == "True")
         ended = planned.release and bound is not None and bound["metadata"].get("deletionTimestamp")
-        if bound is not None and observed.runtime is not None and not gone and not ended:
-            self._status(bound, observed.runtime)
+        told = observed.runtime if bound is not None and not gone and not ended else None
+        if bound is not None and told is not None and self._paced(bound, told, left):
+            self._status(bound, told)
         for runtime, status in registry.surplus_statuses(subject, now):
             if not self._write.release(runtime, [runtime_finalizer(runtime["kind"])]):
                 self._status(runtime, status)
         self._tell.findings(dataset, dict.fromkeys((*planned.findings, *observed.findings)))
+        return left
+
+    def _paced(self, obj: Object, status: msgspec.Struct, left: list[float]) -> bool:
+        wait = self._pace.wait(obj, status)
+        left += [wait] if wait else []
+        return not wait
 
     def _status(self, obj: Object, status: Any) -> bool:
         try:

@@ -10,14 +10,14 @@ from forebay.api.fluidnames import TYPES
 from forebay.runtimes.engine import Object
 
 CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts"
-UNINSTALL = "forebay-uninstall"
+UNINSTALL, NODE_LABELS = "forebay-uninstall", "forebay-node-labels"
 """Names of workloads, and of the service accounts of the first two; what holds the mounts calls no API server."""
 WEBHOOK, CERTIFICATES = "forebay-webhook", "forebay-webhook-certificates"
 """The webhook's workload, account, Service and configurations; its Secret."""
 LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
-_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES)]
+_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES, "DataLoad")]
 _LOOK = ("get", "list", "watch")
 _OWN = (*_LOOK, "create", "patch", "delete")
 
@@ -28,23 +28,37 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
 
 
 def controller() -> list[Object]:
-    """Users' objects are read and marked, never made or deleted. Of Secrets it only makes new ones: `get` and `patch` would
-    both hand out those of everybody."""
+    """Users' objects are read and marked, never made; deleted is only a DataLoad whose time after its end is over.
+
+    Of Secrets it only makes new ones: `get` and `patch` would both hand out those of everybody. The server lets it give nobody a
+    right that it has not itself.
+    """
     return [
         _rule(GROUP, _SERVED, (*_LOOK, "patch")),
         _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
         _rule(GROUP, [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]], _LOOK),
-        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"]], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetHints"]], _OWN),
+        _rule(OWN_GROUP, [f"{_PLURALS['DatasetHints']}/status"], ("patch",)),
         _rule("", ["namespaces", "nodes"], _LOOK),
         _rule("", ["configmaps", "services", "persistentvolumes", "persistentvolumeclaims"], _OWN),
         _rule("apps", ["statefulsets"], _OWN),
+        _rule("batch", ["jobs"], (*_LOOK, "create", "delete")),
+        _rule("", ["serviceaccounts"], ("create",)),  # one for each load, which may write its status
+        _rule("rbac.authorization.k8s.io", ["roles", "rolebindings"], ("create",)),
+        _rule(GROUP, [_PLURALS["DataLoad"]], ("delete",)),
         _rule("policy", ["poddisruptionbudgets"], _OWN),
         _rule("networking.k8s.io", ["networkpolicies"], _OWN),
         _rule("", ["pods"], (*_LOOK, "patch", "delete")),  # the order to leave; a drained one that shall serve again
         _rule("", ["secrets"], ("create",)),
         _rule("events.k8s.io", ["events"], (*_LOOK, "create", "patch")),
     ]
+
+
+def node_labels() -> list[Object]:
+    """Where Fluid's labels of nodes are wanted: for the controller, and for who takes them away. Large, so a role apart."""
+    return [_rule("", ["nodes"], ("patch",))]
 
 
 def controller_lease() -> list[Object]:
@@ -55,14 +69,13 @@ def controller_lease() -> list[Object]:
 
 def uninstaller() -> list[Object]:
     """What takes datasets away: the controller's copies, and of its writes those that end something."""
-    kept = {GROUP: (), OWN_GROUP: (), "events.k8s.io": ()}
+    kept = {GROUP: (*_LOOK, "patch", "update"), "events.k8s.io": (*_LOOK, "create", "patch")}
     found: list[Object] = []
     for rule in controller():
-        ends = kept.get(rule["apiGroups"][0], ("patch", "update"))
-        verbs = [v for v in rule["verbs"] if v not in ends and (v != "create" or rule["resources"] == ["events"])]
+        verbs = [v for v in rule["verbs"] if v in kept.get(rule["apiGroups"][0], (*_LOOK, "delete"))]
         if verbs:
             found.append({**rule, "verbs": verbs})
-    return [*found, _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("list",))]
+    return found
 
 
 def uninstaller_here() -> list[Object]:
@@ -77,6 +90,8 @@ def node() -> list[Object]:
         _rule("", ["configmaps"], _LOOK),
         _rule("discovery.k8s.io", ["endpointslices"], _LOOK),
         _rule("", ["nodes"], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("get", "create", "patch")),  # its own alone: the policy beside it
+        _rule(OWN_GROUP, [f"{_PLURALS['NodeCache']}/status"], ("patch",)),
         _rule("events.k8s.io", ["events"], ("create", "patch")),
     ]
 

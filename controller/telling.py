@@ -47,6 +47,10 @@ class Teller:
         if was != is_:
             self._say(Note(reference(obj), "Normal" if is_ else "Warning", reason, ACTION, message))
 
+    def ended(self, obj: Object, reason: str, message: str, *, well: bool) -> None:
+        """A data operation has ended."""
+        self._say(Note(reference(obj), "Normal" if well else "Warning", reason, ACTION, message))
+
 
 def reference(obj: Object) -> Reference:
     meta = obj["metadata"]

@@ -36,6 +36,7 @@ from forebay.cache.client import Door, DoorError
 from forebay.cache.index import Index
 from forebay.fuse import device, mounting
 from forebay.fuse import protocol as p
+from forebay.fuse.arguments import Args, Unconfigured
 from forebay.fuse.modes import Modes
 from forebay.fuse.operations import Backing, Operations
 from forebay.fuse.record import Record, RecordError
@@ -53,9 +54,6 @@ SWITCH_INTERVAL = 0.0002
 """Seconds a pool thread may keep the interpreter while the dispatcher waits for it (Python's own: 0.005)."""
 OVERLAYFS = 0x794C7630
 
-NO_PASSTHROUGH = "FOREBAY_NO_PASSTHROUGH"
-NO_RESEND = "FOREBAY_NO_RESEND"
-
 
 def log(message: str, **fields: Any) -> None:
     """One JSON object a line on stderr."""
@@ -71,47 +69,6 @@ def log(message: str, **fields: Any) -> None:
 
 def _text(value: object) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-class Unconfigured(Exception):
-    """Starting again would not help; `str()` is one sentence."""
-
-
-class Args:
-    """The command line. Parsed by hand: argparse costs 15 ms of a reader's pause."""
-
-    def __init__(self, argv: list[str]) -> None:
-        self.run_dir = self.mount = ""
-        self.index = 0
-        self.device_fd = self.state_fd = self.supervisor_fd = -1
-        self.passthrough = not os.environ.get(NO_PASSTHROUGH)
-        self.resend = not os.environ.get(NO_RESEND)
-        words = iter(argv)
-        for word in words:
-            try:
-                match word:
-                    case "--run-dir":
-                        self.run_dir = next(words)
-                    case "--mount":
-                        self.mount = next(words)
-                    case "--index":
-                        self.index = int(next(words))
-                    case "--device-fd":
-                        self.device_fd = int(next(words))
-                    case "--state-fd":
-                        self.state_fd = int(next(words))
-                    case "--supervisor-fd":
-                        self.supervisor_fd = int(next(words))
-                    case "--no-passthrough":
-                        self.passthrough = False
-                    case "--no-resend":
-                        self.resend = False
-                    case _:
-                        raise Unconfigured(f"the mount daemon has no option {word}")
-            except (StopIteration, ValueError):
-                raise Unconfigured(f"{word} needs a value") from None
-        if not self.run_dir or not self.mount or min(self.device_fd, self.state_fd) < 0:
-            raise Unconfigured("--run-dir, --mount, --device-fd and --state-fd are needed: the supervisor starts this program")
 
 
 class Daemon:

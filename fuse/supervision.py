@@ -10,7 +10,6 @@ import heapq
 import json
 import os
 import random
-import select
 import selectors
 import signal
 import socket
@@ -24,6 +23,7 @@ from forebay.api import places, wire
 from forebay.fuse import control, mounting, processes, record, rundir
 from forebay.fuse import supervise as decide
 from forebay.fuse.guard import Guard
+from forebay.fuse.mounted import Mount
 
 PROBE_EVERY = 20.0
 """Seconds between questions to a mount and to the worker that answers them."""
@@ -36,39 +36,6 @@ BUSY_GRACE = 3.0
 LOG_EVERY = 60.0
 KEPT_REPORTS = 40
 STATE_VERSION = 1
-
-
-class Mount:
-    """One mounted directory. Invariant: `device` is open exactly while the kernel may still route requests to it."""
-
-    def __init__(self, index: int, path: str) -> None:
-        self.index = index
-        self.path = path
-        self.role = f"mount-{index}"
-        self.created: list[str] = []  # directories made for it, outermost first
-        self.device = -1
-        self.record = -1
-        self.link: socket.socket | None = None
-        self.probe = 0  # pid of the newest probe; 0 = none
-        self.busy_until = 0.0
-
-    def unplugged(self) -> bool:
-        """Whether the kernel has ended the connection (unmounted or aborted)."""
-        if self.device < 0:
-            return True
-        poll = select.poll()
-        poll.register(self.device, 0)  # only asked once here: a standing poll would wake us at every request
-        return any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in poll.poll(0))
-
-    def let_go(self) -> None:
-        """Close device and record; the last close of the device anywhere ends the connection.
-
-        The link stays: its end would tell the daemon, which is about to end, to look for a new supervisor.
-        """
-        for fd in (self.device, self.record):
-            if fd >= 0:
-                os.close(fd)
-        self.device = self.record = -1
 
 
 class Supervisor:

@@ -67,7 +67,8 @@ from typing import Any
 from forebay.api import places
 from forebay.fuse import control, processes, rundir
 from forebay.fuse import supervise as decide
-from forebay.fuse.supervision import Mount, Supervisor
+from forebay.fuse.mounted import Mount
+from forebay.fuse.supervision import Supervisor
 
 HANDOVER_LIMIT = 10.0
 """Seconds to become the supervisor or to find the one that did, and for the daemons of the other mounts to be heard."""

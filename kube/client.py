@@ -31,6 +31,7 @@ PAGE = 500
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 JSON = "application/json"
 
@@ -161,9 +162,9 @@ class Client:
         query = [("fieldManager", self.manager), ("fieldValidation", "Strict"), *_dry(dry_run)]
         return self._write(_Request("POST", resource.path(namespace), query, _encode(body), JSON, repeatable=False))
 
-    def create_sub(self, resource: Resource, key: Key, sub: str, body: Body) -> None:
+    def create_sub(self, resource: Resource, key: Key, sub: str, body: Body, *, dry_run: bool = False) -> None:
         """POST to a subresource: `binding`, `eviction`, `token`. A 429 is the caller's: of an eviction it is the answer."""
-        query = [("fieldManager", self.manager)]
+        query = [("fieldManager", self.manager), *_dry(dry_run)]
         path = resource.at(key, sub)
         self._call(_Request("POST", path, query, _encode(body), JSON, repeatable=False, busy_is_final=True))
 
@@ -172,10 +173,18 @@ class Client:
         query = [("fieldManager", self.manager)]
         return self._write(_Request("PUT", resource.at(key, sub), query, _encode(body), JSON, repeatable=False))
 
-    def merge(self, resource: Resource, key: Key, body: Body, *, sub: str = "") -> Bare:
+    def merge(self, resource: Resource, key: Key, body: Body, *, sub: str = "", dry_run: bool = False) -> Bare:
         """JSON merge patch. With metadata.resourceVersion in `body` it raises Conflict like `replace`."""
-        query = [("fieldManager", self.manager)]
+        query = [("fieldManager", self.manager), *_dry(dry_run)]
         return self._write(_Request("PATCH", resource.at(key, sub), query, _encode(body), MERGE, repeatable=True))
+
+    def strategic(self, resource: Resource, key: Key, body: Body, *, sub: str = "") -> Bare:
+        """Strategic merge patch, for the API's own kinds alone: lists such as conditions are merged by their keys.
+
+        With metadata.uid in `body` it raises Conflict where the name now belongs to another object.
+        """
+        query = [("fieldManager", self.manager)]
+        return self._write(_Request("PATCH", resource.at(key, sub), query, _encode(body), STRATEGIC, repeatable=True))
 
     def json_patch(self, resource: Resource, key: Key, operations: Sequence[Mapping[str, Any]], *, sub: str = "") -> Bare:
         """RFC 6902. Never tried twice when the first may have been carried out: `add` to a list would add twice."""

@@ -147,10 +147,14 @@ class Stream:
 
 
 class Transport:
-    """Requests to one endpoint, from any thread. `requests`: how many were made; `connects`: how many connections were opened."""
+    """Requests to one endpoint, from any thread; `kept`: most unused connections.
 
-    def __init__(self, endpoint: Endpoint, agent: str = "forebay") -> None:
+    `requests`: how many were made; `connects`: how many connections were opened.
+    """
+
+    def __init__(self, endpoint: Endpoint, agent: str = "forebay", kept: int = KEPT) -> None:
         self.endpoint = endpoint
+        self._kept = kept
         self._url = urlsplit(endpoint.server)
         self._secure = self._url.scheme == "https"
         self._tls = _Tls(endpoint)
@@ -318,7 +322,7 @@ class Transport:
         link.response.close()  # it was read to its end; `read1` does not say so to the connection
         if not link.response.will_close:
             with self._lock:
-                if not self._closed and len(self._idle) < KEPT:
+                if not self._closed and len(self._idle) < self._kept:
                     self._idle.append((time.monotonic(), link.connection))
                     return
         link.connection.close()

@@ -48,6 +48,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: str = "1Gi"  # guess; MEM tiers are added
     drain_rate: int = 100_000_000  # bytes per second that a worker is believed to hand out when it leaves; guess
     priority_class: str = ""
+    fluid_node_labels: bool = False  # nodes get Fluid's labels, for which the controller may change nodes
     network_policy: bool = False  # only where node plugins have pod addresses: a policy cannot select the host's network
 
 
@@ -62,11 +63,19 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True):
     local_bytes: int = 0
     remote_bytes: int = 0
     store_bytes: int = 0
+    loaded_bytes: int = 0  # of what came from stores, what loads asked for
     revision: str = ""  # of the configuration that it serves; "" = it did not say
     places: tuple[str, ...] = ()  # of the mounts that it serves
     drain: Literal["", "Running", "Done", "Refused"] = ""
     overdue: bool = False  # the drain has taken longer than its bound
     silent: bool = False  # it said nothing itself: of it is known only how its drain goes
+
+
+class ReaderFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node's cache for readers says. Counters count since its start."""
+
+    local_bytes: int = 0  # of reads that it had
+    missed_bytes: int = 0  # of reads that it had to get from workers
 
 
 class Warned(msgspec.Struct, frozen=True):
@@ -85,6 +94,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Mapping[str, bool] = {}  # node -> whether it is Ready; one that is missing is gone
     warned: tuple[Warned, ...] = ()
     workers: Mapping[str, WorkerFacts] = {}  # by pod name
+    readers: Mapping[str, ReaderFacts] = {}  # by node
     mounted: Mapping[str, bool] = {}  # node that shows the dataset -> whether its mount answers
     users: tuple[str, ...] = ()  # pods that use the claim and have not completed
     referrers: tuple[str, ...] = ()  # datasets that refer to this one: namespace/name
@@ -156,6 +166,17 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
 
 
+class Loading(msgspec.Struct, frozen=True, kw_only=True):
+    """What carries a DataLoad out: objects that are made once, in this order, the Job last. All belong to the DataLoad.
+
+    The Job's first container ends with code 2 where another try meets the same, and leaves a `LoadResult` as its message.
+    """
+
+    objects: tuple[Object, ...] = ()
+    job: Ref
+    findings: tuple[Finding, ...] = ()  # an error refuses the load
+
+
 class Engine(Protocol):
     """What a module of this room provides as `ENGINE`."""
 
@@ -186,3 +207,6 @@ class Engine(Protocol):
 
     def observe(self, subject: Subject, found: Found, now: str) -> Observed:
         """The status by what exists."""
+
+    def loading(self, subject: Subject, load: Object) -> Loading | None:
+        """What carries a DataLoad of this dataset out; None where the engine loads nothing ahead."""

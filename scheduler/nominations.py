@@ -29,6 +29,10 @@ class Nominations:
         """`row` is NOWHERE while the node is not known."""
         self._all[nomination.uid] = (nomination, row)
 
+    def get(self, uid: str) -> Nomination | None:
+        """The pod's own nomination."""
+        return self._all[uid][0] if uid in self._all else None
+
     def drop(self, uid: str) -> None:
         self._all.pop(uid, None)
 

@@ -277,7 +277,7 @@ def peer_epoch(bench: Bench) -> None:
 
         def thing(_: int) -> Result:
             nodes.unmount()
-            nodes.forget_node("client-1")
+            nodes.set_aside("client-1")
             nodes.mount()
             settle(nodes.place.folder)
             before = nodes.cluster()["store_bytes"]

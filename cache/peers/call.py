@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from forebay.cache.extents import block_range, blocks_of, checksum
-from forebay.cache.membership import Member
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import EMPTY, Key, Signed, sha256
 from forebay.cache.peers.wire import SIGNED_HEADERS, SUM, Mode, Ref
+from forebay.cache.roster import Member
 from forebay.cache.stores.base import BadReply, StoreError, Unavailable
 from forebay.cache.stores.connection import Closed, Connection, Stalled, parse_head
 from forebay.cache.stores.names import show
@@ -354,35 +354,64 @@ class BlobCall:
         self._call.close()
 
 
+PIECE = 256 << 10
+"""Bytes of a chunk received at once: a port puts so many of small files into one."""
+
+
 class Chunks:
     """The body of a chunked answer as one stream."""
 
     def __init__(self, call: Call, timeout: float) -> None:
         self._call = call
         self._timeout = timeout
-        self._left = 0
+        self._piece = memoryview(b"")  # received, not yet taken
+        self._left = 0  # bytes of the chunk still to be received
         self._first = True
 
-    def take(self, size: int) -> bytes:
-        """Exactly `size` bytes."""
-        data = bytearray(size)
+    @property
+    def empty(self) -> bool:
+        """Whether what follows is still to be received: a port sends on once it has the next file."""
+        return not self._piece
+
+    def take(self, size: int) -> memoryview:
+        """Exactly `size` bytes; they stay as they are."""
+        if size > len(self._piece):
+            self._more(size)
+        data, self._piece = self._piece[:size], self._piece[size:]
+        return data
+
+    def _more(self, size: int) -> None:
+        """Receive what is left of the chunk, a `PIECE` at most, and as many more chunks as `size` bytes take."""
+        if not self._piece and self._left == 0:
+            self._begin()
+        have = len(self._piece)
+        data = bytearray(max(size, min(have + self._left, PIECE)))
+        data[:have] = self._piece
+        view = memoryview(data)
+        self._receive(view[have:])
+        self._piece = view
+
+    def _receive(self, view: memoryview) -> None:
+        """Fill `view` from this chunk and those that follow."""
         done = 0
-        with memoryview(data) as view:
-            while done < size:
-                if self._left == 0:
-                    self._next()
-                    if self._left == 0:
-                        self._call.close()
-                        raise PeerBroken(f"{self._call.where} ended a batch short")
-                n = min(self._left, size - done)
-                self._call.fill(view[done : done + n], self._timeout)
-                done += n
-                self._left -= n
-        return bytes(data)
+        while done < len(view):
+            if self._left == 0:
+                self._begin()
+            n = min(self._left, len(view) - done)
+            self._call.fill(view[done : done + n], self._timeout)
+            done += n
+            self._left -= n
+
+    def _begin(self) -> None:
+        self._next()
+        if self._left == 0:
+            self._call.close()
+            raise PeerBroken(f"{self._call.where} ended a batch short")
 
     def end(self) -> None:
-        self._next()
-        if self._left or self._line():
+        if not self._piece and self._left == 0:
+            self._next()
+        if self._piece or self._left or self._line():
             self._call.close()
             raise PeerBroken(f"{self._call.where} sent more than a batch")
 
@@ -411,27 +440,35 @@ class Chunks:
             raise PeerBroken(f"{self._call.where} broke off a batch ({e})") from e
 
 
-def failure(status: int, message: bytes, member: Member) -> StoreError:
-    text = message.decode("utf-8", "replace")
+class Whole(NamedTuple):
+    """A small file as it came: its bytes, and the checksums of its blocks, which are theirs."""
+
+    data: bytes | memoryview
+    sums: bytes
+
+
+def failure(status: int, message: memoryview, member: Member) -> StoreError:
+    text = str(message, "utf-8", "replace")
     at = status - 16
     if 0 <= at < len(wire.Status.STORE):
         return wire.STORE_ERRORS[wire.Status.STORE[at]][1](text)
     return PeerAbsent(f"member {name_of(member)}: {text}")
 
 
-def unframe(data: bytes, ref: Ref, member: Member) -> bytes | StoreError:
-    """The bytes of a file behind their checksums."""
-    parts, at = [], 0
+def unframe(data: memoryview, ref: Ref, member: Member) -> Whole | StoreError:
+    """A file without its framing, verified."""
+    parts, sums, at = [], [], 0
     for block in range(blocks_of(ref.size)):
         length = block_range(ref.size, block)[1]
-        part = memoryview(data)[at + SUM : at + SUM + length]
-        if len(part) != length or checksum(part) != data[at : at + SUM]:
+        told, part = bytes(data[at : at + SUM]), data[at + SUM : at + SUM + length]
+        if len(part) != length or checksum(part) != told:
             return PeerWrong(f"member {name_of(member)} sent {show(ref.key)} with a wrong checksum", block)
         parts.append(part)
+        sums.append(told)
         at += SUM + length
     if at != len(data):
         return PeerBroken(f"member {name_of(member)} sent {len(data)} bytes for {show(ref.key)}, {at} were asked for")
-    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+    return Whole(parts[0], sums[0]) if len(parts) == 1 else Whole(b"".join(parts), b"".join(sums))
 
 
 def name_of(member: Member) -> str:

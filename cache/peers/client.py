@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from forebay.cache.extents import blocks_of
-from forebay.cache.membership import Member, split_address
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signed, Signer
 from forebay.cache.peers.call import (
@@ -32,11 +31,13 @@ from forebay.cache.peers.call import (
     PeerShut,
     PeerSilent,
     Silent,
+    Whole,
     failure,
     name_of,
     unframe,
 )
 from forebay.cache.peers.wire import Mode, Ref
+from forebay.cache.roster import Member, split_address
 from forebay.cache.stores.base import StoreError
 from forebay.cache.stores.connection import Connection
 from forebay.cache.stores.urls import Origin
@@ -100,8 +101,9 @@ class PeerClient:
 
     def batch(
         self, member: Member, refs: Sequence[Ref], mode: Mode = Mode.FETCH, *, timeout: float = ANSWER
-    ) -> Generator[tuple[int, bytes | StoreError], None, None]:
-        """Whole small files: (index, bytes or why not) as they come, each once. Raises `PeerError`, now or in between.
+    ) -> Generator[tuple[int, Whole | StoreError] | None, None, None]:
+        """Whole small files: (index, file or why not) as they come, each once; None where the next one may take a while.
+        Raises `PeerError`, now or in between.
 
         The request is sent at once.
         """
@@ -111,7 +113,7 @@ class PeerClient:
     @staticmethod
     def _records(
         call: Call, member: Member, refs: Sequence[Ref], timeout: float
-    ) -> Generator[tuple[int, bytes | StoreError], None, None]:
+    ) -> Generator[tuple[int, Whole | StoreError] | None, None, None]:
         try:
             call.head(timeout)
             if call.length is not None:
@@ -119,12 +121,14 @@ class PeerClient:
             left = set(range(len(refs)))
             stream = Chunks(call, timeout)
             while left:
+                if stream.empty:
+                    yield None
                 index, status, size, told = wire.RECORD.unpack(stream.take(wire.RECORD.size))
                 if index not in left or size > max(wire.framed(0, blocks_of(refs[index].size), refs[index].size), 4096):
                     raise PeerBroken(f"member {name_of(member)}: a record of a batch that was not asked for")
                 left.discard(index)
                 data = stream.take(size)
-                sentence = b"" if status == wire.Status.OK else data
+                sentence = b"" if status == wire.Status.OK else bytes(data)
                 if wire.record_sum(refs[index], index, status, size, sentence) != told:
                     raise PeerBroken(f"member {name_of(member)}: a record of a batch with a wrong checksum")
                 if status != wire.Status.OK:

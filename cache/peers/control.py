@@ -17,11 +17,11 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from forebay.cache.log import log
-from forebay.cache.membership import join_address
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import AuthError, Key, Verifier, body_of, sha256
 from forebay.cache.peers.wire import Refused
+from forebay.cache.roster import join_address
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # a worker does not fork: no handlers, no warnings
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own words on stderr are no lines of a log
@@ -62,6 +62,7 @@ class Orders(Protocol):
         ...
 
     def load(self, load: c.Load) -> Iterator[c.Progress]: ...
+    def refresh(self, below: c.Below) -> c.Changed: ...
     def pin(self, below: c.Below) -> c.Changed: ...
     def unpin(self, below: c.Below) -> c.Changed: ...
     def evict(self, below: c.Below) -> c.Changed: ...
@@ -177,6 +178,8 @@ class Control:
             yield encode(self.who)
         elif method == "stats":
             yield encode(o.stats())
+        elif method == "refresh":
+            yield encode(o.refresh(_below(message)))
         elif method == "pin":
             yield encode(o.pin(_below(message)))
         elif method == "unpin":

@@ -72,6 +72,10 @@ class ControlClient:
         """Fetch ahead; progress until the last, which has `finished`."""
         return self._many(address, "load", c.Load(list(paths), metadata_only, replicas, list(nodes)), c.Progress)
 
+    def refresh(self, address: str, path: bytes) -> c.Changed:
+        """Have a node believe nothing that it knows of names at and below a path."""
+        return self._one(address, "refresh", c.Below(path), c.Changed, timeout=LONG)
+
     def pin(self, address: str, path: bytes) -> c.Changed:
         return self._one(address, "pin", c.Below(path), c.Changed, timeout=LONG)
 

@@ -2,7 +2,7 @@
 
     /forebay.Control/hello   b""     -> Who
     /forebay.Control/load    Load    -> Progress, the last one `finished`
-    /forebay.Control/pin, unpin, evict   Below -> Changed
+    /forebay.Control/refresh, pin, unpin, evict   Below -> Changed
     /forebay.Control/drain   Drain   -> Progress, the last one `finished`
     /forebay.Control/take    Take    -> Taken, until every part was named in one
     /forebay.Control/leave   Leave   -> Changed
@@ -18,13 +18,13 @@ from __future__ import annotations
 import msgspec
 
 from forebay.cache.index import BLOCK
-from forebay.cache.membership import MOST_MEMBERS
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signed, sha256
 from forebay.cache.peers.wire import Ref, Refused
+from forebay.cache.roster import MOST_MEMBERS
 
 SERVICE = "forebay.Control"
-METHODS = ("hello", "load", "pin", "unpin", "evict", "drain", "take", "leave", "stats")
+METHODS = ("hello", "load", "refresh", "pin", "unpin", "evict", "drain", "take", "leave", "stats")
 AUTH = "forebay-auth"
 TO = "forebay-to"
 MESSAGE_MOST = 1 << 20

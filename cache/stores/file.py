@@ -4,7 +4,9 @@ Keys are resolved below the root and nowhere else: `openat2` with RESOLVE_BENEAT
 a look at where the opened descriptor really lies. A symbolic link is followed when its target stays below the root and is no
 directory that holds the link; all others are skipped and counted, as are sockets, pipes and devices.
 
-A version is device, inode, size, mtime and ctime. Every piece of a body is proven by an fstat after it was read.
+A version is device, inode, size, mtime and ctime; of a directory that several nodes mount (`shared`) it is size and mtime, since
+each of them may see another device, inode and ctime. Every piece of a body is proven by an fstat after it was read: device,
+inode, size, mtime and ctime, always.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from forebay.cache.stores.ranges import Empty
 from forebay.cache.stores.transport import Timeouts
 
 _VERSION = struct.Struct("<QQQqq")
+_SHARED = struct.Struct("<Qq")
 _TOKEN = struct.Struct("<Qq")
 SETTLE = 0.1
 """Seconds until the ctime names the bytes. Kernels before 6.13 stamp by a tick of up to 10 ms, and a write stamps before it
@@ -39,10 +42,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def version_of(info: os.stat_result) -> bytes:
+    """Of a file that one machine looks at: names every state of it, up to `SETTLE`."""
     return _VERSION.pack(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
+def shared_version_of(info: os.stat_result) -> bytes:
+    """Of a file that several machines look at, each by a mount of its own: the same for all of them.
+
+    A device's number is given out by each kernel, an inode's by FUSE file systems at each mount, and copies on the nodes' own
+    disks have ctimes of their own. What is left does not see a rewrite that keeps the size and sets the old mtime again.
+    """
+    return _SHARED.pack(info.st_size, info.st_mtime_ns)
+
+
 class FileBody:
+    """`version`: `version_of` the descriptor, whatever the store calls a version; no other machine has to agree with it."""
+
     def __init__(self, fd: int, label: str, version: bytes, offset: int, length: int) -> None:
         self._fd = fd
         self._label = label
@@ -77,12 +92,12 @@ class FileBody:
 
 
 class FileStore:
-    """The files below one directory. Thread-safe."""
+    """The files below one directory. Thread-safe. `shared`: other nodes read the same tree by mounts of their own."""
 
-    strong = True
-
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, *, shared: bool = False) -> None:
         self._root = root
+        self.strong = not shared
+        self._named = shared_version_of if shared else version_of
         self._name = f"local://{show(root)}"
         self._lock = threading.Lock()
         self._fd = -1
@@ -123,7 +138,7 @@ class FileStore:
     def stat(self, key: bytes) -> Entry:
         fd, info = self._open_file(key)
         os.close(fd)
-        return Entry(key.rpartition(b"/")[2], False, info.st_size, info.st_mtime_ns, version_of(info))
+        return Entry(key.rpartition(b"/")[2], False, info.st_size, info.st_mtime_ns, self._named(info))
 
     def is_dir(self, key: bytes) -> bool:
         label = self._label(key)
@@ -139,21 +154,21 @@ class FileStore:
     def read(self, key: bytes, version: bytes, offset: int, length: int) -> Body:
         fd, info = self._open_file(key, settle=True)
         label = self._label(key)
-        if version_of(info) != version:
+        if self._named(info) != version:
             os.close(fd)
             raise Changed(f"{label}: the file has changed since it was listed; list it again")
         if offset + length > info.st_size:
             os.close(fd)
             raise BadReply(f"{label}: bytes up to {offset + length} were asked for, the file has {info.st_size}")
-        return FileBody(fd, label, version, offset, length)
+        return FileBody(fd, label, version_of(info), offset, length)
 
     def whole(self, key: bytes) -> tuple[Entry, Body]:
         fd, info = self._open_file(key, settle=True)
-        entry = Entry(key.rpartition(b"/")[2], False, info.st_size, info.st_mtime_ns, version_of(info))
+        entry = Entry(key.rpartition(b"/")[2], False, info.st_size, info.st_mtime_ns, self._named(info))
         if info.st_size == 0:
             os.close(fd)
             return entry, Empty()
-        return entry, FileBody(fd, self._label(key), entry.version, 0, info.st_size)
+        return entry, FileBody(fd, self._label(key), version_of(info), 0, info.st_size)
 
     def probe(self) -> None:
         self.list(b"", None, 1)
@@ -284,7 +299,7 @@ class FileStore:
         if st.S_ISDIR(info.st_mode):
             return Entry(name, True, mtime_ns=info.st_mtime_ns)
         if st.S_ISREG(info.st_mode):
-            return Entry(name, False, info.st_size, info.st_mtime_ns, version_of(info))
+            return Entry(name, False, info.st_size, info.st_mtime_ns, self._named(info))
         return None
 
     def _line(self, prefix: bytes) -> set[tuple[int, int]]:
@@ -327,4 +342,4 @@ def root_of(source: str, name: str) -> bytes:
 
 
 def open_mount(mount: Mount, timeouts: Timeouts | None = None) -> FileStore:
-    return FileStore(root_of(mount.source, mount.name))
+    return FileStore(root_of(mount.source, mount.name), shared=mount.options.get("shared") == "true")

@@ -25,19 +25,22 @@ class Empty:
 
 
 class Held:
-    """A body already in memory."""
+    """A body already in memory: `data` is what was not read yet. `sums`: xxh3-64 of its blocks, where they were compared."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
+    __slots__ = ("data", "sums")
+
+    def __init__(self, data: bytes | memoryview, sums: bytes = b"") -> None:
+        self.data = memoryview(data)
+        self.sums = sums
 
     def readinto(self, buffer: memoryview) -> int:
-        got = min(len(buffer), len(self._data))
-        buffer[:got] = self._data[:got]
-        self._data = self._data[got:]
+        got = min(len(buffer), len(self.data))
+        buffer[:got] = self.data[:got]
+        self.data = self.data[got:]
         return got
 
     def close(self) -> None:
-        self._data = memoryview(b"")
+        self.data = memoryview(b"")
 
 
 class Window:

@@ -1,4 +1,4 @@
-"""`python -m harness up` and `down`: a cluster for people, see docs/harness.md."""
+"""`python -m harness up` and `down`: a cluster for people, see docs/harness.md. `cards` prints a stand-in for GPUs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from harness import build, image
+from harness import build, cards, image
 from harness.cluster import Cluster
 from harness.keeper import S3_KEY, S3_SECRET, STORES
 from harness.layout import S3_PORT
@@ -63,10 +63,13 @@ def _down(it: Cluster) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="harness.cluster", description="A Kubernetes of two nodes on this machine.")
-    parser.add_argument("what", choices=["up", "down"])
+    parser.add_argument("what", choices=["up", "down", "cards"])
     parser.add_argument("--name", default="dev")
     parser.add_argument("--nodes", type=int, default=2)
     asked = parser.parse_args()
+    if asked.what == "cards":
+        sys.stdout.write(cards.listed())
+        return 0
     try:
         {"up": _up, "down": _down}[asked.what](Cluster(asked.name, nodes=asked.nodes))
     except (ClusterError, image.ImageError) as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+KUBELET = ("cpu", "cpuset", "memory", "pids")
+"""Controllers without which a kubelet does not start."""
 PATIENCE = 10.0
 """Seconds until the processes of a dead node must have left."""
 
@@ -15,6 +19,20 @@ def hierarchies() -> list[Path]:
     if (ROOT / "cgroup.controllers").exists():
         return [ROOT]
     return [each for each in sorted(ROOT.iterdir()) if each.is_dir() and not each.is_symlink()]
+
+
+def probe() -> None:
+    """Makes a cgroup and removes it. Raises OSError where that is not allowed, or where kubelet would miss a controller."""
+    listed = ROOT / "cgroup.controllers"
+    there = listed.read_text().split() if listed.exists() else [each.name for each in ROOT.iterdir()]
+    for controller in KUBELET:
+        if controller not in there:
+            raise FileNotFoundError(errno.ENOENT, f"controller {controller} is not there", str(ROOT))
+    name = f"forebay-probe-{os.getpid()}"
+    try:
+        make(name)
+    finally:
+        remove(name)
 
 
 def make(name: str) -> None:

@@ -42,6 +42,8 @@ PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages", "pydoc_data")
 MODULES_LEFT_OUT = ("_tkinter", "nis", "_test", "_xxtest", "xxlimited", "_ctypes_test", "_curses", "readline")
 """Of the standard library, what a service never imports; the modules' libraries (X11, Kerberos) stay out with them."""
+EXTRA = "scheduler"
+"""Of the project's extras: what its own processes in a cluster need (NumPy)."""
 FORMAT = "3"
 """Of the cached layer; changes where this file makes another one from the same packages."""
 
@@ -158,7 +160,7 @@ def _base_layer() -> Layer:
 
 
 def _closure(name: str) -> list[importlib.metadata.Distribution]:
-    """The distributions that `name` needs without any extra, itself excluded, as they are installed here."""
+    """The distributions that `name` needs with EXTRA, itself excluded, as they are installed here."""
     found: dict[str, importlib.metadata.Distribution] = {}
     todo = [name]
     while todo:
@@ -169,17 +171,18 @@ def _closure(name: str) -> list[importlib.metadata.Distribution]:
         if each.name in found:
             continue
         found[each.name] = each
-        todo += [wanted for requirement in each.requires or () if (wanted := _needed(requirement))]
+        extra = EXTRA if each.name == name else ""
+        todo += [wanted for requirement in each.requires or () if (wanted := _needed(requirement, extra))]
     del found[importlib.metadata.distribution(name).name]
     return [found[key] for key in sorted(found)]
 
 
-def _needed(requirement: str) -> str:
-    """The name of what a requirement asks for here, "" where its marker excludes it: extras, other systems and versions."""
+def _needed(requirement: str, extra: str) -> str:
+    """The name of what a requirement asks for here, "" where its marker excludes it: other extras, systems and versions."""
     from packaging.requirements import Requirement
 
     asked = Requirement(requirement)
-    return asked.name if asked.marker is None or asked.marker.evaluate({"extra": ""}) else ""
+    return asked.name if asked.marker is None or asked.marker.evaluate({"extra": extra}) else ""
 
 
 def _wheels(packages: list[importlib.metadata.Distribution], scratch: Path) -> Iterator[Entry]:

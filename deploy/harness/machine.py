@@ -19,6 +19,7 @@ from harness.layout import OCTETS, Net, Place
 
 BASE = Path(os.environ.get("FOREBAY_CLUSTERS", "/var/tmp/forebay-clusters"))
 """Not below a folder that each node has for itself (node.sh): /var/lib, /var/log, /var/cache, /opt, /srv, /mnt, /run."""
+FUSE = Path("/dev/fuse")
 TOOLS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "nft": "nftables", "iptables": "iptables"}
 """Command to the Debian package that has it."""
 ENDING = 120.0
@@ -126,12 +127,32 @@ def _snapshotter(base: Path) -> str:
 
 
 def check() -> None:
+    """Whether this machine lets a cluster be. Raises ClusterError with what it forbids, before anything is built."""
     if os.geteuid() != 0:
         raise ClusterError("a cluster needs root: namespaces with networks, mounts, cgroups")
+    try:
+        os.close(os.open(FUSE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise ClusterError(
+            f"a cluster needs {FUSE}, by which its nodes mount datasets ({error.strerror}): "
+            "modprobe fuse, or give the device to this container"
+        ) from None
+    try:
+        cgroups.probe()
+    except OSError as error:
+        raise ClusterError(
+            f"a cluster needs to make cgroups, one for each node ({error.filename}: {error.strerror}): "
+            f"mount {cgroups.ROOT} writable, in a container with all privileges"
+        ) from None
     if missing := sorted(
         {package for tool, package in TOOLS.items() if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None}
     ):
         raise ClusterError(f"Debian packages are missing: apt-get install {' '.join(missing)}")
+    tried = subprocess.run(
+        ["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True, check=False, timeout=120
+    )
+    if tried.returncode:
+        raise ClusterError(f"a cluster needs namespaces ({tried.stderr.strip()}): run with all privileges (CAP_SYS_ADMIN)")
 
 
 def children(pid: int) -> list[int]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from forebay.cache.log import log
 from forebay.fuse.csi.controller import Controller
 from forebay.fuse.csi.health import Health
+from forebay.fuse.csi.hints.collecting import Caches
+from forebay.fuse.csi.hints.publisher import Publisher
 from forebay.fuse.csi.holder import Direct, Holder, Remote
 from forebay.fuse.csi.identity import Identity
 from forebay.fuse.csi.inline import Inline
@@ -24,6 +26,7 @@ from forebay.fuse.csi.rpc import Server
 from forebay.fuse.csi.site import Layout
 from forebay.fuse.csi.source import Source
 from forebay.fuse.csi.tending import Tending
+from forebay.kube.client import Client
 
 DRIVER = "forebay.io"
 GRACE = 10.0
@@ -47,9 +50,12 @@ class Settings:
 
 
 class Driver:
-    """Everything of one plugin process. Raises OSError where a socket or a directory cannot be had."""
+    """Everything of one plugin process. `hints`: where the node's NodeCache is published; None where there is no API server.
 
-    def __init__(self, settings: Settings, source: Source) -> None:
+    Raises OSError where a socket or a directory cannot be had.
+    """
+
+    def __init__(self, settings: Settings, source: Source, hints: Client | None = None) -> None:
         self.settings = settings
         for folder in (settings.layout.base, os.path.dirname(settings.endpoint)):
             os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -68,6 +74,8 @@ class Driver:
             quota=settings.quota,
         )
         self.tending = Tending(self.node, source, known=self.known, mounts=self.mounts, volumes=volumes, holder=holder)
+        caches = Caches(self.known, self.mounts, settings.layout)
+        self.publisher = Publisher(settings.node, caches, hints) if hints is not None else None
         identity = Identity(DRIVER, self.tending.problem, controller=settings.controller)
         methods = {**identity.methods(), **self.node.methods()}
         if settings.controller:
@@ -92,6 +100,8 @@ class Driver:
             clear(self)
         self.server.start()
         self.tending.start()
+        if self.publisher is not None:
+            self.publisher.start()
         if self.health is not None:
             self.health.start()
         if self.registration is not None:
@@ -112,6 +122,8 @@ class Driver:
         if self.registration is not None:
             self.registration.stop()
         self.server.stop(GRACE)
+        if self.publisher is not None:
+            self.publisher.stop()
         self.tending.stop()
         if self.health is not None:
             self.health.stop()

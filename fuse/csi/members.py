@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from forebay.cache.membership import MOST_MEMBERS, Listed, join_address
+from forebay.cache.roster import MOST_MEMBERS, Listed, join_address
 from forebay.kube.objects import ObjectMeta
 
 DATA, CONTROL = "data", "control"

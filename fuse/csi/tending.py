@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from forebay.cache.log import log
-from forebay.cache.membership import Listed, parse_members
+from forebay.cache.roster import Listed, parse_members
 from forebay.fuse import mounting, rundir
 from forebay.fuse.csi import inline
 from forebay.fuse.csi import members as lists

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from forebay.api.engine_class import NAME
-from forebay.runtimes.engine import Engine, Found, Observed, Plan, Ref, Subject
-from forebay.runtimes.forebay import names, observing, planning
+from forebay.runtimes.engine import Engine, Found, Loading, Object, Observed, Plan, Ref, Subject
+from forebay.runtimes.forebay import loading, names, observing, planning
 
 
 class Forebay:
@@ -28,6 +28,9 @@ class Forebay:
 
     def observe(self, subject: Subject, found: Found, now: str) -> Observed:
         return observing.observe(subject, found, now)
+
+    def loading(self, subject: Subject, load: Object) -> Loading:
+        return loading.loading(subject, load)
 
 
 ENGINE: Engine = Forebay()

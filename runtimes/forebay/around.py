@@ -6,7 +6,7 @@ import base64
 
 from forebay.api import podconfig as conf
 from forebay.runtimes.engine import Object
-from forebay.runtimes.forebay.names import COMPONENT, DATASET
+from forebay.runtimes.forebay.names import COMPONENT, DATASET, LOADER
 from forebay.runtimes.forebay.workers import Job, meta, ports
 
 REVISION = "forebay.io/config-revision"
@@ -77,12 +77,13 @@ def disruption_budget(job: Job) -> Object:
 
 
 def network_policy(job: Job) -> Object:
-    """Only workers of the dataset and node plugins reach the doors, which authenticate all the same."""
+    """Only workers of the dataset, its loads and node plugins reach the doors, which authenticate all the same."""
     installation = job.installation
     plugins = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": installation.namespace}},
         "podSelector": {"matchLabels": _NODE_PLUGIN},
     }
+    loaders = {"podSelector": {"matchLabels": {COMPONENT: LOADER, DATASET: job.names.name}}}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -92,7 +93,7 @@ def network_policy(job: Job) -> Object:
             "policyTypes": ["Ingress"],
             "ingress": [
                 {
-                    "from": [{"podSelector": {"matchLabels": dict(sorted(job.names.selector.items()))}}, plugins],
+                    "from": [{"podSelector": {"matchLabels": dict(sorted(job.names.selector.items()))}}, loaders, plugins],
                     "ports": [{"port": n, "protocol": "TCP"} for n in (installation.data_port, installation.control_port)],
                 }
             ],

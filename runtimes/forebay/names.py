@@ -14,7 +14,7 @@ from forebay.runtimes.engine import Object, Ref, Subject
 
 DATASET, COMPONENT = "forebay.io/dataset", "forebay.io/component"
 """Labels by which everything of one dataset is found, in its namespace."""
-WORKER = "worker"
+WORKER, LOADER = "worker", "loader"
 
 
 class Names(msgspec.Struct, frozen=True):

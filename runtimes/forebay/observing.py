@@ -113,7 +113,7 @@ def _dataset(seen: View, verdict: Verdict, now: str) -> DatasetStatus:
     dataset, found = seen.subject.dataset, seen.found
     runtime, facts = bound_runtime(seen.subject), measured(seen)
     places = None
-    if seen.behind and (said := [frozenset(seen.facts(p).places) for p in seen.ready]):
+    if seen.behind and (said := [frozenset(found_) for p in seen.ready if (found_ := seen.facts(p).places)]):
         places = frozenset.intersection(*said)
     total, files = totals(facts) if facts is not None else (CALCULATING, CALCULATING)
     served = seen.current is not None

@@ -17,7 +17,7 @@ from forebay.api.credentials import CredentialError
 from forebay.api.documents import DatasetDoc, MountDoc, SecretRef
 from forebay.api.freshness import FRESHNESS, parse_freshness
 from forebay.api.names import is_object_name
-from forebay.api.options import translate
+from forebay.api.options import across_nodes, translate
 from forebay.api.podconfig import CLAIM_DIR, HOST_DIR, Files
 from forebay.api.problem import describe_url, show
 from forebay.api.spec import Freshness, Mount
@@ -82,11 +82,11 @@ class _Reader:
         files, options = Files(), dict[str, str]()
         if doc.scheme == "pvc":
             store = "file"
-            source = self.claim(doc)
+            source, options = self.claim(doc), self.local(doc)
         elif doc.scheme in schemes.SERVED:
             store = schemes.SERVED[doc.scheme]
             if store == "file":
-                source = self.host(doc)
+                source, options = self.host(doc), self.local(doc)
             else:
                 source, files, options = self.remote(doc, store)
         else:
@@ -136,6 +136,16 @@ class _Reader:
             raise _Error("is the dataset's own claim", "name the claim that holds the data")
         self.claims.add(name)
         return f"local://{posixpath.normpath(f'{CLAIM_DIR}/{name}/{below}')}"
+
+    def local(self, doc: MountDoc) -> dict[str, str]:
+        """Options of a directory. Shared unless it is said otherwise, whatever the replicas: scaling out changes no version."""
+        taken, found = translate("file", doc.options, dict.fromkeys(doc.encrypted))
+        for problem in found:
+            if problem.severity == "error":  # what is only unknown may be a shared option that is meant for other mounts
+                self.say("error", doc, "OptionRefused", f"option {show(problem.key)} {problem.message}", problem.remedy)
+        if hidden := [t.written for t in taken.values() if t.value is None]:
+            raise _Error(f"takes option {show(hidden[0])} from a Secret, and its value must be known", "write it under options")
+        return across_nodes("file", {t.name: t.value for t in taken.values() if t.value is not None})
 
     def remote(self, doc: MountDoc, store: str) -> tuple[str, Files, dict[str, str]]:
         """Source, files and options. Values of Secrets are stood for by words that come back as names of files."""

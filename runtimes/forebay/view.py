@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from forebay.api import podconfig as config
 from forebay.api.conditions import Condition, ConditionStatus, merge
 from forebay.api.status import Measured
-from forebay.runtimes.engine import Finding, Found, Object, Ref, Subject, WorkerFacts
+from forebay.runtimes.engine import Finding, Found, Object, ReaderFacts, Ref, Subject, WorkerFacts
 from forebay.runtimes.forebay.names import Names, names_of
 from forebay.runtimes.forebay.planning import Wanted, read
 from forebay.runtimes.forebay.pods import SAID, Pod, read_pods, worst
@@ -122,13 +122,29 @@ def measured(seen: View) -> Measured | None:
         return None
     best = max(facts, key=lambda f: (f.listed, f.total_bytes, f.files))
     owned = sum(f.owned_bytes for f in facts)
+    local, remote, store = _reads(facts, list(seen.found.readers.values()))
     return Measured(
         total_bytes=best.total_bytes,
         files=best.files,
         listed=best.listed,
         cached_bytes=min(owned, best.total_bytes) if best.listed else owned,
         capacity_bytes=sum(f.capacity_bytes for f in facts),
-        local_bytes=sum(f.local_bytes for f in facts),
-        remote_bytes=sum(f.remote_bytes for f in facts),
-        store_bytes=sum(f.store_bytes for f in facts),
+        local_bytes=local,
+        remote_bytes=remote,
+        store_bytes=store,
     )
+
+
+def _reads(workers: Sequence[WorkerFacts], readers: Sequence[ReaderFacts]) -> tuple[int, int, int]:
+    """Bytes of reads by where they lay: in the node's own cache, in a worker's, in the store.
+
+    A node knows what it had to get, and not whether the worker had it. Of that, what workers fetched without being told to by a
+    load is the stores' part; a byte that two nodes get is fetched once, and is the second one's hit.
+    """
+    local, remote = sum(f.local_bytes for f in workers), sum(f.remote_bytes for f in workers)
+    fetched = max(sum(f.store_bytes for f in workers) - sum(f.loaded_bytes for f in workers), 0)
+    if not readers:
+        return local, remote, fetched
+    missed = sum(r.missed_bytes for r in readers)
+    store = min(fetched, missed)
+    return local + sum(r.local_bytes for r in readers), remote + missed - store, store

@@ -18,7 +18,8 @@ from forebay.api.nodecache import NodeCacheStatus, Warming
 from forebay.scheduler.arrays import Floats, Ints
 
 STALE = 120.0
-"""Seconds after which a hint is none. Nodes publish on change, at most every 10 s, and at least once a minute while they live."""
+"""Seconds after which a hint is none. Nodes publish on change alone, so that an idle cluster writes nothing: whoever sees that a
+node and its plugin live says so with `Warmth.still`."""
 
 
 class Warmth:
@@ -88,6 +89,14 @@ class Warmth:
             if isinstance(warming, Warming) and warming.eta_seconds > 0:
                 self.eta[row, at] = warming.eta_seconds
         return True
+
+    def still(self, name: str, now: float) -> None:
+        """The node lives and has nothing new to say: what it said last holds now. Nothing for one that never spoke."""
+        row = self.row_of.get(name)
+        if row is None or not math.isfinite(self.observed[row]) or now <= self.observed[row]:
+            return
+        self.eta[row] -= now - self.observed[row]  # a load that should be done by now stays late: below zero nobody counts on it
+        self.observed[row] = now
 
     def dataset_says(self, name: str, status: DatasetHintsStatus, now: float) -> None:
         """A DatasetHints: the size, and what nodes hold as far as their own NodeCache did not say so later."""

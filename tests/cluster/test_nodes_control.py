@@ -106,9 +106,25 @@ def test_named_nodes_load_and_others_hold_only_what_they_own(site: Site) -> None
     assert "node-2" in p.error
 
 
+def test_a_refresh_of_all_shows_what_is_new_in_the_store(site: Site, tmp_path: Path) -> None:
+    assert last(site.client.load(site.door(1), [b"/"], replicas=1)).files == len(SIZES)
+    sent = site.lab.store_bytes()
+    (tmp_path / "store/small/new").write_bytes(b"n" * 5000)
+    assert last(site.client.load(site.door(1), [b"/small"], replicas=1)).files == 120, (
+        "it is known already: the case is not there"
+    )
+    for number in (1, 2, 3):
+        assert site.client.refresh(site.door(number), b"/small") == c.Changed()
+    p = last(site.client.load(site.door(1), [b"/"], replicas=1))
+    assert (p.files, p.files_total, p.bytes, p.failed) == (len(SIZES) + 1, len(SIZES) + 1, TOTAL + 5000, 0)
+    assert site.lab.store_bytes() == sent + 5000
+    with pytest.raises(c.ControlError, match="nix"):
+        site.client.refresh(site.door(1), b"/nix")
+
+
 def test_replicas_put_each_segment_on_so_many_nodes(site: Site) -> None:
     p = last(site.client.load(site.door(2), [b"/"], replicas=1))
-    assert (p.bytes, p.failed, p.error) == (TOTAL, 0, "")
+    assert (p.files, p.files_total, p.bytes, p.failed, p.error) == (len(SIZES), len(SIZES), TOTAL, 0, "")
     assert site.lab.store_bytes() == TOTAL
     once = sum(site.cached(n) for n in (1, 2, 3))
     assert TOTAL <= once < TOTAL + (len(SIZES) + 8) * 4096

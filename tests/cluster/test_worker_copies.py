@@ -13,8 +13,9 @@ from workerlab import Lab, eventually, file_mount
 from forebay.api.spec import Cluster, Tier
 from forebay.cache import placement
 from forebay.cache.index import COPY, Index, Object, unpack_object
-from forebay.cache.membership import Member, identity
+from forebay.cache.membership import identity
 from forebay.cache.peers.auth import make_secret
+from forebay.cache.roster import Member
 
 pytestmark = pytest.mark.cluster
 FILES = 160

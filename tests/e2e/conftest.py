@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import build
+from harness import build, machine
 from harness.cluster import PROGRAMS, Cluster
 from lakekit import Lake, deploy, trouble
 from podkit import Pods, until
@@ -25,8 +25,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Builds what is missing before any test's clock runs: the first time it takes ten minutes."""
+    """Builds what is missing before any test's clock runs: the first time it takes ten minutes.
+
+    Where the machine forbids a cluster nothing is skipped: the run ends with the sentence that says why.
+    """
     if not session.config.option.collectonly and any(item.path.is_relative_to(HERE) for item in session.items):
+        try:
+            machine.check()
+        except machine.ClusterError as error:
+            pytest.exit(f"tests/e2e cannot run here: {error}", returncode=1)
         build.get(list(PROGRAMS))
 
 

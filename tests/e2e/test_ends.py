@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def left(pods: Pods) -> list[str]:
 
 
 def test_one_tree_of_s3_http_and_a_directory_of_a_node(lake: Lake, pods: Pods, pages: tuple[str, Path]) -> None:
-    """One worker: with two, each would see its own node's file, and device and inode are part of a file's version."""
+    """The directory is a copy on each node's own disk: other inodes and ctimes, one size and mtime."""
     url, root = pages
     (root / "page.txt").write_text("from a server of pages")
     for node in NODES:
@@ -55,10 +56,11 @@ def test_one_tree_of_s3_http_and_a_directory_of_a_node(lake: Lake, pods: Pods, p
         here.mkdir(parents=True, exist_ok=True)
         here.chmod(0o755)
         (here / "disk.txt").write_text("from the nodes' disks")
+        os.utime(here / "disk.txt", (1_700_000_000, 1_700_000_000))
     web, disk = {"name": "web", "mountPoint": url}, {"name": "disk", "mountPoint": f"local://{HOST_ROOT}/here"}
     pods.apply(lake.secret())
     pods.apply(lake.mounts_also(web, disk))
-    pods.apply(lake.runtime(workers=1))
+    pods.apply(lake.runtime(workers=2))
     lake.bound()
     wanted = dict(lake.hashes)
     wanted["web/page.txt"] = hashlib.sha256(b"from a server of pages").hexdigest()

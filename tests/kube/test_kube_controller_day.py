@@ -138,7 +138,7 @@ def test_what_somebody_changes_by_hand_is_put_right(cluster: Cluster, running: R
 
     def right() -> bool:
         if kind == "StatefulSet" and patch is None:
-            cluster.serve(key, 2)
+            cluster.serve_those(key)
         if scaled_in:
             for i in range(2, 5):
                 if cluster.read("Pod", Key(key.namespace, f"d-worker-{i}")) is not None:
@@ -147,7 +147,14 @@ def test_what_somebody_changes_by_hand_is_put_right(cluster: Cluster, running: R
         return now is not None and not now["metadata"].get("deletionTimestamp") and said(now) == said(before)
 
     until(right, 60, lambda: (said(cluster.read(kind, at) or {}), said(before)))
-    until(lambda: cluster.phase(key) == "Bound", 60, lambda: cluster.status(key))
+
+    def bound() -> bool:
+        """The pods of a StatefulSet that was deleted are collected at any later moment, and others come in their place."""
+        if kind == "StatefulSet" and patch is None:
+            cluster.serve_those(key)
+        return cluster.phase(key) == "Bound"
+
+    until(bound, 60, lambda: cluster.status(key))
 
 
 def said(obj: dict[str, object]) -> object:

@@ -28,7 +28,7 @@ from forebay.controller.process import Controller, Options
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.config import Endpoint
-from forebay.kube.errors import NotFound
+from forebay.kube.errors import Conflict, NotFound
 from forebay.kube.objects import Bare, Key, ObjectMeta
 from forebay.kube.resources import Resource
 from forebay.kube.transport import Transport
@@ -60,6 +60,16 @@ INSTALLED = {
         Resource("rbac.authorization.k8s.io", "v1", "roles", "Role"),
         Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding"),
         Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False),
+        Resource(
+            "admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False
+        ),
+        Resource(
+            "admissionregistration.k8s.io",
+            "v1",
+            "validatingadmissionpolicybindings",
+            "ValidatingAdmissionPolicyBinding",
+            namespaced=False,
+        ),
         RESOURCES["CacheRuntimeClass"],
     )
 }
@@ -259,6 +269,18 @@ class Cluster:
         until(lambda: len(self.pods(key)) == count, seconds, f"{count} pods of {key}")
         for i, pod in enumerate(self.pods(key)):
             self.run(pod, f"node-{i}")
+
+    def serve_those(self, key: Key) -> None:
+        """What kubelets do at this moment: pods that are told to end have ended, the others are ready."""
+        for pod in self.pods(key):
+            name = pod["metadata"]["name"]
+            try:
+                if pod["metadata"].get("deletionTimestamp"):
+                    self.kill(Key(key.namespace, name))
+                else:
+                    self.run(pod, f"node-{name.rpartition('-')[2]}")
+            except (Conflict, NotFound):
+                continue  # it went, or was told to, meanwhile
 
     def delete(self, kind: str, key: Key) -> None:
         self.client.delete(RESOURCES[kind], key)

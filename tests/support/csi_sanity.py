@@ -5,6 +5,7 @@ Exit code: csi-sanity's own, or 1 where something was left mounted. Options go t
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,12 +24,26 @@ LEAST = 37
 
 
 def main(program: str, *options: str) -> int:
+    if why := forbidden():
+        print(f"csi-sanity cannot run here: {why}", file=sys.stderr)
+        return 1
     root = Path(tempfile.mkdtemp(prefix="fb-sanity-", dir="/tmp"))
     try:
         with CsiLab(root, options=("--controller",)) as lab:
             return run(program, lab, options)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def forbidden() -> str:
+    """What this machine does not allow; "" where everything is."""
+    if os.geteuid() != 0:
+        return "a CSI driver mounts and needs root"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"a dataset's mount needs /dev/fuse ({error.strerror}): modprobe fuse, or give the device to this container"
+    return ""
 
 
 def run(program: str, lab: CsiLab, options: tuple[str, ...]) -> int:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -107,20 +108,26 @@ class CsiLab:
             if self.keeper:
                 self.start_keeper()
             self.start()
-        except BaseException:
-            self.close()
+        except BaseException as e:
+            self._end(e)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is not None:
-            for log in (*self.root.glob("*.log"), *self.base.rglob("*.log")):
-                print(f"--- {log}\n{log.read_text()[-3000:]}")
-        self.close()
-        self.cluster.__exit__(kind, e, tb)
-        left = [f"{p.role} {p.pid}" for p in leftovers.processes_of(str(self.run))] + self.mounts()
+        self._end(e)
+        left = [f"{p.role} {p.pid}" for p in self._processes()] + self.mounts()
         if kind is None:
             assert not left, left
+
+    def _end(self, e: BaseException | None) -> None:
+        """All three steps, whichever of them fails; the worker that owns the dataset last."""
+        with ExitStack() as ending:
+            ending.callback(self.cluster.__exit__, None if e is None else type(e), e, None)
+            ending.callback(self.close)
+            if e is not None:
+                logs = self.base.glob("run/*/*/*.log")  # looking into the mounts would wait for whoever serves them
+                for log in (*self.root.glob("*.log"), *logs):
+                    print(f"--- {log}\n{log.read_text()[-3000:]}")
 
     def start(self, *more: str) -> None:
         """A driver process; returns when it answers."""
@@ -254,14 +261,27 @@ class CsiLab:
         """Mount points below the root, in mount order."""
         return [e.path for e in mounting.entries() if e.path.startswith(f"{self.root}/")]
 
+    def _processes(self) -> list[leftovers.Process]:
+        """Of every dataset that a test mounted."""
+        runs = {self.run, *self.base.glob("run/*/*")}
+        return [p for run in sorted(runs) for p in leftovers.processes_of(str(run))]
+
     def close(self) -> None:
-        """End everything, the mounts that live on by design included."""
-        for process in (self.driver, self.holder):
-            if process is not None and process.poll() is None:
+        """End everything, the mounts that live on by design included, whatever state a failed test left it in."""
+        started = [p for p in (self.driver, self.holder) if p is not None and p.poll() is None]
+        for pid in (*(p.pid for p in started), *(p.pid for p in self._processes())):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)  # a test may have stopped it, and one waits for another
+        for process in started:
+            if process.poll() is None:
                 process.terminate()
-                process.wait(30)
-        for _ in range(3):
-            leftovers.end(leftovers.processes_of(str(self.run)))
+                try:
+                    process.wait(WAIT)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        for _ in range(3):  # one that was being started meanwhile
+            leftovers.end(self._processes())
         for path in reversed(self.mounts()):
             mounting.umount(path, lazy=True)
 

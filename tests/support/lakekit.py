@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -88,11 +89,11 @@ def deploy(cluster: Cluster) -> None:
 class Lake:
     """A dataset over a bucket of its own, in the namespace of `pods`."""
 
-    def __init__(self, pods: Pods, name: str = "lake", seed: int = 1) -> None:
+    def __init__(self, pods: Pods, name: str = "lake", seed: int = 1, sizes: Sequence[int] = SIZES) -> None:
         self.pods, self.cluster, self.name = pods, pods.cluster, name
         self.bucket = f"{pods.namespace}-{name}"
         rng = Random(seed)
-        self._objects = {f"d{i % 3}/object-{i}.bin": rng.randbytes(size) for i, size in enumerate(SIZES)}
+        self._objects = {f"d{i % 3}/object-{i}.bin": rng.randbytes(size) for i, size in enumerate(sizes)}
         store = self.cluster.s3()
         store.create_bucket(Bucket=self.bucket)
         for key, data in self._objects.items():

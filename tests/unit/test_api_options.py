@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forebay.api.freshness import FRESHNESS
-from forebay.api.options import OWN, STORES, translate
+from forebay.api.options import OWN, STORES, across_nodes, translate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "options.md"
 
@@ -102,3 +102,9 @@ def test_a_secret_that_is_not_at_hand_is_taken_without_a_value() -> None:
     assert taken["access_key"].value is None
     assert taken["access_key"].written == "aws.accessKeyId"
     assert problems == []
+
+
+def test_a_directory_of_several_nodes_is_shared_unless_it_is_said_otherwise() -> None:
+    assert across_nodes("file", {}) == {"shared": "true"}
+    assert across_nodes("file", {"shared": "false"}) == {"shared": "false"}
+    assert across_nodes("s3", {"region": "x"}) == {"region": "x"}

@@ -241,6 +241,31 @@ def test_counts_are_found_again_after_a_start(tmp_path: Path) -> None:
     assert count == [4, 4]
     assert again.copies == r.copies == {"objects": 5, "bytes": 21 * BLOCK}
     assert again.held_copies.bytes == r.held_copies.bytes
+    assert again.held_copies.held == r.held_copies.held == {0: 16 * BLOCK, 1: 20 * BLOCK}
+    assert again.held_copies.content == r.held_copies.content == {0: BLOCK, 1: 20 * BLOCK}
+
+
+def test_bytes_of_objects_are_counted_not_what_files_allocate(tmp_path: Path) -> None:
+    r = records(tmp_path)
+    small = [thing(n, 100) for n in range(2, 8)]
+    for n, t in enumerate(small):
+        if n % 2:
+            assert r.object(t.oid) is None  # known to be absent: inserted in bulk
+        r.arrived(t, 0, 0, sums(n))
+        r.complete(t, 0)
+    assert r.commit()
+    assert (r.held_copies.held[0], r.held_copies.content[0], r.copies["bytes"]) == (600, 300, 3 * 4096)
+    r.arrived(thing(9), 1, 0, sums(1, 2))
+    assert r.commit()
+    assert r.held_copies.held[1] == 2 * BLOCK, "of an incomplete one what is there"
+    r.arrived(thing(9), 1, 2, sums(3, 4, 5))
+    r.complete(thing(9), 1)
+    assert r.commit()
+    assert r.held_copies.held[1] == 5 * BLOCK
+    r.damaged(thing(9).oid, [1])
+    assert r.held_copies.held[1] == 4 * BLOCK
+    r.drop([thing(9).oid, small[0].oid, small[1].oid])
+    assert (r.held_copies.held[0], r.held_copies.held[1], r.held_copies.content[0]) == (400, 0, 200)
 
 
 def test_rows_are_looked_at_after_a_start_and_after_each_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ import pytest
 from forebay.cache import handout as module
 from forebay.cache.fanned import fanned
 from forebay.cache.handout import Handout
-from forebay.cache.membership import Member
 from forebay.cache.peers.controlwire import ControlError, Part, Progress, Taken
 from forebay.cache.peers.wire import Ref
+from forebay.cache.roster import Member
 from forebay.cache.stores.base import Unavailable
 
 A, B, C = (Member(x, f"{x}:1", node=x) for x in "abc")
@@ -200,3 +200,13 @@ def test_nodes_stop_when_nobody_listens() -> None:
     assert not next(stream).finished
     stream.close()  # type: ignore[attr-defined]
     assert ended.wait(5)
+
+
+def test_a_file_counts_once_and_is_done_with_its_last_part(takers: Takers, handout: Handout) -> None:
+    takers.full.add("b")
+    assert handout.give_file([(part(0), A), (part(1), A), (part(2), C)])
+    assert handout.give_file([(part(3), A), (part(4), B)])
+    assert handout.idle(10)
+    p = handout.progress(walked=True, finished=True)
+    assert (p.files, p.files_total, p.failed, p.bytes, p.bytes_total) == (1, 2, 1, 400, 500)
+    assert p.error == "b is full"

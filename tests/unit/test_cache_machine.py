@@ -10,8 +10,9 @@ import pytest
 from forebay.cache import messages as m
 from forebay.cache.ahead import RANGE
 from forebay.cache.index import BLOCK
-from forebay.cache.machine import DOWN_AFTER, PATIENCE, SMALL, Machine
+from forebay.cache.machine import SMALL, Machine
 from forebay.cache.messages import NO_TIER, Goal, Thing, Why
+from forebay.cache.patience import DOWN_AFTER, PATIENCE
 from forebay.cache.policy import Space, TierState, allocation
 
 MIB = 1 << 20

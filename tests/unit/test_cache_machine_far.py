@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 
 from forebay.cache import messages as m
-from forebay.cache.dispatch import ALONG
+from forebay.cache.dispatch import ALONG, FAR_AHEAD, FAR_HOP, FAR_LANES
 from forebay.cache.index import BLOCK, SEGMENT
-from forebay.cache.machine import DOWN_AFTER, FAR_AHEAD, FAR_HOP, FAR_LANES, PATIENCE, Machine
+from forebay.cache.machine import Machine
 from forebay.cache.messages import Goal, Thing, Why
+from forebay.cache.patience import DOWN_AFTER, PATIENCE
 from forebay.cache.policy import Space, TierState
 
 MIB = 1 << 20

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 
 from forebay.api import places
 from forebay.api.spec import Cluster, DatasetSpec, Mount, Tier, encode_spec
-from forebay.cache.membership import parse_members
 from forebay.cache.node import DRAINED
 from forebay.cache.peers.auth import load_secret, make_secret
+from forebay.cache.roster import parse_members
 from forebay.cli import datasets, nodes, planning
 from forebay.cli.main import cli
 from forebay.cli.nodes import Start, read_join
@@ -223,6 +224,15 @@ def test_a_joined_client_tier_has_no_credentials() -> None:
             plan(specs, at, join=joining())
     with pytest.raises(click.UsageError):
         plan([spec()], ["/a"], join=joining(), no_mount=True)
+
+
+def test_a_directory_is_taken_as_shared_where_other_machines_read_it_too() -> None:
+    disk = Mount("local:///srv", "file", "/disk", "disk")
+    both = msgspec.structs.replace(spec(), mounts=[*spec().mounts, disk])
+    assert nodes.joined(both, joining(), "/a").spec.mounts[-1].options == {"shared": "true"}
+    alone = msgspec.structs.replace(disk, options={"shared": "false"})
+    known = msgspec.structs.replace(both, mounts=[alone])
+    assert nodes.joined(known, joining(), "/a").spec.mounts == [alone]
 
 
 def test_check_join(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay.fuse import daemon, mounting
+from forebay.fuse import arguments, daemon, mounting
 
 MOUNTINFO = "\n".join(
     [
@@ -69,17 +69,17 @@ ARGS = ["--run-dir", "R", "--mount", "M", "--index", "2", "--device-fd", "3", "-
 
 
 def test_the_daemons_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (daemon.NO_PASSTHROUGH, daemon.NO_RESEND):
+    for name in (arguments.NO_PASSTHROUGH, arguments.NO_RESEND):
         monkeypatch.delenv(name, raising=False)
-    args = daemon.Args(ARGS)
+    args = arguments.Args(ARGS)
     assert (args.run_dir, args.mount, args.index, args.device_fd, args.state_fd, args.supervisor_fd) == ("R", "M", 2, 3, 4, 5)
     assert args.passthrough
     assert args.resend
-    assert not daemon.Args([*ARGS, "--no-passthrough"]).passthrough
-    monkeypatch.setenv(daemon.NO_PASSTHROUGH, "1")
-    monkeypatch.setenv(daemon.NO_RESEND, "1")
-    assert not daemon.Args(ARGS).passthrough
-    assert not daemon.Args(ARGS).resend
+    assert not arguments.Args([*ARGS, "--no-passthrough"]).passthrough
+    monkeypatch.setenv(arguments.NO_PASSTHROUGH, "1")
+    monkeypatch.setenv(arguments.NO_RESEND, "1")
+    assert not arguments.Args(ARGS).passthrough
+    assert not arguments.Args(ARGS).resend
 
 
 @pytest.mark.parametrize("argv", [ARGS[2:], [*ARGS, "--more"], [*ARGS[:-1]], ["--index", "x", *ARGS], []])

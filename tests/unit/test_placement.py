@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forebay.cache import placement
-from forebay.cache.membership import Member
+from forebay.cache.roster import Member
 
 uuids = st.uuids().map(str)
 weights = st.floats(0.1, 1000.0, allow_nan=False)

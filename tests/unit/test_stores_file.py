@@ -346,6 +346,46 @@ def test_a_root_that_never_was(tmp_path: Path) -> None:
         folder(tmp_path / "file").probe()
 
 
+def two_views(root: Path) -> tuple[Path, Path]:
+    """One tree as two nodes see it: with other inodes and ctimes, as copies or mounts of a network file system have."""
+    other = root.with_name("other")
+    shutil.copytree(root, other)  # times too
+    return root, other
+
+
+def test_nodes_that_share_a_directory_agree_on_its_versions(root: Path) -> None:
+    one, two = two_views(root)
+    alone = [FileStore(os.fsencode(view)).stat(b"dir/big").version for view in (one, two)]
+    assert alone[0] != alone[1]
+    here, there = (FileStore(os.fsencode(view), shared=True) for view in (one, two))
+    assert FileStore(os.fsencode(root)).strong
+    assert not here.strong
+    assert entries(here, b"dir/") == entries(there, b"dir/")
+    entry = here.stat(b"dir/big")
+    assert there.stat(b"dir/big") == entry == here.whole(b"dir/big")[0]
+    assert drain(there.read(b"dir/big", entry.version, 7, 70_000)) == BIG[7:70_007]
+    (two / "dir/big").write_bytes(BIG[::-1])
+    with pytest.raises(Changed, match="list it again"):
+        there.read(b"dir/big", entry.version, 0, 1)
+
+
+def test_a_shared_file_that_is_written_while_it_is_read_is_noticed_though_its_version_is_kept(root: Path) -> None:
+    store, path = FileStore(os.fsencode(root), shared=True), root / "dir/big"
+    before = path.stat()
+    entry, body = store.whole(b"dir/big")
+    body.readinto(memoryview(bytearray(1000)))
+    path.write_bytes(BIG[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.stat(b"dir/big").version == entry.version
+    with pytest.raises(Changed, match="written while it was read"):
+        body.readinto(memoryview(bytearray(1000)))
+
+
+def test_whether_a_mount_is_shared_is_an_option(root: Path) -> None:
+    for said, strong in (({}, True), ({"shared": "false"}, True), ({"shared": "true"}, False)):
+        assert open_store(Mount(f"local://{root}", "file", "/", "m", said)).strong is strong
+
+
 @pytest.fixture
 def nobodys_view() -> Iterator[Path]:
     """A directory that an ordinary user reaches, read as one: root, who may read everything, steps down for the test."""

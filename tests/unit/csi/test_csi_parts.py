@@ -15,7 +15,7 @@ from csilab import until
 
 from forebay.api import podconfig
 from forebay.api.spec import DatasetSpec, Mount, Tier
-from forebay.cache.membership import Listed, parse_members
+from forebay.cache.roster import Listed, parse_members
 from forebay.fuse.csi import child, inline, rpc
 from forebay.fuse.csi import members as lists
 from forebay.fuse.csi import messages as m

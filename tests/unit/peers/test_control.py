@@ -54,6 +54,9 @@ class Scripted:
             raise self.error
         return c.Changed(3, 2, 1)
 
+    def refresh(self, below: c.Below) -> c.Changed:
+        return self._changed(("refresh", below.path))
+
     def pin(self, below: c.Below) -> c.Changed:
         return self._changed(("pin", below.path))
 

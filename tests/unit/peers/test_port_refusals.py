@@ -26,7 +26,6 @@ from peerkit import (
 )
 
 from forebay.cache.index import BLOCK
-from forebay.cache.membership import Member
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.auth import Signer
 from forebay.cache.peers.call import (
@@ -39,6 +38,7 @@ from forebay.cache.peers.call import (
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.wire import Mode, Ref
+from forebay.cache.roster import Member
 
 RNG = random.Random(7)
 

@@ -157,6 +157,22 @@ def test_claims_are_mounted_into_the_worker(point: str, source: str) -> None:
     assert claim == {"claimName": point.removeprefix("pvc://").partition("/")[0], "readOnly": True}
 
 
+@pytest.mark.parametrize("point", ["local:///srv/data", "pvc://c"])
+def test_versions_of_directories_are_the_same_on_every_node(point: str) -> None:
+    def options(said: str) -> dict[str, str]:
+        return worlds.config_of(planned(f"mountPoint: '{point}', name: a{said}")).spec.mounts[0].options
+
+    assert options("") == options(", options: {region: meant-for-another-mount}") == {"shared": "true"}
+    assert options(", options: {forebay.io/shared: 'no'}") == {"shared": "false"}
+
+
+def test_whether_a_directory_is_shared_must_be_known() -> None:
+    plan = planned("mountPoint: 'local:///srv', name: a, options: {shared: perhaps}")
+    assert "is no boolean" in plan.findings[0].message
+    plan = planned(f"mountPoint: 'local:///srv', name: a, encryptOptions: [{key('shared')}]")
+    assert "its value must be known" in plan.findings[0].message
+
+
 def test_nothing_of_the_controllers_own_environment_reaches_a_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text("[default]\naws_access_key_id = LEAK\naws_secret_access_key = LEAK\n")

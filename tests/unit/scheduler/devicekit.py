@@ -172,3 +172,9 @@ def random_ask(chance: random.Random) -> PodAsk:
         init = Ask("i", "gpu", "init", memory=chance.choice([2, 12]) * GIB)
         return several(init, Ask("a", "gpu", memory=chance.choice([1, 6]) * GIB, cores=chance.choice([0, 20])))
     return one(memory=chance.choice([1, 2, 4, 8]) * GIB, cores=chance.choice([0, 0, 10, 50]), cards=chance.choice([1, 1, 2]))
+
+
+def node(labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None, **have: Any) -> dict[str, Any]:
+    resources = {name.replace("__", "/").replace("_", "-"): amount for name, amount in have.items()}
+    meta = {"name": "n1", "labels": labels or {}, "annotations": annotations or {}}
+    return {"metadata": meta, "status": {"allocatable": resources, "capacity": resources}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from devicekit import pod
+from devicekit import node, pod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -244,12 +244,6 @@ def test_other_drivers_devices_are_not_ours() -> None:
 # nodes
 
 
-def node(labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None, **have: Any) -> dict[str, Any]:
-    resources = {name.replace("__", "/").replace("_", "-"): amount for name, amount in have.items()}
-    meta = {"name": "n1", "labels": labels or {}, "annotations": annotations or {}}
-    return {"metadata": meta, "status": {"allocatable": resources, "capacity": resources}}
-
-
 SHARED = {"aliyun.com/gpu-mem": "30", "aliyun.com/gpu-count": "2"}
 
 
@@ -464,51 +458,3 @@ def test_whatever_is_written_is_read_or_refused(data: st.DataObject) -> None:
         return
     if record is not None:
         Ledger().confirm(record)
-
-
-def slice_(devices: list[dict[str, Any]], generation: int = 1) -> dict[str, Any]:
-    return {
-        "spec": {
-            "driver": "gpu.nvidia.com",
-            "nodeName": "n1",
-            "pool": {"name": "n1", "generation": generation},
-            "devices": devices,
-        }
-    }
-
-
-def published(name: str, uuid: str, **more: Any) -> dict[str, Any]:
-    attributes = {"uuid": {"string": uuid}, "productName": {"string": "NVIDIA A100-SXM4-40GB"}, "type": {"string": "gpu"}}
-    return {"name": name, "attributes": attributes, "capacity": {"memory": {"value": "40Gi"}}, **more}
-
-
-def part(name: str, parent: str, profile: str, start: int, size: int) -> dict[str, Any]:
-    attributes = {key: {"string": value} for key, value in (("parentUUID", parent), ("profile", profile), ("type", "mig"))}
-    attributes["productName"] = {"string": "NVIDIA A100-SXM4-40GB"}
-    return {
-        "name": name,
-        "attributes": attributes,
-        "capacity": {f"memorySlice{n}": {"value": "1"} for n in range(start, start + size)},
-    }
-
-
-def test_slices_of_dra() -> None:
-    findings = Findings()
-    old = slice_([published("gpu-9", "GPU-old")], generation=0)
-    tainted = published("gpu-1", "GPU-b", taints=[{"key": "xid", "effect": "NoSchedule"}])
-    parts = [part("gpu-2-mig-a", "GPU-c", "1g.5gb", 6, 1), part("gpu-2-mig-b", "GPU-c", "3g.20gb", 0, 4)]
-    found = read_node(node(), findings, slices=[old, slice_([published("gpu-0", "GPU-a"), tainted, *parts])])
-    assert findings.problems == []
-    assert [(card.id, card.healthy, card.claim[2], card.layout) for card in found.devices] == [
-        ("GPU-a", True, "gpu-0", ""),
-        ("GPU-b", False, "gpu-1", ""),
-        ("GPU-c", True, "", "A100-40GB"),
-    ]
-    assert dict(found.devices[2].parts) == {("1g.5gb", 6): "gpu-2-mig-a", ("3g.20gb", 0): "gpu-2-mig-b"}
-
-
-def test_a_card_that_is_published_twice() -> None:
-    findings = Findings()
-    found = read_node(node(), findings, slices=[slice_([published("gpu-0", "GPU-a"), part("m", "GPU-a", "1g.5gb", 0, 1)])])
-    assert [card.layout for card in found.devices] == [""]
-    assert "is published whole and in parts" in str(findings.problems[0])

@@ -51,6 +51,22 @@ def test_what_a_node_says(warmth: Warmth) -> None:
     assert warmth.believed(NOW).tolist() == [[0, 6], [0, 0]]
 
 
+def test_a_quiet_node_that_lives_stays_warm_and_its_load_goes_on(warmth: Warmth) -> None:
+    warmth.node_says("a", node(holds("d", 20, eta=300)), NOW)
+    later = NOW + 2 * STALE
+    assert warmth.believed(later).tolist() == [[0], [0]]
+    for seconds_ in range(0, int(2 * STALE) + 1, 60):
+        warmth.still("a", NOW + seconds_)
+    warmth.still("b", later)  # it never spoke
+    warmth.still("unknown", later)
+    assert warmth.believed(later).tolist() == [[20], [0]]
+    assert warmth.remaining(0, later).tolist() == [300 - 2 * STALE, math.inf]
+    warmth.still("a", later + 100)
+    assert warmth.remaining(0, later + 100).tolist() == [math.inf, math.inf], "late by now"
+    warmth.still("a", later)
+    assert warmth.believed(later + 100).tolist() == [[20], [0]], "nobody goes back in time"
+
+
 def test_what_a_dataset_says(warmth: Warmth) -> None:
     warmth.node_says("a", node(holds("d", 60), at=NOW), NOW)
     hints = dataset(80, NodeHint("a", 10), NodeHint("b", 40, eta_seconds=9), NodeHint("gone", 99), at=NOW - 5, store=77)

@@ -1,0 +1,95 @@
+"""`forebay scheduler`: the process that places pods of its own scheduler name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from forebay.cli.controller import address as read_address
+from forebay.cli.output import CommandError
+from forebay.controller.health import Door
+from forebay.kube.config import ConfigError, find
+from forebay.kube.transport import Transport
+from forebay.scheduler.live import config as configuration
+from forebay.scheduler.live.process import Options, Scheduler
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  forebay scheduler run --config /etc/forebay/scheduler.yaml"""
+)
+def scheduler() -> None:
+    """Place pods of a Kubernetes cluster."""
+
+
+@scheduler.command(
+    epilog="""\b
+Examples:
+  forebay scheduler run                                   in a pod: its service account, the defaults
+  forebay scheduler run --config /etc/forebay/scheduler.yaml --listen :8080
+  forebay scheduler run --kubeconfig ~/.kube/config --no-leader-elect -v
+
+\b
+--config is YAML, such as `schedulerName: forebay`; docs/scheduler.md lists the fields. It is read again when it changes; a
+file with a mistake changes nothing. /metrics, /healthz and /readyz are served on --listen. It ends with 0 on SIGTERM, and
+with 1 when the lease went to another replica.""",
+)
+@click.option("--config", "config", type=click.Path(dir_okay=False, path_type=Path), help="Settings of the scheduler.")
+@click.option("--kubeconfig", default="", help="Which cluster; by default KUBECONFIG, then the pod's service account.")
+@click.option("--namespace", default="forebay-system", show_default=True, help="Where the lease is.")
+@click.option(
+    "--listen", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where health and metrics are served."
+)
+@click.option(
+    "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Take the lease before anything is decided."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log every decision.")
+def run(*, config: Path | None, kubeconfig: str, namespace: str, listen: str, leader_elect: bool, verbose: bool) -> None:
+    """Bind pods whose spec.schedulerName is ours: gangs at once, cards and quotas booked, until told to end."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    settings, text = _settings(config)
+    identity = f"{socket.gethostname()}_{os.getpid()}"
+    options = Options(settings, config, text, namespace, identity, leader_elect)
+    address = read_address(listen)
+    try:
+        transport = Transport(find(kubeconfig), agent="forebay-scheduler", kept=settings.bind_threads + 16)
+    except ConfigError as error:
+        raise CommandError(str(error)) from None
+    running = Scheduler(transport, options)
+    try:
+        door = Door(address, running.registry, {"/healthz": running.unhealthy, "/readyz": running.unready})
+    except OSError as error:
+        raise CommandError(f"--listen {listen}: {error.strerror}; name another port") from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: running.end())
+    door.start()
+    running.start()
+    why = running.wait()
+    running.stop()
+    door.stop()
+    transport.close()
+    if why:
+        raise CommandError(why)
+
+
+def _settings(config: Path | None) -> tuple[configuration.Configuration, str]:
+    if config is None:
+        return configuration.Configuration(), ""
+    try:
+        text = config.read_text()
+        return configuration.read(text, str(config)), text
+    except configuration.ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="'--config'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{config}: {getattr(error, 'strerror', None) or error}", param_hint="'--config'") from None

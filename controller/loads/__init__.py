@@ -1,0 +1,1 @@
+"""DataLoads: when one may begin, what carries it out, what its status is."""

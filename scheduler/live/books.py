@@ -1,0 +1,348 @@
+"""All that is booked, as one: the arrays of the cluster, the cards, the quotas. Written by the deciding thread alone.
+
+Invariants:
+- a pod counts in all three or in none: `pod` and `gone` follow the watch, `assume` and `undo` what was decided here;
+- what the watch says wins: a pod that is bound elsewhere than assumed is moved there, and what is there counts whether or not
+  it fits;
+- cards of a bound pod that nobody wrote down are guessed as the node's plugin would give them, so that they are not given again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from forebay.api.corev1 import Node, Pod
+from forebay.api.quantity import QuantityError
+from forebay.scheduler.cluster import ENDED, Cluster
+from forebay.scheduler.devices.ask import PodAsk
+from forebay.scheduler.devices.card import lack
+from forebay.scheduler.devices.fit import Refusal, fit
+from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render
+from forebay.scheduler.devices.inputs import Settings as DeviceSettings
+from forebay.scheduler.devices.ledger import Ledger, Refused
+from forebay.scheduler.devices.pod import read_pod
+from forebay.scheduler.devices.record import Record
+from forebay.scheduler.devices.request import with_devices
+from forebay.scheduler.live.instructions import VolumeWish
+from forebay.scheduler.plan import Placement
+from forebay.scheduler.pod_amounts import pod_amounts
+from forebay.scheduler.quota.amounts import Amounts, add
+from forebay.scheduler.quota.check import Findings
+from forebay.scheduler.quota.elastic import of_pod
+from forebay.scheduler.quota.ledger import Charge
+from forebay.scheduler.quota.quotas import Quotas
+from forebay.scheduler.quota.tree import Home
+from forebay.scheduler.request import Request
+from forebay.scheduler.storage import ClaimKey
+
+LOG = logging.getLogger(__name__)
+
+
+class Unplaceable(ValueError):
+    """The pod contradicts itself: nothing but a change of it helps. One sentence."""
+
+
+class Books:
+    """See the module."""
+
+    def __init__(self, settings: DeviceSettings, patience: float) -> None:
+        self.cluster, self.devices, self.quotas = Cluster(), Ledger(), Quotas(patience)
+        self.inventories: dict[str, Inventory] = {}
+        self._settings = settings
+        self._seen = 0  # counts appearances: the ledger wants their order
+        self._unread: dict[str, dict[str, Pod]] = {}  # by node: bound pods whose cards are not known yet
+        self._totals: dict[str, int] | None = None
+        self._quota_objects: dict[tuple[str, str, str], Mapping[str, object]] = {}
+
+    # --- nodes ---
+
+    def node(self, node: Node) -> None:
+        """A node is there or changed. One whose amounts cannot be read is left as it was, and that is logged."""
+        name = node.metadata.name
+        try:
+            self.cluster.set_node(node)
+        except QuantityError as wrong:
+            LOG.error("node %s is not used as it is now: %s; correct its status", name, wrong)
+            return
+        self._totals = None
+        findings = Findings()
+        found = read_node(node, findings, settings=self._settings)
+        for problem in findings.problems:
+            LOG.warning("%s", problem)
+        self.inventories[name] = found
+        self.devices.set_node(name, found.devices, found.rules)
+        if found.devices:
+            for pod in list(self._unread.pop(name, {}).values()):
+                self.pod(pod)
+
+    def node_gone(self, name: str) -> None:
+        self.cluster.remove_node(name)
+        self.devices.drop_node(name)
+        self.inventories.pop(name, None)
+        self._totals = None
+
+    def totals(self) -> Amounts:
+        """Allocatable of all nodes, by resource."""
+        if self._totals is None:
+            sums = self.cluster.allocatable[self.cluster.nodes].sum(axis=0)
+            self._totals = {name: int(amount) for name, amount in zip(self.cluster.columns, sums, strict=True)}
+        return self._totals
+
+    def sync(self) -> None:
+        """Rows whose cards changed, other than by `assume`, are set anew. Before every decision."""
+        for name in self.devices.changes():
+            row = self.cluster.row_of.get(name)
+            if row is not None:
+                self.cluster.set_devices(row, self.devices.devices(name), self.devices.rules(name), self.devices.used(name))
+
+    # --- what pods ask ---
+
+    def request(self, pod: Pod) -> Request:
+        """Raises Unplaceable."""
+        try:
+            request = self.cluster.request(pod)
+        except QuantityError as wrong:
+            raise Unplaceable(f"an amount that it asks for is none: {wrong}; {wrong.remedy}") from wrong
+        ask = self.ask(pod)
+        return request if ask is None else with_devices(self.cluster, request, ask)
+
+    def ask(self, pod: Pod) -> PodAsk | None:
+        """What it asks of cards, None for nothing. Raises Unplaceable."""
+        if not _may_ask(pod):
+            return None
+        findings = Findings()
+        ask = read_ask(read_pod(pod, findings), findings, settings=self._settings)
+        wrong = [problem for problem in findings.problems if problem.severity == "error"]
+        if wrong:
+            one = wrong[0]
+            raise Unplaceable(" ".join(part for part in (one.field, one.value, one.message) if part) + f"; {one.remedy}")
+        return ask
+
+    def home(self, pod: Pod) -> Home:
+        """The queue that the pod is counted in."""
+        return self.quotas.tree.home(pod.metadata.namespace, of_pod(pod.metadata.labels)[0])
+
+    @property
+    def governed(self) -> bool:
+        """Whether there are quotas at all."""
+        return bool(self.quotas.tree.resources or self.quotas.tree.closed or self.quotas.tree.refused)
+
+    # --- what the watch says of pods ---
+
+    def pod(self, pod: Pod, gang: str = "") -> None:
+        """A bound pod counts; what is nominated holds its place; an ended one is gone."""
+        uid = pod.metadata.uid
+        if pod.status.phase in ENDED:
+            self.gone(uid)
+            return
+        try:
+            if not pod.spec.node_name:
+                self.cluster.set_pod(pod)
+                return
+            self._bound(pod, gang)
+        except QuantityError as wrong:  # the API server refuses such a pod: somebody else's admission has bent it
+            LOG.error("pod %s/%s counts for nothing: %s", pod.metadata.namespace, pod.metadata.name, wrong)
+
+    def _bound(self, pod: Pod, gang: str) -> None:
+        uid, node = pod.metadata.uid, pod.spec.node_name
+        kept = self.cluster.pods.get(uid)
+        if kept is not None and kept.node != node:
+            LOG.warning("pod %s/%s: assumed on %s, bound to %s", pod.metadata.namespace, pod.metadata.name, kept.node, node)
+            self.devices.release(uid)
+            kept = None
+        ask: PodAsk | None
+        try:
+            ask = self.ask(pod)
+        except Unplaceable as wrong:
+            LOG.warning("pod %s/%s on %s: %s", pod.metadata.namespace, pod.metadata.name, node, wrong)
+            ask = None
+        request = None
+        if ask is not None and self._confirm(pod, ask):
+            request = with_devices(self.cluster, self.cluster.request(pod), ask)
+        self.cluster.set_pod(pod, request, kept.cards if kept is not None else ())
+        self._charge(pod, gang, assumed=False)
+
+    def _confirm(self, pod: Pod, ask: PodAsk) -> bool:
+        """Books the pod's cards as it says that it holds them. False where it holds none that we know of."""
+        uid, node = pod.metadata.uid, pod.spec.node_name
+        inventory = self.inventories.get(node, Inventory())
+        record: Record | None = None
+        try:
+            record = read_record(read_pod(pod, Findings()), inventory, settings=self._settings)
+        except ValueError as wrong:
+            LOG.warning("%s", wrong)
+        if record is None and (kept := self.devices.records.get(uid)) is not None and kept.node == node:
+            record = kept
+        if record is None:
+            record = self._guess(pod, ask)
+        if record is None:
+            self._unread.setdefault(node, {})[uid] = pod
+            return False
+        self._seen += 1
+        self.devices.confirm(record, self._seen)
+        return True
+
+    def _guess(self, pod: Pod, ask: PodAsk) -> Record | None:
+        node = pod.spec.node_name
+        granted = fit(ask, self.devices.devices(node), self.devices.used(node), self.devices.rules(node))
+        if isinstance(granted, Refusal) or not granted:
+            return None
+        name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        return Record(pod.metadata.uid, name, node, ask.seats, granted, ask.api)
+
+    def gone(self, uid: str) -> None:
+        """The pod has ended or is deleted."""
+        self.cluster.remove_pod(uid)
+        self.devices.remove(uid)
+        self.quotas.ledger.remove(uid)
+        for node, waiting in list(self._unread.items()):
+            if waiting.pop(uid, None) is not None and not waiting:
+                del self._unread[node]
+
+    # --- what was decided here ---
+
+    def assume(self, pod: Pod, placement: Placement, request: Request, gang: str, time_ns: int) -> dict[str, str]:
+        """The pod is where the arrays have it already; the annotations that it gets.
+
+        Raises `Refused` (devices) where the cards are not there any more: nothing is booked then but the arrays.
+        """
+        uid, notes = pod.metadata.uid, dict[str, str]()
+        if request.devices is not None:
+            name = f"{pod.metadata.namespace}/{pod.metadata.name}"
+            ask = request.devices
+            record = Record(uid, name, placement.node, ask.seats, placement.devices, ask.api, time_ns)
+            self.devices.assume(record)
+            notes = render(record, self.inventories[placement.node], self._settings)
+        self.cluster.adopt(pod, self.cluster.row_of[placement.node], request, placement.cards)
+        self._charge(pod, gang, assumed=True)
+        return notes
+
+    def assume_all(
+        self,
+        placements: Sequence[Placement],
+        pods: Mapping[str, Pod],
+        requests: Mapping[str, Request],
+        gang: str,
+        time_ns: int,
+    ) -> list[tuple[Placement, dict[str, str]]]:
+        """`assume` for what one decision placed: all of them, or none, and then nothing is left in the arrays. Raises Refused."""
+        done = list[tuple[Placement, dict[str, str]]]()
+        for at, placement in enumerate(placements):
+            request = requests[placement.pod]
+            try:
+                done.append((placement, self.assume(pods[placement.pod], placement, request, gang, time_ns)))
+            except Refused:
+                for left in placements[at:]:
+                    row = self.cluster.row_of[left.node]
+                    self.cluster.release(row, requests[left.pod], left.cards, left.devices)
+                for booked, _ in done:
+                    self.undo(booked.pod)
+                raise
+        self.devices.changes()  # the arrays have these cards already: they are not set anew
+        return done
+
+    def undo(self, uid: str) -> None:
+        """An assumption came to nothing."""
+        self.cluster.remove_pod(uid)
+        self.devices.release(uid)
+        self.quotas.ledger.release(uid)
+
+    def lost(self, uid: str, leaving: Sequence[str] = ()) -> str:
+        """Why what was promised to the pod is not there any more, "" if it is: asked right before the binding.
+
+        `leaving`: other assumptions of the node that will be taken back.
+        """
+        kept = self.cluster.pods.get(uid)
+        if kept is None:
+            return "nothing is booked for it"
+        if kept.row < 0:
+            return f"node {kept.node} is gone"
+        free = self.cluster.free[kept.row].copy()
+        for other in leaving:
+            free += self.cluster.pods[other].request.resources
+        asked = [at for at, amount in enumerate(kept.request.resources) if amount]
+        if (free[asked] < 0).any():
+            return f"node {kept.node} is full: somebody else was faster"
+        return self._cards_lost(uid, leaving) if uid in self.devices.records else ""
+
+    def _cards_lost(self, uid: str, leaving: Sequence[str]) -> str:
+        word = self.devices.check(uid)
+        if word:
+            return word
+        record = self.devices.records[uid]
+        others = [self.devices.records[other].uses() for other in leaving if other in self.devices.records]
+        cards = {device.id: device for device in self.devices.devices(record.node)}
+        for name, mine in record.uses().items():
+            used = self.devices.used(record.node)[name] - mine
+            for other in others:
+                used = used - other[name] if name in other else used
+            word = lack(cards[name], used, mine, self.devices.rules(record.node))
+            if word:
+                return f"card {name} of node {record.node} cannot take it any more ({word}): somebody else was faster"
+        return ""
+
+    def _charge(self, pod: Pod, gang: str, *, assumed: bool) -> None:
+        label, preemptible = of_pod(pod.metadata.labels)
+        charge = Charge(pod.metadata.namespace, pod_amounts(pod), label, gang, preemptible, assumed)
+        self.quotas.ledger.add(pod.metadata.uid, charge)
+
+    def volume_wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
+        """Volumes that are to be bound or made before the pod, which is assumed on the node."""
+        chosen, wishes = self.cluster.storage.chosen, list[VolumeWish]()
+        for name in self.cluster.pods[pod.metadata.uid].key.claims if chosen else ():
+            what = chosen.get(ClaimKey(pod.metadata.namespace, name))
+            if what is not None:
+                wishes.append(VolumeWish(name, what.volume, "" if what.volume else node))
+        return tuple(wishes)
+
+    # --- everything else ---
+
+    def other(self, kind: str, old: Any, new: Any) -> None:
+        """Storage, namespaces, what drivers attach: `new` None for what is gone."""
+        cluster, one = self.cluster, new if new is not None else old
+        name, namespace = one.metadata.name, one.metadata.namespace
+        if kind == "Namespace":
+            cluster.set_namespace(new) if new is not None else cluster.remove_namespace(name)
+        elif kind == "PersistentVolume":
+            cluster.storage.set_volume(new) if new is not None else cluster.storage.remove_volume(name)
+        elif kind == "PersistentVolumeClaim":
+            cluster.storage.set_claim(new) if new is not None else cluster.storage.remove_claim(namespace, name)
+        elif kind == "StorageClass":
+            cluster.storage.set_class(new) if new is not None else cluster.storage.remove_class(name)
+        elif kind == "CSINode":
+            cluster.set_driver_limits(new) if new is not None else cluster.remove_driver_limits(name)
+        elif kind == "ResourceClaim":
+            cluster.storage.set_device_claim(new) if new is not None else cluster.storage.remove_device_claim(namespace, name)
+        else:
+            raise ValueError(f"a change of {kind}, which nobody here reads")
+
+    # --- quotas ---
+
+    def quota(self, kind: str, namespace: str, name: str, value: Mapping[str, object] | None) -> list[Any]:
+        """A quota object is there, changed, or (None) gone. What is wrong with all of them."""
+        if value is None:
+            self._quota_objects.pop((kind, namespace, name), None)
+        else:
+            self._quota_objects[kind, namespace, name] = value
+        return self.quotas.load(self._quota_objects.values())
+
+
+def total(amounts: Iterable[Amounts]) -> dict[str, int]:
+    """Sum by resource."""
+    result: dict[str, int] = {}
+    for one in amounts:
+        add(result, one)
+    return result
+
+
+def _may_ask(pod: Pod) -> bool:
+    """Whether any container asks for more than CPU, memory and the like: reading the rest costs ten times as much."""
+    spec = pod.spec
+    if spec.resource_claims:
+        return True
+    for container in (*spec.containers, *spec.init_containers):
+        if any("/" in name for name in container.resources.limits) or any("/" in name for name in container.resources.requests):
+            return True
+    return False

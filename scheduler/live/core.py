@@ -1,0 +1,496 @@
+"""What is decided, and nothing else: changes and outcomes come in, instructions go out. One thread; no clock, no call.
+
+    core.apply(kind, old, new)            # as the copies say
+    core.outcome(result, now)             # of what was instructed
+    for instruction in core.decide(now): ...
+
+Invariants:
+- a pod of ours is waiting (`pods`, and in the queue), in flight (`flights`, and assumed in the books), or bound, never two;
+- a gang's members go in flight in one decision that the planner made as one; when one of them fails, those not yet sent are
+  called back, and what is left waits again with its gang;
+- whatever leaves flight without being bound gives back all that it was booked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from forebay.api.corev1 import Pod
+from forebay.scheduler.cluster import ENDED
+from forebay.scheduler.gang import Gang, Member
+from forebay.scheduler.gang import plan as plan_gang
+from forebay.scheduler.groups import Groups
+from forebay.scheduler.live.books import Books, Unplaceable
+from forebay.scheduler.live.config import Configuration
+from forebay.scheduler.live.flights import Flight, Flights
+from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report
+from forebay.scheduler.live.intentions import GATE, Intention, Opened
+from forebay.scheduler.live.intentions import read as read_intention
+from forebay.scheduler.live.nearness import HINTS, Later, Nearness
+from forebay.scheduler.live.ordering import order, refusal
+from forebay.scheduler.live.partial import Partials, told_late
+from forebay.scheduler.live.saying import Sayings, named
+from forebay.scheduler.live.waiting import Job, Queue
+from forebay.scheduler.plan import Placement, Plan
+from forebay.scheduler.planner import Planner
+from forebay.scheduler.policies import Setting, make
+from forebay.scheduler.request import Request
+
+LOG = logging.getLogger(__name__)
+
+LOOK_AGAIN = 5.0
+"""Seconds after which a gang that waits for room near its data is tried again, whatever its back-off says."""
+SWEEP = 300.0
+"""Seconds between two looks for classes of pods that nobody has any more."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """For metrics: since the start."""
+
+    attempts: dict[str, int] = field(default_factory=lambda: {"scheduled": 0, "unschedulable": 0, "error": 0})
+    outcomes: dict[str, int] = field(default_factory=dict)
+    races: int = 0
+    preempted: int = 0
+
+
+class Core:
+    """See the module. `time_ns`: for the annotations that carry when something was assumed."""
+
+    def __init__(self, settings: Configuration, groups: Groups, time_ns: Callable[[], int]) -> None:
+        self.settings, self.groups, self._time_ns = settings, groups, time_ns
+        self.books = Books(settings.devices, settings.patience_seconds)
+        self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
+        self.queue = Queue(settings.backoff.first_seconds, settings.backoff.longest_seconds, settings.flush_seconds)
+        self.nearness = Nearness(self.books.cluster, settings.locality)
+        self.pods: dict[str, Pod] = {}
+        self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
+        self.sayings = Sayings(self.books.cluster)
+        self.counts = Counts()
+        self._job_of: dict[str, str] = {}
+        self._members: dict[str, dict[str, Pod]] = {}  # gang -> its pods that have a node, ended ones included
+        self._failures: dict[str, int] = {}
+        self._pending: list[Instruction] = []
+        self._attempts = 0
+        self._swept_at = 0.0
+        self._coupled: set[str] = set()
+        self._look_again: dict[str, float] = {}  # job -> seconds after which it is to be tried though nothing changed
+
+    def configure(self, settings: Configuration) -> None:
+        """Settings were read anew. What counts from the start alone is left as it is."""
+        old, self.settings = self.settings, settings
+        self.nearness.settings = settings.locality
+        if old.policy != settings.policy:
+            self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
+        self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
+        self.queue.flush = settings.flush_seconds
+        self.books.quotas.patience = settings.patience_seconds
+        self.queue.stir()
+
+    # --- what comes in ---
+
+    def apply(self, kind: str, old: Any, new: Any) -> None:
+        """One change of a copy: `old` None for what is new, `new` None for what is gone. `kind` as in `copies`."""
+        if kind == "Pod":
+            if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
+                self._gone(old)
+            if new is not None:
+                self._pod(old, new)
+            self.nearness.see(old, new)
+            return
+        before, storage = self.books.cluster.tick, self.books.cluster.storage
+        version = storage.version
+        if kind == "Node":
+            self._node(old, new)
+        elif kind == "Quota":
+            self._quota(old, new)
+            self.queue.stir()
+        elif kind.startswith("Group:"):
+            self._group(kind.removeprefix("Group:"), old, new)
+        elif kind in HINTS:
+            self.nearness.apply(kind, old, new, self._wall())
+        else:
+            self.books.other(kind, old, new)
+            if kind == "Namespace":
+                self.queue.stir()
+        if self.books.cluster.tick != before or storage.version != version:
+            self.queue.stir()
+
+    def _node(self, old: Any, new: Any) -> None:
+        if new is not None:
+            self.books.node(new)
+            return
+        name = old.metadata.name
+        for flight in self.flights.on(name):
+            self._call_back(flight, f"node {name} is gone")
+        self.books.node_gone(name)
+
+    def _quota(self, old: Any, new: Any) -> None:
+        one = new if new is not None else old
+        kind, meta = str(one.get("kind")), one.get("metadata") or {}
+        where = str(meta.get("namespace", "")), str(meta.get("name", ""))
+        problems = self.books.quota(kind, *where, new)
+        if new is None:
+            return
+        mine = f"{kind} {'/'.join(part for part in where if part)}"
+        wrong = [str(problem) for problem in problems if problem.severity == "error" and problem.object in (mine, "")]
+        if wrong:
+            api = str(one.get("apiVersion", ""))
+            self._pending.append(Report(api, kind, *where, str(meta.get("uid", "")), "InvalidQuota", wrong[0]))
+
+    def _group(self, kind: str, old: Any, new: Any) -> None:
+        if new is not None:
+            self.groups.set(kind, new)
+        else:
+            meta = old.get("metadata") or {}
+            self.groups.remove(kind, str(meta.get("namespace", "")), str(meta.get("name", "")))
+        namespace = str(((new if new is not None else old).get("metadata") or {}).get("namespace", ""))
+        for uid, pod in list(self.pods.items()):  # it may belong to another gang now, or to none
+            if pod.metadata.namespace == namespace:
+                self._wait(uid, pod)
+                if self.queue.jobs[self._job_of[uid]].gang:
+                    self.queue.hurry(self._job_of[uid])
+
+    # --- pods ---
+
+    def _pod(self, old: Pod | None, pod: Pod) -> None:
+        uid = pod.metadata.uid
+        member = self.groups.membership(pod)
+        gang = member.gang if member is not None else ""
+        if elsewhere := self.opened.see(pod):
+            LOG.warning("%s", elsewhere)
+        if pod.spec.node_name or pod.status.phase in ENDED:
+            if gang and pod.spec.node_name:
+                self._members.setdefault(gang, {})[uid] = pod
+            self._has_node(pod, gang)
+            return
+        if pod.status.nominated_node_name or (old is not None and old.status.nominated_node_name):
+            self.books.pod(pod)
+        if not self._waits(pod):
+            if pod.metadata.deletion_timestamp and (flight := self.flights.get(uid)) is not None:
+                self._call_back(flight, "the pod is being deleted")
+            self._withdraw(uid)
+            self._let_go(pod, gang)
+            return
+        if (flight := self.flights.get(uid)) is not None:
+            flight.pod = pod
+            return
+        if uid in self.books.cluster.pods:  # it was let through our gate and is ours to bind after all
+            self.books.undo(uid)
+        changed = old is None or uid not in self.pods or (old.spec, old.metadata.labels) != (pod.spec, pod.metadata.labels)
+        self._wait(uid, pod)
+        if changed and old is not None:
+            self.queue.hurry(self._job_of[uid])
+
+    def _waits(self, pod: Pod) -> bool:
+        """Whether we are to place it now."""
+        if pod.metadata.deletion_timestamp:
+            return False
+        gates = [gate.name for gate in pod.spec.scheduling_gates]
+        if self.settings.gates and gates == [GATE]:
+            return True
+        return not gates and pod.spec.scheduler_name == self.settings.scheduler_name
+
+    def _let_go(self, pod: Pod, gang: str) -> None:
+        """An earlier run of ours has opened its gate and nobody has bound it yet: it counts where it was meant to go."""
+        uid, intention = pod.metadata.uid, read_intention(pod)
+        if intention is None or _gated(pod) or pod.metadata.deletion_timestamp or uid in self.books.cluster.pods:
+            return
+        meant = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=intention.node))
+        self.books.pod(meant, gang)
+        self.opened.add(named(pod), intention)
+
+    def _wait(self, uid: str, pod: Pod, *, hurry: bool = True) -> None:
+        member = self.groups.membership(pod)
+        key = f"gang {member.gang}" if member is not None else uid
+        if self._job_of.get(uid, key) != key:
+            self.queue.remove(self._job_of[uid], uid)
+        self.pods[uid], self._job_of[uid] = pod, key
+        gang = member.gang if member is not None else ""
+        self.queue.add(key, uid, _created(pod), gang=gang, priority=pod.spec.priority, hurry=hurry)
+
+    def _withdraw(self, uid: str) -> None:
+        """It waits no more."""
+        key = self._job_of.pop(uid, None)
+        if key is not None:
+            self.queue.remove(key, uid)
+        self.pods.pop(uid, None)
+
+    def _has_node(self, pod: Pod, gang: str) -> None:
+        uid, node = pod.metadata.uid, pod.spec.node_name
+        known = uid in self.books.cluster.pods
+        flight = self.flights.get(uid)
+        if flight is not None:
+            self.flights.land(uid)
+            if flight.node != node:
+                self._pending.append(Cancel((flight.number,)))
+        self._withdraw(uid)
+        self.sayings.forget(uid)
+        self._failures.pop(uid, None)
+        self.books.pod(pod, gang)
+        if pod.status.phase in ENDED:
+            if known:
+                self.queue.stir()
+        elif not known:  # somebody else's: it may be in the way of what is in flight, or what another pod waits for
+            self._raced(node)
+            self._room_for_coupled()
+
+    def _raced(self, node: str) -> None:
+        """Another scheduler, or the kubelet, has put a pod there: the watch wins, flights that no longer fit are called back."""
+        there = self.flights.on(node)
+        leaving = [flight.pod.metadata.uid for flight in there if flight.called_back]
+        for flight in reversed(there):
+            uid = flight.pod.metadata.uid
+            if not flight.bound_at and not flight.called_back and (why := self.books.lost(uid, leaving)):
+                self.counts.races += 1
+                leaving.append(uid)
+                self._call_back(flight, why)
+
+    def _gone(self, pod: Pod) -> None:
+        uid = pod.metadata.uid
+        flight = self.flights.get(uid)
+        if flight is not None:
+            self.flights.land(uid)
+            self._pending.append(Cancel((flight.number,)))
+        counted = uid in self.books.cluster.pods
+        self._withdraw(uid)
+        self.sayings.forget(uid)
+        self._failures.pop(uid, None)
+        self.books.gone(uid)
+        self.opened.gone(uid)
+        member = self.groups.membership(pod)
+        if member is not None and (members := self._members.get(member.gang)) is not None:
+            members.pop(uid, None)
+            if not members:
+                del self._members[member.gang]
+                self.partials.whole(member.gang)
+        if counted:
+            self.queue.stir()
+
+    # --- flights ---
+
+    def _call_back(self, flight: Flight, why: str) -> None:
+        """What was decided cannot be any more. If it is sent already, what came of it is what the watch says."""
+        LOG.info("pod %s is called back from %s: %s", named(flight.pod), flight.node, why)
+        flight.called_back = True
+        self._pending.append(Cancel((flight.number,)))
+
+    def outcome(self, outcome: Outcome, now: float) -> None:
+        """What came of a Bind."""
+        self.counts.outcomes[outcome.result] = self.counts.outcomes.get(outcome.result, 0) + 1
+        flight = self.flights.get(outcome.uid)
+        if flight is None or flight.number != outcome.number:
+            return  # the watch was faster
+        if outcome.result == "bound":
+            flight.bound_at = now
+            if _gated(flight.pod):  # the rest is its own scheduler's; it counts where it was meant to go
+                self.flights.land(outcome.uid)
+                self.opened.add(named(flight.pod), Intention(flight.node, flight.gang, self._wall()))
+            return
+        self.flights.land(outcome.uid)
+        self.books.undo(outcome.uid)
+        self.queue.stir()
+        if outcome.result == "gone":
+            self._withdraw(outcome.uid)
+        else:
+            self._again(flight, outcome, now)
+        if flight.gang and (rest := self.flights.call_back_rest(flight)) is not None:
+            self._pending.append(rest)
+
+    def _again(self, flight: Flight, outcome: Outcome, now: float) -> None:
+        pod, uid = flight.pod, outcome.uid
+        if not self._waits(pod):
+            return
+        self._wait(uid, pod, hurry=False)
+        failures = self._failures[uid] = self._failures.get(uid, 0) + (outcome.result != "withheld")
+        delay = min(self.queue.longest, self.queue.first * 2.0 ** min(failures - 1, 32)) if failures else 0.0
+        job = self.queue.jobs[self._job_of[uid]]
+        if now + delay > job.due_at:
+            self.queue.later(job, now, delay)
+        if outcome.result != "withheld":
+            self.counts.attempts["error"] += 1
+            what = f"binding it to node {flight.node} failed: {outcome.sentence}; it is tried again in {delay:.0f} s"
+            self._pending += self.sayings.tell(pod, "SchedulerError", what)
+
+    # --- the pass ---
+
+    def decide(self, now: float) -> list[Instruction]:
+        """One pass: a batch of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
+        self.books.sync()
+        self.nearness.alive(self._wall())
+        for job in order(self.queue, self.books, self.pods, now, self._wall()):
+            if job.key in self.queue.jobs:
+                self._try(job, now)
+        self._tell_late()
+        if now - self._swept_at > SWEEP:
+            self._sweep(now)
+            for flight in self.flights.lost(now):
+                self.outcome(Outcome(flight.number, flight.pod.metadata.uid, "failed", "no watch has shown it bound"), now)
+        done, self._pending = self._pending, []
+        return done
+
+    def _tell_late(self) -> None:
+        """Gangs whose gate was opened and which their scheduler did not bind in time."""
+        for late in self.opened.late(self._wall(), self.settings.gangs.repair_seconds):
+            self._pending += told_late(late, self.groups.regarding(late.gang), self.settings.gangs)
+
+    def _try(self, job: Job, now: float) -> None:
+        seen = self.queue.stirs
+        pods = [self.pods[uid] for uid in job.pods]
+        held = [self.books.cluster.nominations.get(pod.metadata.uid) for pod in pods]
+        try:
+            reason = self._place(job, pods, now)
+        except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
+            LOG.exception("job %s: it could not be tried", job.key)
+            self.counts.attempts["error"] += 1
+            reason = f"the scheduler failed on it: {wrong!r}; its log says more"
+            self.books.sync()
+        for one in held:
+            if one is not None and one.uid in self.pods:
+                self.books.pod(self.pods[one.uid])  # it keeps the place that was made for it
+        if not reason:
+            return
+        self.counts.attempts["unschedulable"] += len(job.pods)
+        self.queue.failed(job, now, reason, seen=seen)
+        if job.key in self._look_again:
+            self.queue.later(job, now, self._look_again.pop(job.key))
+        for uid in job.pods:
+            self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason)
+
+    def _place(self, job: Job, pods: list[Pod], now: float) -> str:
+        """Places the job; "" or why not."""
+        requests = dict[str, Request]()
+        for pod in pods:
+            try:
+                requests[pod.metadata.uid] = self.books.request(pod)
+            except Unplaceable as wrong:
+                return f"pod {pod.metadata.name}: {wrong}" if len(pods) > 1 else str(wrong)
+            if not job.attempts:
+                self.planner.policy.observe(self.books.cluster, requests[pod.metadata.uid])
+        gang: Gang | None = None
+        if job.gang:
+            members = [(pod, Member(pod.metadata.uid, requests[pod.metadata.uid], self._sub_group(pod))) for pod in pods]
+            gathered = self.groups.gather(job.gang, members, list(self._members.get(job.gang, {}).values()))
+            if isinstance(gathered, str):
+                return gathered
+            gang = gathered
+        refused = refusal(self.books, job, pods)
+        if refused:
+            return refused
+        for pod in pods:
+            self.books.cluster.nominations.drop(pod.metadata.uid)
+        if gang is not None:
+            return self._start_gang(job, gang, now)
+        return self._start_pod(job, pods[0], requests[pods[0].metadata.uid])
+
+    def _sub_group(self, pod: Pod) -> str:
+        member = self.groups.membership(pod)
+        return member.group if member is not None else ""
+
+    def _start_pod(self, job: Job, pod: Pod, request: Request) -> str:
+        uid = pod.metadata.uid
+        near = self._near(job, Gang(uid, [Member(uid, request)], 1), [pod])
+        if isinstance(near, str):
+            return near
+        if near is not None:
+            self._start(job, near.placements, {uid: request})
+            return ""
+        choice = self.planner.choose(request)
+        if choice is None:
+            if self.books.cluster.coupled(request):
+                self._coupled.add(job.key)
+            return self.sayings.why(request)
+        cluster = self.books.cluster
+        cluster.place(choice.row, request, choice.cards, choice.parts)
+        self._start(job, [Placement(uid, cluster.names[choice.row], choice.cards, choice.parts)], {uid: request})
+        return ""
+
+    def _start_gang(self, job: Job, gang: Gang, now: float) -> str:
+        near = self._near(job, gang, [self.pods[member.pod] for member in gang.members])
+        if isinstance(near, str):
+            return near
+        plan = near if near is not None else plan_gang(self.planner, gang)
+        requests = {member.pod: member.request for member in gang.members}
+        if not plan.placed:
+            if any(self.books.cluster.coupled(request) for request in requests.values()):
+                self._coupled.add(job.key)
+            self._check_partial(job, gang, plan, now)
+            return self.sayings.why_gang(plan)
+        self._start(job, plan.placements, requests)
+        self.partials.whole(job.gang)
+        return self.sayings.why(requests[plan.waiting[0]]) if plan.waiting else ""
+
+    def _near(self, job: Job, gang: Gang, pods: Sequence[Pod]) -> Plan | str | None:
+        """Where its data is: placed in the arrays, or why it waits; None where that decides nothing."""
+        dataset = next((name for pod in pods if (name := self.nearness.dataset(pod))), "")
+        if not dataset:
+            return None
+        now = self._wall()
+        found = self.nearness.place(gang, dataset, now - job.since, now)
+        if isinstance(found, Later):
+            self._look_again[job.key] = min(found.seconds, LOOK_AGAIN)
+            return found.sentence
+        return found
+
+    def _wall(self) -> float:
+        return self._time_ns() / 1e9
+
+    def _start(self, job: Job, placements: Iterable[Placement], requests: Mapping[str, Request]) -> None:
+        """The arrays have these; now the books have them, and they fly."""
+        self._attempts += 1
+        for placement, notes in self.books.assume_all(list(placements), self.pods, requests, job.gang, self._time_ns()):
+            pod = self.pods[placement.pod]
+            flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
+            self._withdraw(placement.pod)
+            wishes = self.books.volume_wishes(pod, placement.node)
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, _gated(pod)))
+            self.counts.attempts["scheduled"] += 1
+        self._room_for_coupled()
+
+    def _room_for_coupled(self) -> None:
+        """A pod was placed: those whose affinity or spread may wait for just that are tried again."""
+        for key in self._coupled:
+            if key in self.queue.jobs:
+                self.queue.jobs[key].seen = -1
+        self._coupled.clear()
+
+    def _check_partial(self, job: Job, gang: Gang, plan: Plan, now: float) -> None:
+        """Members are bound, the rest finds no place, and the minimum is not reached."""
+        there = [pod for pod in self._members.get(job.gang, {}).values() if _alive(pod)]
+        if there and (gang.minimum or any(gang.group_minimum.values())):
+            regarding = self.groups.regarding(job.gang)
+            self._pending += self.partials.stuck(job.gang, there, plan.reason, regarding, now, self.settings.gangs)
+
+    def _sweep(self, now: float) -> None:
+        self._swept_at = now
+        requests = list[Request]()
+        for pod in self.pods.values():
+            try:
+                requests.append(self.books.request(pod))
+            except Unplaceable:
+                continue  # it is told when it is tried
+        self.books.cluster.sweep(requests)
+        self.planner.keep(requests)
+        self.sayings.classes_changed()
+
+
+def _gated(pod: Pod) -> bool:
+    return any(gate.name == GATE for gate in pod.spec.scheduling_gates)
+
+
+def _alive(pod: Pod) -> bool:
+    return pod.status.phase not in ENDED and not pod.metadata.deletion_timestamp
+
+
+def _created(pod: Pod) -> float:
+    """Seconds of the epoch: age survives a restart. 0 for a pod that does not say."""
+    try:
+        return datetime.fromisoformat((pod.metadata.creation_timestamp or "").replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0

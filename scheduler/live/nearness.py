@@ -1,0 +1,194 @@
+"""Where pods' data is, for the live scheduler: hints come in, gangs are placed where they lose the fewest seconds, or wait.
+
+Pure; times are seconds of the epoch. What a hint says is never trusted beyond what is possible (`locality/warmth.py`), and counts
+only as long as its publisher lives: so a lie, or a node that vanishes, costs time and cannot keep a gang from starting.
+
+Nothing loads data ahead of gangs here, so only one kind of waiting is of use: for room on nodes that hold the data and are full
+now. A gang waits for that as long as starting elsewhere costs it (the rule of `locality/waiting.py`), and no longer than is set.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from forebay.api.corev1 import Pod
+from forebay.api.hints import DatasetHintsStatus
+from forebay.api.nodecache import NodeCacheStatus
+from forebay.api.quantity import format_bytes
+from forebay.scheduler.arrays import Ints
+from forebay.scheduler.gang import Gang
+from forebay.scheduler.live.config import Locality
+from forebay.scheduler.locality.cost import Data, Links, together
+from forebay.scheduler.locality.placing import Choice, choose, take
+from forebay.scheduler.locality.waiting import may_go
+from forebay.scheduler.locality.warmth import Warmth
+from forebay.scheduler.plan import Plan
+from forebay.scheduler.request import Request
+from forebay.scheduler.slots import Shapes, Slots, capacity
+from forebay.scheduler.state import State
+
+HINTS = ("NodeCache", "DatasetHints")
+PUBLISHER = ("forebay.io/component", "node")
+"""Label of the pods that publish NodeCaches, one a node."""
+FRESHEN = 10.0
+"""Seconds between looks whether silent publishers live; a hint is believed for 120 s."""
+
+
+class Later(NamedTuple):
+    """Better not now: look again in `seconds`; `sentence` says why."""
+
+    seconds: float
+    sentence: str
+
+
+class Nearness:
+    """Over the rows of `state`."""
+
+    def __init__(self, state: State, settings: Locality = Locality()) -> None:  # noqa: B008
+        self.state, self.settings = state, settings
+        self.warmth = Warmth(state.names, settings.store_bytes_per_second, settings.node_bytes_per_second)
+        self._slots = Slots(state)
+        self._nodes: dict[str, tuple[NodeCacheStatus, float]] = {}
+        self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
+        self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
+        self._freshened = 0.0
+
+    # --- what is published ---
+
+    def apply(self, kind: str, old: Any, new: Any, now: float) -> None:
+        """A change of one of HINTS, as the copies say."""
+        meta = (new if new is not None else old).metadata
+        status = new.status if new is not None else None
+        if kind == "NodeCache":
+            self.set_node(meta.name, status, now)
+        else:
+            self.set_hints(f"{meta.namespace}/{meta.name}", status, now)
+
+    def see(self, old: Pod | None, new: Pod | None) -> None:
+        """A change of any pod: publishers come and go."""
+        pod = new if new is not None else old
+        assert pod is not None
+        meta = pod.metadata
+        if meta.labels.get(PUBLISHER[0]) != PUBLISHER[1] or meta.namespace != self.settings.publishers:
+            return
+        if new is not None and any(one.type == "Ready" and one.status == "True" for one in new.status.conditions):
+            self._publishers[meta.uid] = new.spec.node_name
+        else:
+            self._publishers.pop(meta.uid, None)
+
+    def set_node(self, name: str, status: NodeCacheStatus | None, now: float) -> None:
+        """A NodeCache as it is now, None when it is gone. A node that is not there yet is believed once it is."""
+        self._follow()
+        if status is not None:
+            self._nodes[name] = status, now
+            self.warmth.node_says(name, status, now)
+        elif self._nodes.pop(name, None) is not None and name in self.warmth.row_of:
+            self.warmth.forget(name)
+
+    def set_hints(self, dataset: str, status: DatasetHintsStatus | None, now: float) -> None:
+        """A DatasetHints, `namespace/name`; None when it is gone: what nodes said themselves still counts."""
+        self._follow()
+        if status is None:
+            self._hints.pop(dataset, None)
+            return
+        self._hints[dataset] = status, now
+        self.warmth.dataset_says(dataset, status, now)
+
+    def alive(self, now: float) -> None:
+        """Nodes write only what is new: what they said holds as long as their publisher is ready."""
+        if now - self._freshened < FRESHEN:
+            return
+        self._freshened = now
+        self._follow()
+        for name in self._publishers.values():
+            row = self.warmth.row_of.get(name)
+            if row is not None and name in self._nodes:
+                self.warmth.observed[row] = now
+
+    def dataset(self, pod: Pod) -> str:
+        """The dataset that the pod reads: the first of its claims of whose bytes anybody has told. "" for none."""
+        for volume in pod.spec.volumes:
+            if volume.persistent_volume_claim is not None:
+                name = f"{pod.metadata.namespace}/{volume.persistent_volume_claim.claim_name}"
+                if name in self.warmth.column_of:
+                    return name
+        return ""
+
+    # --- what is decided ---
+
+    def place(self, gang: Gang, dataset: str, waited: float, now: float) -> Plan | Later | None:
+        """Places all of a gang in the state where its data is near, if that is worth it after `waited` seconds.
+
+        None leaves the choice to others: nothing is known of the data, or not all of the gang fits.
+        """
+        self._follow()
+        data = self._data(dataset, now)
+        if data is None or not gang.members:
+            return None
+        requests = list(dict.fromkeys(member.request for member in gang.members))
+        now_free = self._masked(requests, [self._slots.of(request) for request in requests])
+        choice = self._choose(len(gang.members), now_free, data)
+        if choice is None:
+            return None
+        if choice.data_seconds > 1.0:
+            empty = self._masked(requests, [capacity(self.state, request) for request in requests])
+            best = self._choose(len(gang.members), empty, data)
+            extra = choice.data_seconds - (best.data_seconds if best is not None else choice.data_seconds)
+            longest = min(extra, self.settings.longest_wait_seconds)  # a lie about sizes must not hold a gang for ever
+            if best is not None and self.settings.wait and not may_go(longest, waited):
+                return Later(longest - waited, self._sentence(dataset, data, best, extra, longest - waited))
+        return self._take(gang, choice, now_free)
+
+    def _take(self, gang: Gang, choice: Choice, free: Ints) -> Plan | None:
+        plan = take(self.state, gang, choice.rows, choice.counts)
+        if plan is None and any(self.state.coupled(member.request) for member in gang.members):
+            # its own affinity or spread forbids to put so many on one node: one on each, the same nodes first
+            rows = [*choice.rows, *np.setdiff1d(np.flatnonzero(free), choice.rows).tolist()][: len(gang.members)]
+            plan = take(self.state, gang, rows, [1] * len(rows)) if len(rows) == len(gang.members) else None
+        return plan
+
+    def _choose(self, pods: int, free: Ints, data: Data) -> Choice | None:
+        """Without knowledge of which gangs come, no free node is worth more whole than another."""
+        return choose(pods, free, data, Links(self.warmth.nic, self.warmth.store), Shapes(int(free.max(initial=1))))
+
+    def _masked(self, requests: list[Request], rooms: list[Ints]) -> Ints:
+        """Slots [N] that take any of the pods, where the constraints of all allow them."""
+        room: Ints = np.minimum.reduce(rooms)
+        for request in requests:
+            allowed = self.state.allowed(request)
+            if allowed is not None:
+                room = np.where(allowed, room, 0)
+        return room
+
+    def _data(self, dataset: str, now: float) -> Data | None:
+        """None where no node is known to hold any of it. A dataset of unknown size is as large as the largest part of it."""
+        column = self.warmth.column_of.get(dataset)
+        if column is None:
+            return None
+        held = self.warmth.believed(now)[:, column]
+        size = int(self.warmth.size[column]) or int(held.max(initial=0))
+        if not size or not held.any():
+            return None
+        return Data(size, held, self.warmth.remaining(column, now), together(held, size), np.zeros(len(held)))
+
+    def _sentence(self, dataset: str, data: Data, best: Choice, extra: float, left: float) -> str:
+        names = [f"{self.state.names[row]} ({format_bytes(int(data.held[row]))})" for row in best.rows[:3]]
+        more = f" and {len(best.rows) - 3} more" if len(best.rows) > 3 else ""
+        where = f"{', '.join(names)}{more} of {format_bytes(data.size)}"
+        return (
+            f"its data {dataset} is on {where}, where there is no room now; starting elsewhere costs {extra:.0f} s, "
+            f"so it waits up to {left:.0f} s more for room there"
+        )
+
+    def _follow(self) -> None:
+        """Nodes came or went: what they said before they were there is read now."""
+        before = set(self.warmth.row_of)
+        if not self.warmth.follow(self.state.names):
+            return
+        for name in self.warmth.row_of.keys() - before:
+            if name in self._nodes:
+                self.warmth.node_says(name, *self._nodes[name])
+        for dataset, said in self._hints.items():
+            self.warmth.dataset_says(dataset, *said)

@@ -1,0 +1,54 @@
+"""Whose turn it is, and whether quotas let a job start. Reads books and queue, changes neither."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+
+from forebay.api.corev1 import Pod
+from forebay.scheduler.live.books import Books, total
+from forebay.scheduler.live.waiting import Job, Queue
+from forebay.scheduler.pod_amounts import pod_amounts
+from forebay.scheduler.quota.elastic import of_pod
+from forebay.scheduler.quota.order import Waiting
+
+BATCH = 256
+"""Jobs of one pass. What watches say is read between passes: some 50 ms on 5,000 nodes."""
+
+
+def waiting(books: Books, job: Job, pods: Sequence[Pod]) -> Waiting:
+    """The job as quotas see it."""
+    return Waiting(job.key, books.home(pods[0]).queue, total(map(pod_amounts, pods)), job.priority, job.since)
+
+
+def order(queue: Queue, books: Books, pods: Mapping[str, Pod], now: float, epoch: float) -> Iterator[Job]:
+    """At most a BATCH of jobs that are due: as quotas have it, else by priority and age.
+
+    A job counts as placed if it has left the queue when the next one is asked for. Ages are those of pods (`epoch`: seconds
+    since 1970 now), so that patience survives a restart.
+    """
+    due = queue.due(now)
+    if not books.governed:
+        yield from heapq.nsmallest(BATCH, due, key=lambda job: (-job.priority, job.since, job.key))
+        return
+    jobs = [waiting(books, job, [pods[uid] for uid in job.pods]) for job in due]
+    turns = books.quotas.turns(jobs, books.totals(), epoch)
+    for _ in range(BATCH):
+        turn = turns.next()
+        if turn is None:
+            return
+        yield queue.jobs[turn.name]
+        if turn.name not in queue.jobs:
+            turns.placed(turn)
+
+
+def refusal(books: Books, job: Job, pods: Sequence[Pod]) -> str:
+    """Why quotas do not let the job start, "" if they do."""
+    if not books.governed:
+        return ""
+    home = books.home(pods[0])
+    if home.refusal:
+        return home.refusal
+    firm = any(not of_pod(pod.metadata.labels)[1] for pod in pods)
+    verdict = books.quotas.admit(waiting(books, job, pods), books.totals(), preemptible=not firm)
+    return "" if verdict.admitted else verdict.sentence()

@@ -1,0 +1,61 @@
+"""Why pods wait, said once: a sentence is told again only when it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from forebay.api.corev1 import Pod
+from forebay.scheduler import explain
+from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.live.instructions import Named, Tell
+from forebay.scheduler.plan import Plan
+from forebay.scheduler.request import Request
+
+
+class Sayings:
+    """Of one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._told: dict[str, str] = {}
+        self._whys: dict[Request, str] = {}
+        self._at = -1
+
+    def why(self, request: Request) -> str:
+        """Why no node takes a pod. Counted once for equal requests while nothing changes."""
+        if self._at != self._cluster.tick:
+            self._whys.clear()
+            self._at = self._cluster.tick
+        if request not in self._whys:
+            self._whys[request] = str(explain.why(self._cluster, request))
+        return self._whys[request]
+
+    def why_gang(self, plan: Plan) -> str:
+        """Why a gang cannot start."""
+        failed = ", ".join(f"{count} {name}" for name, count in list(plan.failed.items())[: explain.SHOWN])
+        return plan.reason + (f"; of {len(self._cluster.nodes)} nodes: {failed}" if failed else "")
+
+    def tell(
+        self, pod: Pod, reason: Literal["Unschedulable", "SchedulerError"], sentence: str, nominated: str | None = None
+    ) -> Iterable[Tell]:
+        """What is to be written, nothing for what stands there already, be it from before a restart."""
+        uid = pod.metadata.uid
+        if self._told.get(uid) == sentence and nominated is None:
+            return ()
+        first = uid not in self._told
+        self._told[uid] = sentence
+        said = [c.message for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"]
+        if first and sentence in said and nominated is None:
+            return ()
+        return (Tell(named(pod), reason, sentence, nominated, bool(said)),)
+
+    def forget(self, uid: str) -> None:
+        self._told.pop(uid, None)
+
+    def classes_changed(self) -> None:
+        self._whys.clear()
+
+
+def named(pod: Pod) -> Named:
+    return Named(pod.metadata.namespace, pod.metadata.name, pod.metadata.uid)
