@@ -32,9 +32,11 @@ CHOICES: dict[str, Object] = {
         "uid": None,
         "dataPort": 9000,
         "networkPolicy": True,
+        "fluidNodeLabels": True,
         "controller": {"replicas": 0},
         "webhook": False,
     },
+    "scheduler": {"scheduler": True, "gates": True, "pullSecrets": ["one"]},
     "lists": {
         "pullSecrets": ["one", "two"],
         "node": {"tierRoots": ["/mnt/a", "/mnt/b"], "hostPathRoots": ["/srv/data"], "cacheDir": "/mnt/cache"},
