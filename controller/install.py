@@ -88,6 +88,11 @@ def parts(install: Install) -> Mapping[str, list[Object]]:
     return {
         "00-namespace.yaml": [_namespace(install)],
         "10-rights.yaml": _rights(install),
+        **(
+            {"12-node-labels.yaml": _node_labels(install.installation.namespace)}
+            if install.installation.fluid_node_labels
+            else {}
+        ),
         "20-class.yaml": [engine_class(install.installation.image)],
         "30-csidriver.yaml": [_driver(install)],
         "35-nodecaches.yaml": node_policy.policy(install.installation.namespace, PART_OF),
@@ -121,6 +126,26 @@ def _rights(install: Install) -> list[Object]:
     ]
 
 
+def _node_labels(space: str) -> list[Object]:
+    """Of the controller; bound to the uninstaller while that runs."""
+    role = {"kind": "ClusterRole", "metadata": _meta(rights.NODE_LABELS, "controller"), "rules": rights.node_labels()}
+    return [
+        {"apiVersion": "rbac.authorization.k8s.io/v1", **role},
+        bound(rights.NODE_LABELS, rights.CONTROLLER, space, _meta(rights.NODE_LABELS, "controller")),
+    ]
+
+
+def bound(role: str, account: str, space: str, meta: Object) -> Object:
+    """A cluster role, to an account."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": meta,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": space}],
+    }
+
+
 def _account(space: str, name: str, component: str, rules: list[Object]) -> list[Object]:
     """A service account with rights in the whole cluster."""
     return [
@@ -131,13 +156,7 @@ def _account(space: str, name: str, component: str, rules: list[Object]) -> list
             "metadata": _meta(name, component),
             "rules": rules,
         },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": _meta(name, component),
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": space}],
-        },
+        bound(name, name, space, _meta(name, component)),
     ]
 
 
@@ -411,7 +430,7 @@ def files(install: Install) -> Mapping[str, str]:
     from forebay.controller import chart, removal  # made of what is here
 
     plain = {f"{FOLDER}/{name}": HEADER + text(objects) for name, objects in parts(install).items()}
-    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.removal(install)), **chart.files()}
+    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.wanted(install)), **chart.files()}
 
 
 def stale(folder: Path, install: Install) -> list[str]:

@@ -21,7 +21,7 @@ PLAIN = "deployment,daemonset,job,clusterrole,clusterrolebinding,role,rolebindin
 
 
 def uninstaller() -> str:
-    return str(yaml.safe_dump_all(removal.removal(chosen())))
+    return str(yaml.safe_dump_all(removal.wanted(chosen())))
 
 
 def finalizers(lake: Lake, kind: str) -> list[str]:

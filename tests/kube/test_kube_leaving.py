@@ -27,7 +27,7 @@ JOBS = Resource("batch", "v1", "jobs", "Job")
 @pytest.fixture
 def granted(cluster: Cluster) -> Iterator[None]:
     """What the uninstaller may do, and no more."""
-    objects = [obj for obj in removal.removal(install.Install()) if obj["kind"] != "Job"]
+    objects = [obj for obj in removal.wanted(install.Install()) if obj["kind"] != "Job"]
     for obj in objects:
         cluster.client.apply(INSTALLED[obj["kind"]], key_of(obj), obj)
     yield
@@ -192,7 +192,7 @@ def test_its_account_makes_nothing_and_reads_no_secret(site: ControlPlane, grant
 
 
 def test_the_server_takes_the_job(cluster: Cluster) -> None:
-    for obj in removal.removal(install.Install()):
+    for obj in removal.wanted(install.Install()):
         resource = JOBS if obj["kind"] == "Job" else INSTALLED[obj["kind"]]
         meta = obj["metadata"]
         cluster.client.apply(resource, Key(meta.get("namespace", ""), meta["name"]), obj, dry_run=True)
