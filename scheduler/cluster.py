@@ -223,6 +223,10 @@ class Cluster(Rows):
         if not waiting:
             del self._early[record.node]
 
+    def count(self, uid: str, sign: int) -> None:
+        """Takes a pod that is on a row off it (-1) and puts it back (1), for a question what would be without it."""
+        self._count(self.pods[uid], -sign)
+
     def _count(self, record: Record, sign: int) -> None:
         """What others did is counted whether or not it fits: the arrays say what is, not what should be."""
         self._move(record.row, record.request, list(record.cards), self._wanted(record.request), sign)

@@ -166,7 +166,10 @@ def once(plane: ControlPlane, client: Client, who: str, qps: int, count: int) ->
     watch = Bindings(client.transport, namespace)
     watch.start()
     with tempfile.TemporaryDirectory() as folder, start(plane, Path(folder), qps) as process:
-        until(lambda: len(watch.seen) >= count, lambda: f"{len(watch.seen)} of {count} pods are bound")
+        until(
+            lambda: len(watch.seen) >= count or process.poll() is not None,
+            lambda: f"{len(watch.seen)} of {count} pods are bound",
+        )
         spent = cpu(process)
     rate, seconds = watch.rate()
     watch.close()

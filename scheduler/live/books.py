@@ -10,7 +10,10 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from forebay.api.corev1 import Node, Pod
@@ -54,6 +57,10 @@ class Books:
         self._seen = 0  # counts appearances: the ledger wants their order
         self._unread: dict[str, dict[str, Pod]] = {}  # by node: bound pods whose cards are not known yet
         self._totals: dict[str, int] | None = None
+        self.bound: dict[str, Pod] = {}
+        self.priorities = Counter[int]()
+        """Of bound pods: how many of each."""
+        self._thought_away: dict[str, Record | None] = {}
         self._quota_objects: dict[tuple[str, str, str], Mapping[str, object]] = {}
 
     # --- nodes ---
@@ -93,9 +100,12 @@ class Books:
     def sync(self) -> None:
         """Rows whose cards changed, other than by `assume`, are set anew. Before every decision."""
         for name in self.devices.changes():
-            row = self.cluster.row_of.get(name)
-            if row is not None:
-                self.cluster.set_devices(row, self.devices.devices(name), self.devices.rules(name), self.devices.used(name))
+            self._equip(name)
+
+    def _equip(self, name: str) -> None:
+        row = self.cluster.row_of.get(name)
+        if row is not None:
+            self.cluster.set_devices(row, self.devices.devices(name), self.devices.rules(name), self.devices.used(name))
 
     # --- what pods ask ---
 
@@ -139,10 +149,10 @@ class Books:
             return
         try:
             if not pod.spec.node_name:
-                self.cluster.set_pod(pod)
+                self.cluster.set_pod(pod, self.request(pod))
                 return
             self._bound(pod, gang)
-        except QuantityError as wrong:  # the API server refuses such a pod: somebody else's admission has bent it
+        except (QuantityError, Unplaceable) as wrong:  # the API server refuses such a pod: somebody else's admission has bent it
             LOG.error("pod %s/%s counts for nothing: %s", pod.metadata.namespace, pod.metadata.name, wrong)
 
     def _bound(self, pod: Pod, gang: str) -> None:
@@ -162,6 +172,7 @@ class Books:
         if ask is not None and self._confirm(pod, ask):
             request = with_devices(self.cluster, self.cluster.request(pod), ask)
         self.cluster.set_pod(pod, request, kept.cards if kept is not None else ())
+        self._keep(uid, pod)
         self._charge(pod, gang, assumed=False)
 
     def _confirm(self, pod: Pod, ask: PodAsk) -> bool:
@@ -194,12 +205,62 @@ class Books:
 
     def gone(self, uid: str) -> None:
         """The pod has ended or is deleted."""
+        self._keep(uid, None)
         self.cluster.remove_pod(uid)
         self.devices.remove(uid)
         self.quotas.ledger.remove(uid)
         for node, waiting in list(self._unread.items()):
             if waiting.pop(uid, None) is not None and not waiting:
                 del self._unread[node]
+
+    def _keep(self, uid: str, pod: Pod | None) -> None:
+        old = self.bound.pop(uid, None)
+        if old is not None:
+            self.priorities[old.spec.priority] -= 1
+            if not self.priorities[old.spec.priority]:
+                del self.priorities[old.spec.priority]
+        if pod is not None:
+            self.bound[uid] = pod
+            self.priorities[pod.spec.priority] += 1
+
+    def gang_of(self, uid: str) -> str:
+        """The gang that a booked pod is counted with, "" for none."""
+        charge = self.quotas.ledger.charges.get(uid)
+        return charge.gang if charge is not None else ""
+
+    # --- what if ---
+
+    @contextmanager
+    def thinking(self) -> Iterator[None]:
+        """Whatever is thought away inside is back at the end."""
+        try:
+            yield
+        finally:
+            nodes = {self.cluster.pods[uid].node for uid in self._thought_away}
+            for uid in list(self._thought_away):
+                self.think_back(uid)
+            for name in nodes & self.inventories.keys():
+                if self.devices.devices(name):  # cards that held too much were not given back by `think_back`
+                    self._equip(name)
+
+    def think_away(self, uid: str) -> None:
+        """As if the pod were not there; for `thinking`."""
+        record = self.cluster.pods[uid]
+        if uid in self._thought_away or record.row < 0:
+            return
+        held = self.devices.records.get(uid)
+        self._thought_away[uid] = held
+        if record.request.devices is not None and held is not None and self.cluster.devices is not None:
+            self.cluster.devices.give(record.row, record.request.devices, held.parts)
+        self.cluster.count(uid, -1)
+
+    def think_back(self, uid: str) -> None:
+        if uid not in self._thought_away:
+            return
+        held, record = self._thought_away.pop(uid), self.cluster.pods[uid]
+        if record.request.devices is not None and held is not None and self.cluster.devices is not None:
+            self.cluster.devices.take(record.row, record.request.devices, held.parts)
+        self.cluster.count(uid, 1)
 
     # --- what was decided here ---
 
@@ -327,6 +388,14 @@ class Books:
         else:
             self._quota_objects[kind, namespace, name] = value
         return self.quotas.load(self._quota_objects.values())
+
+
+def created(pod: Pod) -> float:
+    """Seconds of the epoch: age survives a restart. 0 for a pod that does not say."""
+    try:
+        return datetime.fromisoformat((pod.metadata.creation_timestamp or "").replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def total(amounts: Iterable[Amounts]) -> dict[str, int]:

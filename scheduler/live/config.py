@@ -90,7 +90,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
         return DeviceSettings(MIB if self.gpu_mem_unit == "MiB" else GIB, self.mix_cores)
 
 
-STARTED = ("scheduler_name", "bind_threads", "gpu_mem_unit", "mix_cores")
+STARTED = ("scheduler_name", "bind_threads", "gpu_mem_unit", "mix_cores", "volume_deadline_seconds")
 """Fields that count from the start of the process: what was decided by them is in the books."""
 
 

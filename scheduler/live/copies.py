@@ -75,6 +75,7 @@ ORDER = ("Node", "Namespace", "PersistentVolume", "PersistentVolumeClaim", "Stor
 def optional() -> list[list[Watched]]:
     """Kinds that may be served; of each list the first one that is."""
     found = [[Watched("Quota", resource, Loose, optional=True)] for resource in QUOTAS]
+    found.append([Watched("PodDisruptionBudget", r.DISRUPTION_BUDGETS, Loose, optional=True)])
     found.append([Watched("ResourceClaim", r.RESOURCE_CLAIMS, ResourceClaim, optional=True)])
     found.append([Watched("NodeCache", r.NODE_CACHES, NodeCache, optional=True)])
     found.append([Watched("DatasetHints", r.DATASET_HINTS, DatasetHints, optional=True)])

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -26,21 +25,23 @@ from forebay.scheduler.cluster import ENDED
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
-from forebay.scheduler.live.books import Books, Unplaceable
+from forebay.scheduler.live.books import Books, Unplaceable, created
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.flights import Flight, Flights
-from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome, Report
+from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome
 from forebay.scheduler.live.intentions import GATE, Intention, Opened
 from forebay.scheduler.live.intentions import read as read_intention
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
-from forebay.scheduler.live.ordering import order, refusal
+from forebay.scheduler.live.ordering import order, refusal, waiting
 from forebay.scheduler.live.partial import Partials, told_late
-from forebay.scheduler.live.saying import Sayings, named
+from forebay.scheduler.live.preempting import Preemption
+from forebay.scheduler.live.saying import Sayings, named, quota_changed
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
 from forebay.scheduler.request import Request
+from forebay.scheduler.storage import NOWHERE
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +58,6 @@ class Counts:
     attempts: dict[str, int] = field(default_factory=lambda: {"scheduled": 0, "unschedulable": 0, "error": 0})
     outcomes: dict[str, int] = field(default_factory=dict)
     races: int = 0
-    preempted: int = 0
 
 
 class Core:
@@ -72,13 +72,14 @@ class Core:
         self.pods: dict[str, Pod] = {}
         self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
+        self.preemption = Preemption(self.books, groups, self.planner)
+        self._lacking: Gang | None = None  # what the job that is being tried found no room for
         self.counts = Counts()
         self._job_of: dict[str, str] = {}
         self._members: dict[str, dict[str, Pod]] = {}  # gang -> its pods that have a node, ended ones included
         self._failures: dict[str, int] = {}
         self._pending: list[Instruction] = []
-        self._attempts = 0
-        self._swept_at = 0.0
+        self._attempts, self._swept_at = 0, 0.0
         self._coupled: set[str] = set()
         self._look_again: dict[str, float] = {}  # job -> seconds after which it is to be tried though nothing changed
 
@@ -88,6 +89,7 @@ class Core:
         self.nearness.settings = settings.locality
         if old.policy != settings.policy:
             self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
+            self.preemption.planner = self.planner
         self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
         self.queue.flush = settings.flush_seconds
         self.books.quotas.patience = settings.patience_seconds
@@ -109,10 +111,12 @@ class Core:
         if kind == "Node":
             self._node(old, new)
         elif kind == "Quota":
-            self._quota(old, new)
+            self._pending += quota_changed(self.books, old, new)
             self.queue.stir()
         elif kind.startswith("Group:"):
             self._group(kind.removeprefix("Group:"), old, new)
+        elif kind == "PodDisruptionBudget":
+            self.preemption.budget(old, new)
         elif kind in HINTS:
             self.nearness.apply(kind, old, new, self._wall())
         else:
@@ -130,19 +134,6 @@ class Core:
         for flight in self.flights.on(name):
             self._call_back(flight, f"node {name} is gone")
         self.books.node_gone(name)
-
-    def _quota(self, old: Any, new: Any) -> None:
-        one = new if new is not None else old
-        kind, meta = str(one.get("kind")), one.get("metadata") or {}
-        where = str(meta.get("namespace", "")), str(meta.get("name", ""))
-        problems = self.books.quota(kind, *where, new)
-        if new is None:
-            return
-        mine = f"{kind} {'/'.join(part for part in where if part)}"
-        wrong = [str(problem) for problem in problems if problem.severity == "error" and problem.object in (mine, "")]
-        if wrong:
-            api = str(one.get("apiVersion", ""))
-            self._pending.append(Report(api, kind, *where, str(meta.get("uid", "")), "InvalidQuota", wrong[0]))
 
     def _group(self, kind: str, old: Any, new: Any) -> None:
         if new is not None:
@@ -213,7 +204,7 @@ class Core:
             self.queue.remove(self._job_of[uid], uid)
         self.pods[uid], self._job_of[uid] = pod, key
         gang = member.gang if member is not None else ""
-        self.queue.add(key, uid, _created(pod), gang=gang, priority=pod.spec.priority, hurry=hurry)
+        self.queue.add(key, uid, created(pod), gang=gang, priority=pod.spec.priority, hurry=hurry)
 
     def _withdraw(self, uid: str) -> None:
         """It waits no more."""
@@ -324,6 +315,7 @@ class Core:
         """One pass: a batch of jobs is tried, in the order of quotas, priorities and age. `now` monotonic."""
         self.books.sync()
         self.nearness.alive(self._wall())
+        self.preemption.new_pass()
         for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
@@ -341,27 +333,44 @@ class Core:
             self._pending += told_late(late, self.groups.regarding(late.gang), self.settings.gangs)
 
     def _try(self, job: Job, now: float) -> None:
-        seen = self.queue.stirs
+        seen, self._lacking = self.queue.stirs, None
         pods = [self.pods[uid] for uid in job.pods]
-        held = [self.books.cluster.nominations.get(pod.metadata.uid) for pod in pods]
+        nominations = self.books.cluster.nominations
+        held = {one.uid: one for pod in pods if (one := nominations.get(pod.metadata.uid)) is not None}
+        places: Mapping[str, str] = {}
         try:
             reason = self._place(job, pods, now)
+            if self._lacking is not None and self.settings.preemption:
+                reason, places = self._make_room(job, self._lacking, pods, reason)
         except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
             LOG.exception("job %s: it could not be tried", job.key)
             self.counts.attempts["error"] += 1
             reason = f"the scheduler failed on it: {wrong!r}; its log says more"
             self.books.sync()
-        for one in held:
-            if one is not None and one.uid in self.pods:
-                self.books.pod(self.pods[one.uid])  # it keeps the place that was made for it
         if not reason:
             return
+        if not places and self.preemption.waits(job):
+            for one in held.values():  # it keeps the place that is being made for it
+                nominations.put(one, self.books.cluster.row_of.get(one.node, NOWHERE))
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
         if job.key in self._look_again:
             self.queue.later(job, now, self._look_again.pop(job.key))
         for uid in job.pods:
-            self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason)
+            given_up = "" if uid in held and nominations.get(uid) is None else None
+            self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason, places.get(uid, given_up))
+
+    def _make_room(self, job: Job, gang: Gang, pods: list[Pod], reason: str) -> tuple[str, Mapping[str, str]]:
+        """The job found none: perhaps others yield. Reason, and where its pods go once they are gone."""
+        if self.preemption.waits(job):
+            return f"{reason}; it waits until the pods that make room for it are gone", {}
+        if not self.preemption.may(job, pods):
+            return reason, {}
+        all_jobs = self.queue.jobs.values() if self.books.governed else ()
+        others = [waiting(self.books, one, [self.pods[uid] for uid in one.pods]) for one in all_jobs]
+        room = self.preemption.make_room(job, gang, pods, others, self._wall())
+        self._pending += self.preemption.deletions(room, job)
+        return f"{reason}; {room.reason}", room.places
 
     def _place(self, job: Job, pods: list[Pod], now: float) -> str:
         """Places the job; "" or why not."""
@@ -382,6 +391,7 @@ class Core:
             gang = gathered
         refused = refusal(self.books, job, pods)
         if refused:
+            self._lacking = gang or Gang(job.key, [Member(uid, request) for uid, request in requests.items()], 1)
             return refused
         for pod in pods:
             self.books.cluster.nominations.drop(pod.metadata.uid)
@@ -405,6 +415,7 @@ class Core:
         if choice is None:
             if self.books.cluster.coupled(request):
                 self._coupled.add(job.key)
+            self._lacking = Gang(uid, [Member(uid, request)], 1)
             return self.sayings.why(request)
         cluster = self.books.cluster
         cluster.place(choice.row, request, choice.cards, choice.parts)
@@ -421,6 +432,7 @@ class Core:
             if any(self.books.cluster.coupled(request) for request in requests.values()):
                 self._coupled.add(job.key)
             self._check_partial(job, gang, plan, now)
+            self._lacking = gang
             return self.sayings.why_gang(plan)
         self._start(job, plan.placements, requests)
         self.partials.whole(job.gang)
@@ -486,11 +498,3 @@ def _gated(pod: Pod) -> bool:
 
 def _alive(pod: Pod) -> bool:
     return pod.status.phase not in ENDED and not pod.metadata.deletion_timestamp
-
-
-def _created(pod: Pod) -> float:
-    """Seconds of the epoch: age survives a restart. 0 for a pod that does not say."""
-    try:
-        return datetime.fromisoformat((pod.metadata.creation_timestamp or "").replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return 0.0

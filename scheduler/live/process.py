@@ -280,7 +280,7 @@ class Scheduler:
             len(core.flights),
             core.counts.races,
             core.partials.count,
-            core.counts.preempted,
+            core.preemption.victims,
             len(core.books.cluster.row_of),
             0,
         )

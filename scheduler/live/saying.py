@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler import explain
 from forebay.scheduler.cluster import Cluster
-from forebay.scheduler.live.instructions import Named, Tell
+from forebay.scheduler.live.books import Books
+from forebay.scheduler.live.instructions import Named, Report, Tell
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.request import Request
 
@@ -55,6 +56,20 @@ class Sayings:
 
     def classes_changed(self) -> None:
         self._whys.clear()
+
+
+def quota_changed(books: Books, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> list[Report]:
+    """A quota object is there, changed, or (None) gone: the books read it, and what is wrong with it is said on it."""
+    one = new if new is not None else old
+    assert one is not None
+    kind, meta = str(one.get("kind")), one.get("metadata") or {}
+    where = str(meta.get("namespace", "")), str(meta.get("name", ""))
+    problems = books.quota(kind, *where, new)
+    mine = f"{kind} {'/'.join(part for part in where if part)}"
+    wrong = [str(problem) for problem in problems if problem.severity == "error" and problem.object in (mine, "")]
+    if new is None or not wrong:
+        return []
+    return [Report(str(one.get("apiVersion", "")), kind, *where, str(meta.get("uid", "")), "InvalidQuota", wrong[0])]
 
 
 def named(pod: Pod) -> Named:

@@ -122,12 +122,22 @@ class Teller:
     def _write(self, one: Tell | Delete) -> None:
         key = Key(one.pod.namespace, one.pod.name)
         if isinstance(one, Delete):
+            marked = {
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "PreemptionByScheduler",
+                "message": _short(one.sentence),
+            }
+            marked["lastTransitionTime"] = _now()
+            self._client.strategic(
+                PODS, key, {"metadata": {"uid": one.pod.uid}, "status": {"conditions": [marked]}}, sub="status"
+            )
             self._client.delete(PODS, key, uid=one.pod.uid)
             return
         condition: dict[str, Any] = {"type": "PodScheduled", "status": "False", "reason": one.reason}
         condition["message"] = _short(one.sentence)
         if not one.said:
-            condition["lastTransitionTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            condition["lastTransitionTime"] = _now()
         status: dict[str, Any] = {"conditions": [condition]}
         if one.nominated is not None:
             status["nominatedNodeName"] = one.nominated or None
@@ -137,3 +147,7 @@ class Teller:
 def _short(text: str) -> str:
     data = text.encode()
     return text if len(data) <= LONGEST else data[: LONGEST - 3].decode("utf-8", "ignore") + "..."
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,212 @@
+"""The core without a server: random clusters, outcomes and deletions. Nothing is booked twice, nothing leaks, gangs are whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import pytest
+
+from forebay.api.corev1 import Node, Pod
+from forebay.scheduler.groups import Groups
+from forebay.scheduler.live.config import Configuration
+from forebay.scheduler.live.core import Core
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Outcome, Result, Tell
+
+GANG, MINIMUM = "pod-group.scheduling.sigs.k8s.io/name", "pod-group.scheduling.sigs.k8s.io/min-available"
+
+
+def node(name: str, cpu: int = 4, **offered: str) -> Node:
+    have = {"cpu": str(cpu), "memory": "64Gi", "pods": "110", **offered}
+    labels = {"ack.node.gpu.schedule": "cgpu"} if "aliyun.com/gpu-mem" in offered else {}
+    return msgspec.convert(
+        {"metadata": {"name": name, "labels": labels}, "status": {"allocatable": have, "capacity": have}}, Node
+    )
+
+
+def pod(
+    name: str, cpu: int = 1, gang: tuple[str, int] | None = None, limits: Mapping[str, str] = MappingProxyType({}), **more: Any
+) -> Pod:
+    labels = {GANG: gang[0], MINIMUM: str(gang[1])} if gang else {}
+    resources = {"requests": {"cpu": str(cpu), **limits}, "limits": dict(limits)}
+    spec = {"schedulerName": "forebay", "containers": [{"name": "c", "resources": resources}], **more}
+    meta = {"name": name, "namespace": "n", "uid": name, "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return msgspec.convert({"metadata": meta, "spec": spec}, Pod)
+
+
+def bound(one: Pod, where: str, annotations: Any = None) -> Pod:
+    meta = msgspec.structs.replace(one.metadata, annotations=dict(annotations or {}))
+    return msgspec.structs.replace(one, metadata=meta, spec=msgspec.structs.replace(one.spec, node_name=where))
+
+
+def ending(one: Pod) -> Pod:
+    return msgspec.structs.replace(one, metadata=msgspec.structs.replace(one.metadata, deletion_timestamp="2026-01-01T01:00:00Z"))
+
+
+def core(**settings: Any) -> Core:
+    return Core(Configuration(**settings), Groups(), lambda: 1_700_000_000_000_000_000)
+
+
+def binds(instructions: Any) -> dict[str, str]:
+    return {one.pod.name: one.node for one in instructions if isinstance(one, Bind)}
+
+
+def test_priority_then_age_decides_who_goes_first() -> None:
+    c = core(preemption=False)
+    c.apply("Node", None, node("a", 1))
+    c.apply("Pod", None, pod("first"))
+    c.apply("Pod", None, pod("urgent", priority=5))
+    assert binds(c.decide(0)) == {"urgent": "a"}
+
+
+def test_a_sentence_is_told_once_and_again_when_it_changes() -> None:
+    c = core()
+    c.apply("Node", None, node("a", 1))
+    c.apply("Pod", None, pod("big", 2))
+    assert [one.sentence for one in c.decide(0) if isinstance(one, Tell)] == [
+        "0 of 1 nodes: 1 too small for cpu; 1 node lacks nothing else: ask for at most 1 cpu or add larger nodes"
+    ]
+    c.apply("Node", None, node("b", 1))
+    assert next(one for one in c.decide(100) if isinstance(one, Tell)).sentence.startswith("0 of 2 nodes")
+    c.apply("Pod", None, pod("other"))
+    assert not [one for one in c.decide(200) if isinstance(one, Tell)]
+
+
+def test_a_contradiction_is_told_and_nothing_else_suffers() -> None:
+    c = core()
+    c.apply("Node", None, node("a", 4))
+    c.apply("Pod", None, pod("wrong", limits={"aliyun.com/gpu-core.percentage": "30"}))
+    c.apply("Pod", None, pod("right"))
+    done = c.decide(0)
+    assert binds(done) == {"right": "a"}
+    assert [one.pod.name for one in done if isinstance(one, Tell)] == ["wrong"]
+
+
+def test_a_gang_flies_whole_and_the_rest_is_called_back_when_one_fails() -> None:
+    c = core()
+    c.apply("Node", None, node("a", 4))
+    pods = [pod(f"g{n}", gang=("g", 4)) for n in range(4)]
+    for one in pods[:3]:
+        c.apply("Pod", None, one)
+    assert not binds(c.decide(0))
+    c.apply("Pod", None, pods[3])
+    done = [one for one in c.decide(0) if isinstance(one, Bind)]
+    assert len(done) == 4
+    assert c.books.cluster.free[0, 0] == 0
+    c.outcome(Outcome(done[0].number, "g0", "bound"), 1)
+    c.outcome(Outcome(done[1].number, "g1", "failed", "the server said no"), 1)
+    more = c.decide(1)
+    assert [one for one in more if isinstance(one, Cancel)] == [Cancel((done[2].number, done[3].number))]
+    assert not binds(more)
+    for one in done[2:]:
+        c.outcome(Outcome(one.number, one.pod.uid, "withheld"), 1)
+    c.apply("Pod", pods[0], bound(pods[0], "a"))
+    assert sorted(binds(c.decide(5))) == ["g1", "g2", "g3"]  # one runs, three are still asked for
+
+
+def test_two_shares_of_a_card_are_never_more_than_the_card() -> None:
+    c = core()
+    c.apply("Node", None, node("a", 16, **{"aliyun.com/gpu-mem": "30", "aliyun.com/gpu-count": "2"}))
+    for n in range(5):
+        c.apply("Pod", None, pod(f"p{n}", limits={"aliyun.com/gpu-mem": "8"}))
+    done = c.decide(0)
+    assert len(binds(done)) == 2
+    cards = [one.annotations["ALIYUN_COM_GPU_MEM_IDX"] for one in done if isinstance(one, Bind)]
+    assert sorted(cards) == ["0", "1"]
+    used = c.books.devices.used("a")
+    assert {use.memory >> 30 for use in used.values()} == {8}
+
+
+def test_preemption_asks_once_and_waits() -> None:
+    c = core()
+    c.apply("Node", None, node("a", 2))
+    low = [bound(pod(f"l{n}", priority=1), "a") for n in range(2)]
+    for one in low:
+        c.apply("Pod", None, one)
+    c.apply("Pod", None, pod("high", 1, priority=9))
+    done = c.decide(0)
+    victims = [one.pod.name for one in done if isinstance(one, Delete)]
+    assert len(victims) == 1
+    assert [one.nominated for one in done if isinstance(one, Tell)] == ["a"]
+    c.apply("Node", None, node("tiny", 0))  # a change: it is tried again, and nobody else is asked to go
+    assert not [one for one in c.decide(20) if isinstance(one, Delete)]
+    assert "waits until the pods that make room for it are gone" in c.queue.jobs["high"].reason
+    c.apply("Pod", None, pod("sneaky", 1, priority=1))
+    victim = next(one for one in low if one.metadata.name == victims[0])
+    c.apply("Pod", victim, None)
+    done = c.decide(100)
+    assert binds(done) == {"high": "a"}  # the place was held
+
+
+def free_is_what_pods_leave(c: Core, nodes: dict[str, int], there: dict[str, Pod]) -> None:
+    """In whole cores: what is bound, and what is in flight, and nothing else."""
+    flying = {flight.pod.metadata.uid: flight.node for flight in c.flights}
+    for name, cpu in nodes.items():
+        asked = sum(int(p.spec.containers[0].resources.requests["cpu"]) for p in there.values() if p.spec.node_name == name)
+        asked += sum(
+            int(there[uid].spec.containers[0].resources.requests["cpu"])
+            for uid, where in flying.items()
+            if where == name and uid in there and not there[uid].spec.node_name
+        )
+        row = c.books.cluster.row_of[name]
+        assert c.books.cluster.free[row, 0] == 1000 * (cpu - asked), name
+        assert c.books.cluster.free[row, 0] >= 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_days(seed: int) -> None:
+    """Pods and gangs come and go, bindings go well, fail, are refused or lost; watches lag. The books always equal the world."""
+    rng = random.Random(seed)
+    c = core(preemption=False)
+    nodes = {f"n{n}": rng.randrange(2, 9) for n in range(4)}
+    for name, cpu in nodes.items():
+        c.apply("Node", None, node(name, cpu))
+    there, sent = dict[str, Pod](), list[Bind]()
+    now = 0.0
+    for step in range(150):
+        now += rng.random()
+        what = rng.random()
+        if what < 0.25:
+            one = pod(f"p{step}", rng.randrange(1, 4), priority=rng.randrange(3))
+            there[one.metadata.uid] = one
+            c.apply("Pod", None, one)
+        elif what < 0.4:
+            size = rng.randrange(2, 5)
+            for n in range(size):
+                one = pod(f"g{step}-{n}", rng.randrange(1, 3), gang=(f"g{step}", size))
+                there[one.metadata.uid] = one
+                c.apply("Pod", None, one)
+        elif what < 0.6 and there:
+            one = there.pop(rng.choice(sorted(there)))
+            c.apply("Pod", one, None)
+        elif sent:
+            bind = sent.pop(rng.randrange(len(sent)))
+            results: list[Result] = ["bound", "bound", "bound", "failed", "refused", "withheld"]
+            result = rng.choice(results) if bind.pod.uid in there else "gone"
+            c.outcome(Outcome(bind.number, bind.pod.uid, result), now)
+            if result == "bound":
+                old = there[bind.pod.uid]
+                there[bind.pod.uid] = bound(old, bind.node)
+                c.apply("Pod", old, there[bind.pod.uid])
+        done = c.decide(now)
+        fresh = [one for one in done if isinstance(one, Bind)]
+        for gang in {one.gang for one in fresh if one.gang}:
+            members = [p for p in there.values() if p.metadata.labels.get(GANG) == gang.rpartition("/")[2]]
+            minimum = int(members[0].metadata.labels[MINIMUM])
+            flying = sum(one.gang == gang for one in c.flights)
+            assert flying + sum(bool(p.spec.node_name) for p in members) >= minimum
+        sent += fresh
+        free_is_what_pods_leave(c, nodes, there)
+    for bind in sent:
+        c.outcome(Outcome(bind.number, bind.pod.uid, "withheld"), now)
+    for one in there.values():
+        c.apply("Pod", one, None)
+    c.decide(now)
+    assert not len(c.flights)
+    assert not len(c.queue)
+    assert not c.books.cluster.pods
+    assert not c.books.quotas.ledger.charges
+    free_is_what_pods_leave(c, nodes, {})
