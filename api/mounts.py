@@ -17,6 +17,7 @@ from forebay.api.stores import SourceError, read_source
 if TYPE_CHECKING:
     from forebay.api.manifest import Loaded
 
+UNKNOWN_SCHEME = "has a scheme that neither Fluid, its engines nor fsspec knows"
 APPLY = "fine if it exists in the cluster; otherwise add it"
 
 
@@ -83,7 +84,7 @@ class _Checker:
                 return
             near = did_you_mean(mount.scheme, schemes.SERVED) or did_you_mean(mount.scheme, schemes.KNOWN)
             remedy = near or "write one such as s3://, https:// or local:///"
-            self.point("error", mount, "has a scheme that neither Fluid, its engines nor fsspec knows", remedy)
+            self.point("error", mount, UNKNOWN_SCHEME, remedy)
         elif mount.scheme not in schemes.SERVED:
             self.point("warning", mount, *schemes.unserved(mount.scheme))
         else:

@@ -1,7 +1,7 @@
 """Loading a dataset ahead from outside its workers: orders at their control doors, until everything lies where it should.
 
-What was loaded stays with the workers, so that nothing has to be remembered here: whatever is killed (this process, the worker that
-carries the order out, any other), the same order given again passes over what is there and goes on with the rest.
+What was loaded stays with the workers, so that nothing has to be remembered here: whatever is killed (this process, the worker
+that carries the order out, any other), the same order given again passes over what is there and goes on with the rest.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from forebay.cache.discovery import DnsSource
 from forebay.cache.log import log
-from forebay.cache.membership import DnsSource
 from forebay.cache.peers import controlwire as c
 
 PATIENCE = 600.0
@@ -150,8 +150,9 @@ class Loader:
     def _stream(self, door: str, paths: Sequence[bytes], replicas: int) -> Iterator[c.Progress]:
         members = self._members(door)
         if self._order.metadata_only:  # each node has names of its own
-            nodes = [m["id"] for m in members]
-            return self._doors.load(door, paths, metadata_only=True, nodes=nodes)
+            for _ in self._doors.load(door, paths, metadata_only=True):
+                pass  # alone: of several at once none says that a path is not there
+            return self._doors.load(door, paths, metadata_only=True, nodes=[m["id"] for m in members])
         if replicas > len(members):
             note = f"{replicas} replicas were asked for, there are {len(members)} workers: each has all of it"
             if note not in self.notes:

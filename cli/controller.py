@@ -48,9 +48,9 @@ def controller(*, config: Path | None, kubeconfig: str, listen: str, workers: in
         stream=sys.stderr,
     )
     options = Options(
-        installation=_installation(config),
+        installation=installation(config),
         identity=f"{socket.gethostname()}_{os.getpid()}",
-        listen=_address(listen),
+        listen=address(listen),
         workers=workers,
         elect=leader_elect,
     )
@@ -72,7 +72,8 @@ def controller(*, config: Path | None, kubeconfig: str, listen: str, workers: in
         raise CommandError(f"the lease is lost: {why}")
 
 
-def _installation(config: Path | None) -> Installation:
+def installation(config: Path | None) -> Installation:
+    """The settings of `--config`; the defaults without it."""
     if config is None:
         return Installation()
     try:
@@ -83,10 +84,11 @@ def _installation(config: Path | None) -> Installation:
         raise click.BadParameter(f"{config}: {getattr(error, 'strerror', None) or error}", param_hint="'--config'") from None
 
 
-def _address(text: str) -> tuple[str, int]:
+def address(text: str, option: str = "--listen") -> tuple[str, int]:
+    """HOST:PORT of an option; without a host, all of the machine's addresses."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise click.BadParameter(
-            f'"{text}" is no address: write host:port, such as 127.0.0.1:8080 or :8080', param_hint="'--listen'"
+            f'"{text}" is no address: write host:port, such as 127.0.0.1:8080 or :8080', param_hint=f"'{option}'"
         )
     return host.strip("[]") or "0.0.0.0", int(port)

@@ -16,9 +16,12 @@ import msgspec
 from forebay.cli.output import CommandError, say
 from forebay.controller.copies import OWNED, path
 from forebay.controller.kinds import RESOURCES, Pod
-from forebay.controller.leaving import left
+from forebay.controller.labelling import MANAGER
+from forebay.controller.leaving import left, sweep
+from forebay.controller.nodelabels import APPLIED
 from forebay.controller.process import Controller, Options
 from forebay.controller.rights import CONTROLLER
+from forebay.controller.writing import Writer
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError, find
@@ -79,6 +82,7 @@ def uninstall(*, kubeconfig: str, namespace: str, timeout: int, verbose: bool) -
         _stop_controller(client, namespace)
         _take_away(transport, namespace, end)
         _wait_for_nodes(client, end)
+        _unlabel(client)
     except (ApiError, Unreachable) as error:
         raise CommandError(f"{error}; the command may be given again") from None
     finally:
@@ -112,7 +116,13 @@ def _take_away(transport: Transport, namespace: str, end: float) -> None:
     try:
         _until(lambda: [controller.unready()] if controller.unready() else [], end, "the cluster cannot be seen whole")
         _until(lambda: _not_leading(controller), end, "another controller writes still; stop it")
-        _until(lambda: left(controller.copies), end, "not taken away in time; give the command again, and look at what is named")
+        writer = Writer(controller.client)
+
+        def remaining() -> list[str]:
+            sweep(controller.copies, writer)
+            return left(controller.copies)
+
+        _until(remaining, end, "not taken away in time; give the command again, and look at what is named")
     finally:
         controller.stop()
 
@@ -142,6 +152,17 @@ def _wait_for_nodes(client: Client, end: float) -> None:
         time.sleep(LOOKS)
     if still := held(client):
         say(f"not taken away on nodes: {_some(still)}; their caches are removed when they run forebay again")
+
+
+def _unlabel(client: Client) -> None:
+    """Fluid's labels of nodes were applied by one manager, which now applies none."""
+    nodes, _ = client.list_all(r.NODES, Bare)
+    for node in nodes:
+        if APPLIED in node.metadata.annotations:
+            name = node.metadata.name
+            body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            client.apply(r.NODES, Key("", name), body, manager=MANAGER)
+            say(f"node {name} has no labels of datasets any more")
 
 
 def held(client: Client) -> list[str]:

@@ -18,7 +18,7 @@ import yaml
 from forebay import __version__
 from forebay.controller import values
 from forebay.controller.install import HEADER, Install, Workload, parts
-from forebay.controller.removal import hooks
+from forebay.controller.removal import hooks, label_removal, removal
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "chart"
@@ -26,7 +26,13 @@ OPEN, CLOSE, EACH = "⟦", "⟧", "::"
 _HOLE = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}")
 _KEY = re.compile(r"^[A-Za-z][A-Za-z0-9_./-]*$")
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-SWITCHES: Mapping[str, str] = {"60-webhook.yaml": "webhook", "70-scheduler.yaml": "scheduler", "71-scheduler-gates.yaml": "gates"}
+SWITCHES: Mapping[str, str] = {
+    "12-node-labels.yaml": "fluidNodeLabels",
+    "89-uninstall-node-labels.yaml": "fluidNodeLabels",
+    "60-webhook.yaml": "webhook",
+    "70-scheduler.yaml": "scheduler",
+    "71-scheduler-gates.yaml": "gates",
+}
 """Files that are there only where a value is true."""
 ABSENT = ("00-namespace.yaml",)
 """Parts that Helm does not make: the namespace of a release is made by who installs it."""
@@ -49,8 +55,8 @@ class Charted(Install, frozen=True, kw_only=True):
     def settings(self) -> str:
         return str(hole('include "forebay.settings" $'))
 
-    def settings_digest(self) -> str:
-        return str(hole('include "forebay.settings" $ | sha256sum'))
+    def settings_digest(self, beside: str = "") -> str:
+        return str(hole(f'printf "%s{beside}" (include "forebay.settings" $) | sha256sum'))
 
     def volume(self, path: str) -> str:
         return "host-" + _HOLE.sub(lambda m: hole(f"{m[1]} | sha256sum | trunc 10"), path)
@@ -75,7 +81,8 @@ def charted() -> Charted:
 def files() -> Mapping[str, str]:
     """File name -> text, of everything in the chart that is not written by hand."""
     holes = charted()
-    found = {**parts(holes), "90-uninstall.yaml": hooks(holes)}
+    leaving = {"89-uninstall-node-labels.yaml": hooks(label_removal(holes)), "90-uninstall.yaml": hooks(removal(holes))}
+    found = {**parts(holes), **leaving}
     made = {f"{FOLDER}/templates/{name}": _template(name, objects) for name, objects in found.items() if name not in ABSENT}
     about = {
         "apiVersion": "v2",
@@ -84,7 +91,7 @@ def files() -> Mapping[str, str]:
         "appVersion": __version__,
         "type": "application",
         "description": "Caches datasets on the nodes of a cluster and shows them to pods at the disk's speed. Reads Fluid's API.",
-        "kubeVersion": ">=1.29.0-0",  # rules in CRDs (CEL) are stable since; tried on 1.36
+        "kubeVersion": ">=1.30.0-0",  # a token names its node, admission policies are stable; tried on 1.36
     }
     return {
         f"{FOLDER}/Chart.yaml": HEADER + yaml.safe_dump(about, sort_keys=False, width=1000),

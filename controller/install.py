@@ -23,6 +23,8 @@ import yaml
 
 from forebay.api.engine_class import engine_class
 from forebay.controller import node_policy, rights, scheduler_part, settings
+from forebay.controller.admission import manifests
+from forebay.controller.comparing import digest
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "install"
@@ -65,15 +67,16 @@ class Install(msgspec.Struct, frozen=True, kw_only=True):
     node: Workload = EVERY_NODE
     scheduler: bool = False
     gates: bool = False
+    webhook: bool = True
 
     def settings(self) -> str:
         """The controller's file."""
         shown = settings.shown(self.installation)
         return yaml.safe_dump(shown, sort_keys=True) if shown else "{}\n"
 
-    def settings_digest(self) -> str:
-        """What starts the controller again when its file changes: it is read at the start."""
-        return hashlib.sha256(self.settings().encode()).hexdigest()
+    def settings_digest(self, beside: str = "") -> str:
+        """What starts a process again when its file changes, which is read at the start; `beside` stands for others."""
+        return hashlib.sha256(f"{self.settings()}{beside}".encode()).hexdigest()
 
     def volume(self, path: str) -> str:
         """The name of the volume that has a directory of nodes: by its path, so that adding one renames no other."""
@@ -85,11 +88,17 @@ def parts(install: Install) -> Mapping[str, list[Object]]:
     return {
         "00-namespace.yaml": [_namespace(install)],
         "10-rights.yaml": _rights(install),
+        **(
+            {"12-node-labels.yaml": _node_labels(install.installation.namespace)}
+            if install.installation.fluid_node_labels
+            else {}
+        ),
         "20-class.yaml": [engine_class(install.installation.image)],
         "30-csidriver.yaml": [_driver(install)],
         "35-nodecaches.yaml": node_policy.policy(install.installation.namespace, PART_OF),
         "40-controller.yaml": _controller(install),
         "50-node.yaml": [_node(install), _mounts(install)],
+        **({"60-webhook.yaml": _webhook(install)} if install.webhook else {}),
         **({"70-scheduler.yaml": _scheduler(install)} if install.scheduler else {}),
         **({"71-scheduler-gates.yaml": scheduler_part.gates(install.installation)} if install.gates else {}),
     }
@@ -110,42 +119,64 @@ def _namespace(install: Install) -> Object:
 
 def _rights(install: Install) -> list[Object]:
     space = install.installation.namespace
-    made: list[Object] = []
-    for name, component, rules in (
-        (rights.CONTROLLER, "controller", rights.controller(labels=install.installation.fluid_node_labels)),
-        (rights.NODE, "node", rights.node()),
-    ):
-        account = {"kind": "ServiceAccount", "name": name, "namespace": space}
-        made += [
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _meta(name, component, space)},
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRole",
-                "metadata": _meta(name, component),
-                "rules": rules,
-            },
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": _meta(name, component),
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-                "subjects": [account],
-            },
-        ]
-    lease = {
+    return [
+        *_account(space, rights.CONTROLLER, "controller", rights.controller(labels=install.installation.fluid_node_labels)),
+        *_account(space, rights.NODE, "node", rights.node()),
+        *_own_role(space, rights.CONTROLLER, "controller", rights.controller_lease()),
+    ]
+
+
+def _node_labels(space: str) -> list[Object]:
+    """Of the controller; bound to the uninstaller while that runs."""
+    role = {"kind": "ClusterRole", "metadata": _meta(rights.NODE_LABELS, "controller"), "rules": rights.node_labels()}
+    return [
+        {"apiVersion": "rbac.authorization.k8s.io/v1", **role},
+        bound(rights.NODE_LABELS, rights.CONTROLLER, space, _meta(rights.NODE_LABELS, "controller")),
+    ]
+
+
+def bound(role: str, account: str, space: str, meta: Object) -> Object:
+    """A cluster role, to an account."""
+    return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": _meta(rights.CONTROLLER, "controller", space),
-        "rules": rights.controller_lease(),
+        "kind": "ClusterRoleBinding",
+        "metadata": meta,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": space}],
     }
-    bound = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": _meta(rights.CONTROLLER, "controller", space),
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": rights.CONTROLLER},
-        "subjects": [{"kind": "ServiceAccount", "name": rights.CONTROLLER, "namespace": space}],
-    }
-    return [*made, lease, bound]
+
+
+def _account(space: str, name: str, component: str, rules: list[Object]) -> list[Object]:
+    """A service account with rights in the whole cluster."""
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _meta(name, component, space)},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": _meta(name, component),
+            "rules": rules,
+        },
+        bound(name, name, space, _meta(name, component)),
+    ]
+
+
+def _own_role(space: str, name: str, component: str, rules: list[Object]) -> list[Object]:
+    """Further rights of an account in its own namespace."""
+    return [
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": _meta(name, component, space),
+            "rules": rules,
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": _meta(name, component, space),
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": space}],
+        },
+    ]
 
 
 def _driver(install: Install) -> Object:
@@ -165,16 +196,20 @@ def _driver(install: Install) -> Object:
     }
 
 
-def _controller(install: Install) -> list[Object]:
-    made, space = install.installation, install.installation.namespace
-    name = rights.CONTROLLER
-    labels = {**PART_OF, COMPONENT: "controller"}
-    config = {
+def _config(install: Install) -> Object:
+    """The settings of the installation, for controller and webhook."""
+    made = install.installation
+    return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _meta(name, "controller", space),
+        "metadata": _meta(rights.CONTROLLER, "controller", made.namespace),
         "data": {_SETTINGS: install.settings()},
     }
+
+
+def _controller(install: Install) -> list[Object]:
+    made, name = install.installation, rights.CONTROLLER
+    config = _config(install)
     container = {
         "name": "controller",
         "image": made.image,
@@ -195,8 +230,34 @@ def _controller(install: Install) -> list[Object]:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
-    pod: Object = {
-        "serviceAccountName": name,
+    volumes: list[Object] = [{"name": "config", "configMap": {"name": name}}, {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}]
+    pod = _restricted(install, name, "controller", container, volumes)
+    return [config, _deployment(install, name, "controller", pod, install.settings_digest())]
+
+
+def _webhook(install: Install) -> list[Object]:
+    """A workload of its own: who can be called by anybody in the cluster must not hold the controller's rights."""
+    made, space, name = install.installation, install.installation.namespace, rights.WEBHOOK
+    labels = {**PART_OF, COMPONENT: "webhook"}
+    config = manifests.preferences(space, _meta)
+    container = manifests.container(made.image, made.pull_policy, _probe, _SETTINGS)
+    pod = _restricted(install, name, "webhook", container, manifests.volumes())
+    return [
+        *_account(space, name, "webhook", rights.webhook()),
+        *_own_role(space, name, "webhook", rights.webhook_secret()),
+        manifests.secret(space, _meta),
+        config,
+        manifests.service(space, _meta, labels),
+        _deployment(install, name, "webhook", pod, install.settings_digest(digest(config["data"]))),
+        *manifests.configurations(space, _meta),
+    ]
+
+
+def _restricted(install: Install, account: str, component: str, container: Object, volumes: list[Object]) -> Object:
+    """A pod of the restricted profile, one a node where there is choice."""
+    selected = {"labelSelector": {"matchLabels": {**PART_OF, COMPONENT: component}}, "topologyKey": "kubernetes.io/hostname"}
+    return {
+        "serviceAccountName": account,
         "enableServiceLinks": False,
         "priorityClassName": "system-cluster-critical",
         **_place(install.controller),
@@ -208,25 +269,21 @@ def _controller(install: Install) -> list[Object]:
         },
         "affinity": {
             "podAntiAffinity": {
-                "preferredDuringSchedulingIgnoredDuringExecution": [
-                    {
-                        "weight": 100,
-                        "podAffinityTerm": {
-                            "labelSelector": {"matchLabels": labels},
-                            "topologyKey": "kubernetes.io/hostname",
-                        },
-                    }
-                ]
+                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": selected}],
             }
         },
         "containers": [container],
-        "volumes": [{"name": "config", "configMap": {"name": name}}, {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}],
-        **_pull_secrets(made),
+        "volumes": volumes,
+        **_pull_secrets(install.installation),
     }
-    deployment = {
+
+
+def _deployment(install: Install, name: str, component: str, pod: Object, settings_digest: str) -> Object:
+    labels = {**PART_OF, COMPONENT: component}
+    return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _meta(name, "controller", space),
+        "metadata": _meta(name, component, install.installation.namespace),
         "spec": {
             "replicas": install.replicas,
             "revisionHistoryLimit": 2,
@@ -234,13 +291,12 @@ def _controller(install: Install) -> list[Object]:
             "template": {
                 "metadata": {
                     "labels": {**labels, "app.kubernetes.io/name": name},
-                    "annotations": {"forebay.io/settings": install.settings_digest()},
+                    "annotations": {"forebay.io/settings": settings_digest},
                 },
                 "spec": pod,
             },
         },
     }
-    return [config, deployment]
 
 
 def _scheduler(install: Install) -> list[Object]:
@@ -374,7 +430,7 @@ def files(install: Install) -> Mapping[str, str]:
     from forebay.controller import chart, removal  # made of what is here
 
     plain = {f"{FOLDER}/{name}": HEADER + text(objects) for name, objects in parts(install).items()}
-    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.removal(install)), **chart.files()}
+    return {**plain, "uninstall/uninstall.yaml": HEADER + text(removal.wanted(install)), **chart.files()}
 
 
 def stale(folder: Path, install: Install) -> list[str]:

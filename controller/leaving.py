@@ -15,7 +15,7 @@ from typing import Any
 from forebay.api.fluidnames import DATASET_FINALIZER, TYPES, runtime_finalizer
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
-from forebay.controller.kinds import Pod
+from forebay.controller.kinds import RESOURCES, Pod, as_object
 from forebay.controller.looking import Looker
 from forebay.controller.reconciler import ref_of, rfc3339
 from forebay.controller.telling import Teller
@@ -24,14 +24,20 @@ from forebay.kube.errors import Conflict
 from forebay.kube.objects import Key
 from forebay.kube.workers import Again
 from forebay.runtimes import registry
-from forebay.runtimes.engine import Object
+from forebay.runtimes.engine import Object, Ref
 
 LOG = logging.getLogger(__name__)
 
 AGAIN = 5.0
 """Seconds until a dataset is looked at again that something holds up: what lets go of it need not change a copy."""
 FINALIZERS: Mapping[str, str] = {"Dataset": DATASET_FINALIZER, **{kind: runtime_finalizer(kind) for kind in TYPES}}
-"""What each kind of users' objects may carry of us."""
+"""What each kind of users' objects may carry of us, as Fluid calls it."""
+OPERATIONS: Mapping[str, str] = {
+    kind: f"fluid-{kind.lower()}-controller-finalizer" for kind in ("DataLoad", "DataMigrate", "DataBackup", "DataProcess")
+}
+"""The same of kinds that are no dataset's part: `sweep` lets go of them."""
+SWEPT = ("Job", "DatasetHints")
+"""What is made beside datasets; of kinds that users have too, the copies hold only ours."""
 _OURS = (*c.CHILDREN, "PersistentVolume")
 
 
@@ -79,16 +85,42 @@ class Leaving:
             LOG.info("status of %s %s: %s", obj["kind"], key_of(obj), error)
 
 
+def sweep(copies: Copies, writer: Writer) -> None:
+    """What hangs on no dataset's pass: operations are let go of, and what carries them out goes."""
+    for kind, finalizer in OPERATIONS.items():
+        for thing in _known(copies, kind):
+            if finalizer in thing.metadata.finalizers:
+                _quietly(writer.release, as_object(RESOURCES[kind], thing), [finalizer], alive=True)
+    for kind in SWEPT:
+        for thing in _known(copies, kind):
+            if not thing.metadata.deletion_timestamp:
+                ref = Ref(kind, thing.metadata.namespace, thing.metadata.name)
+                _quietly(writer.delete, ref, thing.metadata.uid)
+
+
+def _quietly(write: Callable[..., object], *arguments: Any, **more: Any) -> None:
+    """What is another version by now is met again at the next look."""
+    try:
+        write(*arguments, **more)
+    except Conflict as error:
+        LOG.info("%s", error)
+
+
+def _known(copies: Copies, kind: str) -> list[Any]:
+    store = copies.stores.get(kind)
+    return [] if store is None else store.values()
+
+
 def left(copies: Copies) -> list[str]:
     """What would hold something up, or stay for ever, were we gone now."""
     found = [
         f"{kind} {at(thing)} has finalizer {finalizer}"
-        for kind, finalizer in FINALIZERS.items()
-        for thing in copies.stores[kind].values()
+        for kind, finalizer in (*FINALIZERS.items(), *OPERATIONS.items())
+        for thing in _known(copies, kind)
         if finalizer in thing.metadata.finalizers
     ]
     found += [f"{kind} {key}: {broken.why}" for kind in FINALIZERS for key, broken in copies.stores[kind].broken().items()]
-    found += [f"{kind} {at(thing)}" for kind in _OURS for thing in copies.stores[kind].values()]
+    found += [f"{kind} {at(thing)}" for kind in (*_OURS, *SWEPT) for thing in _known(copies, kind)]
     pods: Iterable[Pod] = copies.stores["Pod"].values()
     found += [f"worker {at(pod)} on node {pod.spec.node_name or 'none'}" for pod in pods if c.worker_of(pod)]
     return sorted(found)

@@ -3,8 +3,10 @@ before `helm uninstall` deletes anything; beside the plain manifests it is a fol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from forebay.controller import rights
-from forebay.controller.install import COMPONENT, PART_OF, Install, list_of
+from forebay.controller.install import COMPONENT, PART_OF, Install, bound, list_of
 from forebay.runtimes.engine import Object
 
 SECONDS = 240
@@ -20,13 +22,7 @@ def removal(install: Install) -> list[Object]:
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _meta(space)},
         {"apiVersion": f"{_RBAC}/v1", "kind": "ClusterRole", "metadata": _meta(), "rules": rights.uninstaller()},
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": _meta(),
-            "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": name},
-            "subjects": [account],
-        },
+        bound(name, name, space, _meta()),
         {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": _meta(space), "rules": rights.uninstaller_here()},
         {
             "apiVersion": f"{_RBAC}/v1",
@@ -39,11 +35,22 @@ def removal(install: Install) -> list[Object]:
     ]
 
 
-def hooks(install: Install) -> list[Object]:
+def label_removal(install: Install) -> list[Object]:
+    """Further, where nodes have Fluid's labels."""
+    meta = {**_meta(), "name": f"{rights.UNINSTALL}-node-labels"}
+    return [bound(rights.NODE_LABELS, rights.UNINSTALL, install.installation.namespace, meta)]
+
+
+def wanted(install: Install) -> list[Object]:
+    """All of it for an installation."""
+    return [*(label_removal(install) if install.installation.fluid_node_labels else ()), *removal(install)]
+
+
+def hooks(objects: Sequence[Object]) -> list[Object]:
     """The same for Helm: made before anything is deleted, and gone when it went well. Of one that failed the log is shown, and
     the objects stay until the next try."""
     made = []
-    for obj in removal(install):
+    for obj in objects:
         marks = {
             HOOK: "pre-delete",
             "helm.sh/hook-weight": "0" if obj["kind"] == "Job" else "-1",

@@ -10,8 +10,10 @@ from forebay.api.fluidnames import TYPES
 from forebay.runtimes.engine import Object
 
 CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts"
-UNINSTALL = "forebay-uninstall"
+UNINSTALL, NODE_LABELS = "forebay-uninstall", "forebay-node-labels"
 """Names of workloads, and of the service accounts of the first two; what holds the mounts calls no API server."""
+WEBHOOK, CERTIFICATES = "forebay-webhook", "forebay-webhook-certificates"
+"""The webhook's workload, account, Service and configurations; its Secret."""
 LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
@@ -25,14 +27,13 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
     return {**found, "resourceNames": list(names)} if names else found
 
 
-def controller(*, labels: bool = False) -> list[Object]:
+def controller() -> list[Object]:
     """Users' objects are read and marked, never made; deleted is only a DataLoad whose time after its end is over.
 
     Of Secrets it only makes new ones: `get` and `patch` would both hand out those of everybody. The server lets it give nobody a
-    right that it has not itself. `labels`: it puts Fluid's labels on nodes.
+    right that it has not itself.
     """
     return [
-        *([_rule("", ["nodes"], ("patch",))] if labels else ()),
         _rule(GROUP, _SERVED, (*_LOOK, "patch")),
         _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
@@ -55,6 +56,11 @@ def controller(*, labels: bool = False) -> list[Object]:
     ]
 
 
+def node_labels() -> list[Object]:
+    """Where Fluid's labels of nodes are wanted: for the controller, and for who takes them away. Large, so a role apart."""
+    return [_rule("", ["nodes"], ("patch",))]
+
+
 def controller_lease() -> list[Object]:
     """In its own namespace."""
     group = "coordination.k8s.io"
@@ -63,14 +69,13 @@ def controller_lease() -> list[Object]:
 
 def uninstaller() -> list[Object]:
     """What takes datasets away: the controller's copies, and of its writes those that end something."""
-    kept = {GROUP: (), OWN_GROUP: (), "events.k8s.io": ()}
+    kept = {GROUP: (*_LOOK, "patch", "update"), "events.k8s.io": (*_LOOK, "create", "patch")}
     found: list[Object] = []
     for rule in controller():
-        ends = kept.get(rule["apiGroups"][0], ("patch", "update"))
-        verbs = [v for v in rule["verbs"] if v not in ends and (v != "create" or rule["resources"] == ["events"])]
+        verbs = [v for v in rule["verbs"] if v in kept.get(rule["apiGroups"][0], (*_LOOK, "delete"))]
         if verbs:
             found.append({**rule, "verbs": verbs})
-    return [*found, _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("list",))]
+    return found
 
 
 def uninstaller_here() -> list[Object]:
@@ -85,7 +90,24 @@ def node() -> list[Object]:
         _rule("", ["configmaps"], _LOOK),
         _rule("discovery.k8s.io", ["endpointslices"], _LOOK),
         _rule("", ["nodes"], _LOOK),
-        _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("get", "create", "patch")),  # its own alone: the policy beside it
+        _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("get", "create", "patch", "delete")),  # its own alone: the policy beside it
         _rule(OWN_GROUP, [f"{_PLURALS['NodeCache']}/status"], ("patch",)),
         _rule("events.k8s.io", ["events"], ("create", "patch")),
     ]
+
+
+def webhook() -> list[Object]:
+    """The webhook reads what it judges by, and tells its own two configurations of its authority. It makes nothing."""
+    group, named = "admissionregistration.k8s.io", ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+    described = [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]]
+    return [
+        _rule(GROUP, [*_SERVED, *described], _LOOK),
+        _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
+        _rule("", ["namespaces", "nodes"], _LOOK),
+        _rule(group, named, ("get", "patch"), [WEBHOOK]),
+    ]
+
+
+def webhook_secret() -> list[Object]:
+    """In its own namespace: its certificates."""
+    return [_rule("", ["secrets"], ("get", "patch"), [CERTIFICATES])]

@@ -28,7 +28,7 @@ def read(subject: Subject, runtime: Object | None) -> tuple[DatasetDoc | None, t
 
     Warnings of the reader are about one machine and its files, so they are not taken over.
     """
-    objects = [_asked(subject.dataset), *([_asked(runtime)] if runtime is not None else []), *map(_asked, subject.classes)]
+    objects = [asked(subject.dataset), *([asked(runtime)] if runtime is not None else []), *map(asked, subject.classes)]
     loaded = load_documents([node_of(obj, "") for obj in objects], [])
     errors = tuple(dict.fromkeys(finding(p) for p in loaded.errors))
     return (loaded.datasets[0] if loaded.datasets and not errors else None), errors
@@ -41,7 +41,7 @@ def finding(problem: Problem) -> Finding:
     return Finding(problem.severity, "SpecRefused", text)
 
 
-def _asked(obj: Object) -> Object:
+def asked(obj: Object) -> Object:
     """An object without status and bookkeeping. 0 replicas are fine in a cluster, where `/scale` writes them."""
     meta = {k: v for k, v in obj["metadata"].items() if k in ("name", "namespace", "annotations", "labels")}
     asked = copy.deepcopy({k: v for k, v in obj.items() if k not in ("status", "metadata")}) | {"metadata": meta}

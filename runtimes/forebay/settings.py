@@ -42,6 +42,11 @@ _SERVED_WORKER = {
 _SERVED_FUSE = {"nodeSelector", "cleanPolicy", "tieredStore"}
 
 
+def served_of_workers(kind: str) -> set[str]:
+    """Fields of `spec.worker` that are acted on. `disabled` of the kinds that have their own engine is that engine's."""
+    return _SERVED_WORKER if kind == "CacheRuntime" else _SERVED_WORKER - {"disabled", "tieredStore"}
+
+
 class Tier(msgspec.Struct, frozen=True):
     """One directory of one level. `path` is the node's, "" = a place of the node's own; `quota` 0 = none."""
 
@@ -254,7 +259,7 @@ def _ignored(kind: str, dataset: Object, wanted: Object, findings: list[Finding]
     worker, fuse = wanted.get("worker") or {}, wanted.get(where) or {}
     names = [f"Dataset spec.{k}" for k in ("dataRestoreLocation", "runtimes") if dataset.get(k)]
     names += [f"spec.{k}" for k, v in wanted.items() if k not in _SERVED and v]
-    names += [f"spec.worker.{k}" for k, v in worker.items() if k not in _SERVED_WORKER and v]
+    names += [f"spec.worker.{k}" for k, v in worker.items() if k not in served_of_workers(kind) and v]
     names += [f"spec.{where}.{k}" for k, v in fuse.items() if k not in _SERVED_FUSE and v]
     if worker.get("tieredStore") and fuse.get("tieredStore"):
         names.append(f"spec.{where}.tieredStore")  # the worker's is used, on every node

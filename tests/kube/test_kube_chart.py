@@ -27,7 +27,16 @@ CHOICES: dict[str, Object] = {
         "memoryLimit": "2Gi",
         "defaultEngine": "native",
     },
-    "numbers": {"drainRate": 2_500_000_000, "uid": None, "dataPort": 9000, "networkPolicy": True, "controller": {"replicas": 0}},
+    "numbers": {
+        "drainRate": 2_500_000_000,
+        "uid": None,
+        "dataPort": 9000,
+        "networkPolicy": True,
+        "fluidNodeLabels": True,
+        "controller": {"replicas": 0},
+        "webhook": False,
+    },
+    "scheduler": {"scheduler": True, "gates": True, "pullSecrets": ["one"]},
     "lists": {
         "pullSecrets": ["one", "two"],
         "node": {"tierRoots": ["/mnt/a", "/mnt/b"], "hostPathRoots": ["/srv/data"], "cacheDir": "/mnt/cache"},
@@ -97,7 +106,7 @@ def test_every_value_is_tried() -> None:
     }
     for name, inner in values.parts_values().items():
         known |= {f"{name}.{key}" for key in inner} if isinstance(inner, dict) else {name}
-    assert known - tried <= {"controller.resources", *values.switches()}
+    assert known - tried <= {"controller.resources"}
 
 
 def test_other_settings_start_the_controller_again(tmp_path: Path) -> None:
@@ -130,11 +139,11 @@ def test_its_hooks_are_what_uninstalls_the_plain_manifests(name: str, tmp_path: 
     made = values.read(yaml.safe_dump(CHOICES[name]), name)
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(CHOICES[name]))
-    only = ("--namespace", "forebay-system", "--values", str(file), "--show-only", "templates/90-uninstall.yaml")
-    found = [obj for obj in yaml.safe_load_all(helm("template", "forebay", str(CHART), *only, folder=tmp_path)) if obj]
+    everything = helm("template", "forebay", str(CHART), "--namespace", "forebay-system", "--values", str(file), folder=tmp_path)
+    found = [obj for obj in yaml.safe_load_all(everything) if obj and "helm.sh/hook" in obj["metadata"].get("annotations", {})]
     for obj in found:
         assert obj["metadata"].pop("annotations")["helm.sh/hook"] == "pre-delete"
-    assert alike(found) == alike(removal.removal(made))
+    assert alike(found) == alike(removal.wanted(made))
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from controllerlab import INSTALLED, SMALL, SPACE, Cluster, Running, as_account, key_of, may
+from controllerlab import INSTALLED, SPACE, Cluster, Running, as_account, key_of, may
 from controlplane import ControlPlane
 from controlplane_kit import until
+from leavinglab import Uninstall, bound, finalizers
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
 from forebay.controller import install, removal, rights
@@ -30,7 +27,7 @@ JOBS = Resource("batch", "v1", "jobs", "Job")
 @pytest.fixture
 def granted(cluster: Cluster) -> Iterator[None]:
     """What the uninstaller may do, and no more."""
-    objects = [obj for obj in removal.removal(install.Install()) if obj["kind"] != "Job"]
+    objects = [obj for obj in removal.wanted(install.Install()) if obj["kind"] != "Job"]
     for obj in objects:
         cluster.client.apply(INSTALLED[obj["kind"]], key_of(obj), obj)
     yield
@@ -38,63 +35,9 @@ def granted(cluster: Cluster) -> Iterator[None]:
         cluster.client.delete(INSTALLED[obj["kind"]], key_of(obj))
 
 
-class Uninstall:
-    """`forebay uninstall` as its Job runs it."""
-
-    def __init__(self, site: ControlPlane, folder: Path) -> None:
-        document = yaml.safe_load(site.kubeconfig.read_text())
-        endpoint, user = as_account(site.endpoint, rights.UNINSTALL), document["users"][0]["user"]
-        user["as"] = endpoint.impersonate[0][1]
-        user["as-groups"] = [value for header, value in endpoint.impersonate if header == "Impersonate-Group"]
-        config = folder / "uninstall.kubeconfig"
-        config.write_text(yaml.safe_dump(document))
-        self._command = [sys.executable, "-P", "-m", "forebay.cli.main", "uninstall", f"--kubeconfig={config}"]
-        self.log = folder / "uninstall.log"
-        self._environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-
-    def start(self, seconds: int = 200) -> subprocess.Popen[bytes]:
-        command = ["setpriv", "--pdeathsig", "KILL", *self._command, f"--timeout={seconds}"]
-        with self.log.open("wb") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
-
-    def run(self, cluster: Cluster, *keys: Key, seconds: int = 200) -> tuple[int, str]:
-        """Exit code and words. Pods that are to end do, as kubelets have it: those of datasets `keys`."""
-        return self.finish(self.start(seconds), cluster, *keys)
-
-    def finish(self, process: subprocess.Popen[bytes], cluster: Cluster, *keys: Key) -> tuple[int, str]:
-        try:
-            while process.poll() is None:
-                for key in keys:
-                    for pod in cluster.pods(key):
-                        if pod["metadata"].get("deletionTimestamp"):
-                            cluster.kill(Key(key.namespace, pod["metadata"]["name"]))
-                try:
-                    process.wait(0.2)
-                except subprocess.TimeoutExpired:
-                    continue
-            return process.returncode, self.log.read_text()
-        finally:
-            process.kill()
-            process.wait()
-
-
 @pytest.fixture
 def uninstall(site: ControlPlane, tmp_path: Path, granted: None) -> Uninstall:
     return Uninstall(site, tmp_path)
-
-
-def bound(cluster: Cluster, space: str, name: str = "d") -> Key:
-    key = Key(space, name)
-    cluster.apply(SMALL.replace("SPACE", space).replace("name: d,", f"name: {name},"))
-    cluster.serve(key, 2)
-    until(lambda: cluster.phase(key) == "Bound", 60, lambda: cluster.status(key))
-    return key
-
-
-def finalizers(cluster: Cluster, kind: str, key: Key) -> list[str]:
-    found = cluster.read(kind, key)
-    assert found is not None, f"{kind} {key} is gone"
-    return found["metadata"].get("finalizers") or []
 
 
 def let_go(cluster: Cluster, key: Key) -> None:
@@ -249,7 +192,7 @@ def test_its_account_makes_nothing_and_reads_no_secret(site: ControlPlane, grant
 
 
 def test_the_server_takes_the_job(cluster: Cluster) -> None:
-    for obj in removal.removal(install.Install()):
+    for obj in removal.wanted(install.Install()):
         resource = JOBS if obj["kind"] == "Job" else INSTALLED[obj["kind"]]
         meta = obj["metadata"]
         cluster.client.apply(resource, Key(meta.get("namespace", ""), meta["name"]), obj, dry_run=True)

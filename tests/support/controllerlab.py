@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +22,7 @@ from crd_admission import read_crds
 from servers import free_port
 
 from forebay.controller import install, rights
+from forebay.controller.admission.keeping import MUTATING, VALIDATING
 from forebay.controller.kinds import RESOURCES
 from forebay.controller.process import Controller, Options
 from forebay.kube import resources as r
@@ -50,6 +51,10 @@ INSTALLED = {
         r.CONFIG_MAPS,
         r.DEPLOYMENTS,
         r.DAEMON_SETS,
+        r.SERVICES,
+        r.SECRETS,
+        MUTATING,
+        VALIDATING,
         Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "roles", "Role"),
@@ -93,13 +98,13 @@ SERVED = ("Dataset", "CacheRuntimeClass", "DatasetGrant", "ThinRuntime")
 
 
 def set_up(client: Client, *, workloads: bool = False) -> None:
-    """CRDs and what `deploy/install` has; without its workloads, which nobody would run."""
+    """CRDs and what `deploy/install` has; without its workloads, which nobody would run, and what would call them."""
     for crd in read_crds().values():
         client.apply(r.CRDS, Key("", crd["metadata"]["name"]), crd)
     until(lambda: all(_served(client, RESOURCES[kind]) for kind in SERVED))
     for objects in install.parts(install.Install()).values():
         for obj in objects:
-            if workloads or obj["kind"] not in ("Deployment", "DaemonSet"):
+            if workloads or obj["kind"] not in ("Deployment", "DaemonSet", MUTATING.kind, VALIDATING.kind):
                 client.apply(INSTALLED[obj["kind"]], key_of(obj), obj, manager="admin")
 
 
@@ -319,12 +324,19 @@ class Cluster:
 
 
 class Command:
-    """`forebay controller` as a process, with the rights of its service account."""
+    """`forebay controller` (or `command`) as a process, with the rights of its service account."""
 
-    def __init__(self, site: ControlPlane, folder: Path) -> None:
+    def __init__(
+        self,
+        site: ControlPlane,
+        folder: Path,
+        command: str = "controller",
+        account: str = rights.CONTROLLER,
+        more: Sequence[str] = (),
+    ) -> None:
         self.port = free_port()
         document = yaml.safe_load(site.kubeconfig.read_text())
-        endpoint = as_account(site.endpoint)
+        endpoint = as_account(site.endpoint, account)
         user = document["users"][0]["user"]
         user["as"] = endpoint.impersonate[0][1]
         user["as-groups"] = [value for header, value in endpoint.impersonate if header == "Impersonate-Group"]
@@ -332,10 +344,10 @@ class Command:
         config.write_text(yaml.safe_dump(document))
         settings.write_text("defaultEngine: native\n")
         self.log = folder / f"{self.port}.log"
-        arguments = [f"--config={settings}", f"--kubeconfig={config}", f"--listen=127.0.0.1:{self.port}"]
+        arguments = [f"--config={settings}", f"--kubeconfig={config}", f"--listen=127.0.0.1:{self.port}", *more]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-P", "-m", "forebay.cli.main", "controller", *arguments],
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-P", "-m", "forebay.cli.main", command, *arguments],
                 stdout=log,
                 stderr=log,
                 env={"PATH": os.environ["PATH"], "HOME": str(folder)},

@@ -64,11 +64,16 @@ HOST_ROOT = "/srv/data"
 """Where `local://` mounts may read on nodes."""
 
 
+def chosen() -> install.Install:
+    """An installation with the image of this working tree."""
+    return install.Install(
+        installation=settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test"), host_roots=(HOST_ROOT,)
+    )
+
+
 def installed() -> str:
-    """Everything that `deploy/install` has, with the image of this working tree, as YAML."""
-    chosen = settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test")
-    wanted = install.Install(installation=chosen, host_roots=(HOST_ROOT,))
-    return str(yaml.safe_dump_all([thing for part in install.parts(wanted).values() for thing in part]))
+    """Everything that `deploy/install` has, as YAML."""
+    return str(yaml.safe_dump_all([thing for part in install.parts(chosen()).values() for thing in part]))
 
 
 def deploy(cluster: Cluster) -> None:
@@ -77,8 +82,17 @@ def deploy(cluster: Cluster) -> None:
         (cluster.root_of(node) / HOST_ROOT[1:]).mkdir(parents=True, exist_ok=True)
     cluster.kubectl("apply", "--server-side", "-f", str(DEPLOY / "crds"))
     cluster.kubectl("apply", "--server-side", "-f", "-", text=installed())
-    for what in ("deployment/forebay-controller", "daemonset/forebay-node", "daemonset/forebay-mounts"):
-        cluster.kubectl("-n", SYSTEM, "rollout", "status", what, "--timeout=240s", seconds=300)
+    workloads = (
+        "deployment/forebay-controller",
+        "deployment/forebay-webhook",
+        "daemonset/forebay-node",
+        "daemonset/forebay-mounts",
+    )
+    for what in workloads:
+        try:
+            cluster.kubectl("-n", SYSTEM, "rollout", "status", what, "--timeout=240s", seconds=300)
+        except ClusterError as error:
+            raise ClusterError(f"{error}\n{trouble(cluster)}") from None
 
 
 class Lake:
@@ -165,7 +179,7 @@ class Lake:
 def trouble(cluster: Cluster) -> str:
     """What the installation says, for a test that fails."""
     said = [cluster.kubectl("get", "pods", "-A", "-o", "wide", check=False)]
-    for label in ("controller", "node", "mounts"):
+    for label in ("controller", "webhook", "node", "mounts"):
         chosen = ("-n", SYSTEM, "logs", "-l", f"forebay.io/component={label}", "--prefix", "--tail=15")
         said.append(cluster.kubectl(*chosen, check=False))
     return "\n".join(said)

@@ -15,6 +15,7 @@
 {{- $_ := set $made "memoryLimit" $.Values.memoryLimit -}}
 {{- $_ := set $made "drainRate" $.Values.drainRate -}}
 {{- $_ := set $made "priorityClass" $.Values.priorityClass -}}
+{{- $_ := set $made "fluidNodeLabels" $.Values.fluidNodeLabels -}}
 {{- $_ := set $made "networkPolicy" $.Values.networkPolicy -}}
 {{ toPrettyJson $made }}
 {{- end -}}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from forebay.controller import install, rights, settings
+from forebay.controller.rights import CONTROLLER, WEBHOOK
 from forebay.runtimes.engine import Installation
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,13 +65,14 @@ def objects(made: install.Install) -> list[dict[str, Any]]:
 
 
 def test_settings_reach_the_controller_and_start_it_again() -> None:
-    def of(made: Installation) -> tuple[str, str]:
-        found = {o["kind"]: o for o in objects(install.Install(installation=made))}
-        return found["ConfigMap"]["data"]["settings.yaml"], found["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    def of(made: Installation) -> tuple[str, list[Any]]:
+        found = {(o["kind"], o["metadata"]["name"]): o for o in objects(install.Install(installation=made))}
+        marks = [found["Deployment", name]["spec"]["template"]["metadata"]["annotations"] for name in (CONTROLLER, WEBHOOK)]
+        return found["ConfigMap", CONTROLLER]["data"]["settings.yaml"], marks
 
     plain, native = of(Installation()), of(Installation(default_engine="native"))
     assert settings.read(native[0], "f") == Installation(default_engine="native")
-    assert plain[1] != native[1]
+    assert all(before != after for before, after in zip(plain[1], native[1], strict=True))
 
 
 def test_one_image_everywhere_and_secrets_to_pull_it() -> None:
@@ -108,6 +110,7 @@ def test_nobody_is_given_more_than_it_works_with() -> None:
         rights.controller(),
         rights.controller_lease(),
         rights.node(),
+        rights.webhook(),
         rights.uninstaller(),
         rights.uninstaller_here(),
     ):
@@ -117,6 +120,8 @@ def test_nobody_is_given_more_than_it_works_with() -> None:
             assert not {"pods/exec", "pods/attach", "nodes/proxy", "serviceaccounts/token"} & set(rule["resources"])
             if "secrets" in rule["resources"]:
                 assert (rule["resources"], rule["verbs"]) == (["secrets"], ["create"])
+    (own,) = rights.webhook_secret()
+    assert (own["verbs"], own["resourceNames"]) == (["get", "patch"], [rights.CERTIFICATES])
 
 
 def test_the_command_writes_checks_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
