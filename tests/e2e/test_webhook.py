@@ -83,7 +83,7 @@ def wait_where_it_cannot_be(lake: Lake, pods: Pods, home: str) -> None:
 
 def refuse_what_can_never_be_right(lake: Lake, pods: Pods) -> None:
     wrong = lake.mounts_also({"mountPoint": "s3://bucket/x", "name": "more", "options": {"forebay.io/freshness": "soon"}})
-    with pytest.raises(ClusterError, match=r'denied the request: .*"soon" is no freshness; '):
+    with pytest.raises(ClusterError, match='"soon" is no freshness; '):
         pods.apply(wrong)
     second = {"apiVersion": "data.fluid.io/v1alpha1", "kind": "AlluxioRuntime", "metadata": {"name": lake.name}}
     with pytest.raises(ClusterError, match="is a second runtime for one dataset"):
