@@ -46,7 +46,8 @@ class Load:
         try:
             until(lambda: self.status().get("phase") in ("Complete", "Failed"), "the load has not ended", 300)
             until(self.status, "the API server does not answer")
-            assert (found := self.status())["phase"] == phase
+            found = self.status()
+            assert found["phase"] == phase
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(self.status(), indent=1)}\n{self.words()}") from None
         return found
