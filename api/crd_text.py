@@ -205,6 +205,7 @@ FIELDS = {
     "dataset.path": "Path in the Dataset; none means all of it.",
     "externalStorage": "A store outside any Dataset.",
     "externalStorage.uri": "URL of the store, such as s3://bucket/prefix/ or pvc://claim/path.",
+    "DataLoad.options": "Our engine acts on timeout (such as 2h30m) and metadataOnly (true); others have their own.",
     "loadMetadata": "Whether the stores are listed anew first.",
     "target": "Paths to load; none means everything.",
     "target[].path": "Path in the Dataset.",

@@ -51,8 +51,8 @@ class SaidLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """`local`, `missed`: bytes of its own readers, by whether they were here. `from_store`, `from_peers`: bytes that came, and
-    `loaded`, those that a load asked for, from wherever."""
+    """`from_store`, `from_peers`: bytes that came; `loaded`: those that a load asked for, from wherever; `missed`: the rest, for
+    readers or ahead of them. `local`: bytes of files that were opened again and lay here whole."""
 
     version: int = VERSION
     owns: bool

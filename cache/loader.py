@@ -150,8 +150,9 @@ class Loader:
     def _stream(self, door: str, paths: Sequence[bytes], replicas: int) -> Iterator[c.Progress]:
         members = self._members(door)
         if self._order.metadata_only:  # each node has names of its own
-            nodes = [m["id"] for m in members]
-            return self._doors.load(door, paths, metadata_only=True, nodes=nodes)
+            for _ in self._doors.load(door, paths, metadata_only=True):
+                pass  # alone: of several at once none says that a path is not there
+            return self._doors.load(door, paths, metadata_only=True, nodes=[m["id"] for m in members])
         if replicas > len(members):
             note = f"{replicas} replicas were asked for, there are {len(members)} workers: each has all of it"
             if note not in self.notes:

@@ -43,6 +43,7 @@ class RoutedBody:
         self._body: Body | None = None  # the own store's
         self._scratch: bytearray | None = None
         self._ready = memoryview(b"")  # verified, not yet delivered
+        self._sums: list[bytes] = []  # of blocks verified in the reader's own buffer
 
     def readinto(self, buffer: memoryview) -> int:
         if not buffer or self._at == self._end:
@@ -57,6 +58,8 @@ class RoutedBody:
             offset, length = block_range(self._ref.size, block)
             if offset == self._at and len(buffer) >= length and offset + length <= self._end:
                 if self._receive(block, buffer[:length]):
+                    assert self._call is not None
+                    self._sums.append(self._call.told)
                     self._at += length
                     return length
             else:
@@ -67,6 +70,11 @@ class RoutedBody:
                     self._ready = view[self._at - offset : self._end - offset]
                     return self._deliver(buffer)
         return self._from_store(buffer)
+
+    def proved(self, blocks: int) -> bytes:
+        """xxh3-64 of the blocks delivered since the last time, compared where they lie; b"" unless all `blocks` are such."""
+        sums, self._sums = self._sums, []
+        return b"".join(sums) if len(sums) == blocks else b""
 
     def _deliver(self, buffer: memoryview) -> int:
         n = min(len(buffer), len(self._ready))

@@ -20,6 +20,7 @@ from forebay.cache.machine import SMALL
 from forebay.cache.messages import NO_TIER, Goal, Thing
 from forebay.cache.namespace import Namespace
 from forebay.cache.records import TOUCH_EVERY
+from forebay.cache.reopened import Reopened
 from forebay.cache.warm import Warmer
 
 OPEN_DEADLINE = 55.0
@@ -29,7 +30,6 @@ WHOLE_BUFFER = 1 << 20
 """Files up to this size that are not admitted are handed out whole; of larger ones a reader gets windows."""
 EVENTS_MOST = 4096
 """Events a slow subscriber may leave unread before its stream is ended; it subscribes again and knows it missed some."""
-ASKED_MOST = 65536
 
 
 class DatasetService(Service):
@@ -57,8 +57,7 @@ class DatasetService(Service):
         self.misses = 0
         self.touches = 0
         self.served: Counter[str] = Counter()  # bytes handed out, by where they lay when they were asked for
-        self.unasked = 0  # bytes of files that mounts opened whole from the cache by themselves
-        self._asked: set[int] = set()  # inodes whose open came to us since a mount last told what it used
+        self.reopened = Reopened()
         self._opened: dict[int, dict[int, tuple[bytes, int]]] = {}  # pid -> ino -> (oid, times)
         self._subscribers: set[trio.MemorySendChannel[wire.Reply]] = set()
 
@@ -222,9 +221,8 @@ class DatasetService(Service):
     def _open_now(self, thing: Thing) -> Answer | Later:
         """Answer an open of a complete object; note opens of small ones for look-ahead."""
         tier = self._complete(thing)
-        if len(self._asked) >= ASKED_MOST:  # opens that no mount told of: another process asked for them
-            self._asked.clear()
-        self._asked.add(thing.ino)
+        if tier is None:
+            self.reopened.missed(thing.ino)
         if thing.size <= SMALL:
             self.engine.note_open(thing, missed=tier is None)
         if tier is None:
@@ -267,7 +265,7 @@ class DatasetService(Service):
                 row = self.index.row(txn, ino)
                 if row is not None and row.kind == FILE:
                     oids.append(row.oid)
-                    self._used(ino, row)
+                    self.reopened.used(ino, row.size, whole=row.size <= SMALL or self._is_whole(row.oid))
             mine = self._opened.setdefault(caller.pid, {})
             for ino in t.opened:
                 row = self.index.row(txn, ino)
@@ -287,12 +285,9 @@ class DatasetService(Service):
         self.engine.records.touch(oids)
         self.engine.mark()
 
-    def _used(self, ino: int, row: Row) -> None:
-        """A file was opened: counted where the mount did not have to ask, which it need not for a complete one."""
-        if ino in self._asked:
-            self._asked.discard(ino)
-        elif row.size <= SMALL or ((o := self.engine.records.object(row.oid)) is not None and o.state == COMPLETE):
-            self.unasked += row.size
+    def _is_whole(self, oid: bytes) -> bool:
+        o = self.engine.records.object(oid)
+        return o is not None and o.state == COMPLETE
 
     def _known_as(self, oid: bytes, ino: int) -> None:
         """Others may have asked for an object before a name here showed it: its row then has no inode to tell mounts of."""

@@ -34,18 +34,19 @@ def said(w: Worker) -> Said:
     assert w.node is not None
     came, counts = w.node.cluster.bytes, w.namespace.core.counts
     peers = sum(n for source, n in came.items() if source != "store")
-    served, orders, progress = w.service.served, w.node.orders, w.namespace.progress
+    orders, progress = w.node.orders, w.namespace.progress
+    loaded = w.service.warmer.fetched + (orders.taken if orders is not None else 0)
     return Said(
         owns=w.node.cluster.owns,
         tiers=tuple(_tier(w, i) for i in range(len(w.tiers))),
         total=counts.bytes,
         files=counts.files,
         listed=progress.done and not progress.failed,
-        local=w.service.unasked + served["memory"] + served["disk"],
-        missed=served["store"],
+        local=w.service.reopened.bytes,
+        missed=max(came["store"] + peers - loaded, 0),
         from_store=came["store"],
         from_peers=peers,
-        loaded=w.service.warmer.fetched + (orders.taken if orders is not None else 0),
+        loaded=loaded,
         revision=w.served.revision if w.served is not None else "",
         places=tuple(m.path for m in w.spec.mounts if not m.gone),
         drain=cast(Literal["", "Running", "Done", "Refused"], orders.drained.state if orders is not None else ""),

@@ -151,6 +151,7 @@ class Worker:
 
     def _evicted(self, inos: list[int]) -> None:
         inos = [i for i in inos if i]  # of objects that only other nodes asked for no mount here knows
+        self.service.reopened.evicted(inos)
         for i in range(0, len(inos), 4096):
             self.service.publish(wire.Evicted(inos[i : i + 4096]))
 

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scheduler": ("forebay.cli.scheduler", "Place pods of a Kubernetes cluster."),
     "uninstall": ("forebay.cli.uninstall", "Let go of the datasets of a Kubernetes cluster, before forebay leaves it."),
     "webhook": ("forebay.cli.webhook", "Answer the API server before it takes datasets' objects and pods."),
-    "why": ("forebay.cli.why", "Say why a gang waits, what starting now would cost, and what to free."),
+    "why": ("forebay.cli.why", "Say why a pod or a gang waits, and what would change it."),
     "completion": ("forebay.cli.completion", "Print the completion script of bash, zsh or fish."),
     "demo": ("forebay.cli.demo", "Show all of it on this machine, with stores made for the occasion."),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from forebay.cli.controller import address as read_address
+from forebay.cli.controller import address as listening
 from forebay.cli.output import CommandError
 from forebay.controller.health import Door
 from forebay.kube.config import ConfigError, find
@@ -61,7 +61,7 @@ def run(*, config: Path | None, kubeconfig: str, namespace: str, listen: str, le
     settings, text = _settings(config)
     identity = f"{socket.gethostname()}_{os.getpid()}"
     options = Options(settings, config, text, namespace, identity, leader_elect)
-    address = read_address(listen)
+    address = listening(listen)
     try:
         transport = Transport(find(kubeconfig), agent="forebay-scheduler", kept=settings.bind_threads + 16)
     except ConfigError as error:

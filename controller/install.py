@@ -65,9 +65,9 @@ class Install(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 2
     controller: Workload = CONTROLLER
     node: Workload = EVERY_NODE
-    webhook: bool = True
     scheduler: bool = False
     gates: bool = False
+    webhook: bool = True
 
     def settings(self) -> str:
         """The controller's file."""
@@ -120,7 +120,7 @@ def _namespace(install: Install) -> Object:
 def _rights(install: Install) -> list[Object]:
     space = install.installation.namespace
     return [
-        *_account(space, rights.CONTROLLER, "controller", rights.controller()),
+        *_account(space, rights.CONTROLLER, "controller", rights.controller(labels=install.installation.fluid_node_labels)),
         *_account(space, rights.NODE, "node", rights.node()),
         *_own_role(space, rights.CONTROLLER, "controller", rights.controller_lease()),
     ]

@@ -17,11 +17,11 @@ API = "admissionregistration.k8s.io/v1"
 def policy(namespace: str, labels: Object) -> list[Object]:
     """`namespace`: of the installation."""
     account = f"system:serviceaccount:{namespace}:{rights.NODE}"
-    own = (
-        f"'{NODE_CLAIM}' in request.userInfo.extra && request.userInfo.extra['{NODE_CLAIM}'].exists(n, n == object.metadata.name)"
-    )
+    name = "(request.operation == 'DELETE' ? oldObject : object).metadata.name"
+    claim = f"request.userInfo.extra['{NODE_CLAIM}']"
+    own = f"has(request.userInfo.extra) && '{NODE_CLAIM}' in request.userInfo.extra && {claim}.exists(n, n == {name})"
     meta = {"name": NAME, "labels": labels}
-    rule = {"apiGroups": [OWN_GROUP], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"]}
+    rule = {"apiGroups": [OWN_GROUP], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE", "DELETE"]}
     return [
         {
             "apiVersion": API,

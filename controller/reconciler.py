@@ -120,6 +120,10 @@ class Reconciler:
             for obj in planned.apply:
                 ref = ref_of(obj)
                 self._write.apply(obj, marked[ref] if ref in marked else objects.get(ref))
+        for nudge in planned.nudge:
+            namespace = subject.key[0]
+            if uid := self._look.uid(Ref("Pod", namespace, nudge.pod)):
+                self._write.nudge(namespace, nudge.pod, uid, nudge.revision)
         for drain in planned.drain:
             self._leave(subject, drain.pod, found, now)
         for ref in planned.delete:

@@ -90,7 +90,7 @@ def node() -> list[Object]:
         _rule("", ["configmaps"], _LOOK),
         _rule("discovery.k8s.io", ["endpointslices"], _LOOK),
         _rule("", ["nodes"], _LOOK),
-        _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("get", "create", "patch")),  # its own alone: the policy beside it
+        _rule(OWN_GROUP, [_PLURALS["NodeCache"]], ("get", "create", "patch", "delete")),  # its own alone: the policy beside it
         _rule(OWN_GROUP, [f"{_PLURALS['NodeCache']}/status"], ("patch",)),
         _rule("events.k8s.io", ["events"], ("create", "patch")),
     ]

@@ -17,7 +17,7 @@ from forebay.controller.kinds import RESOURCES
 from forebay.kube.client import Client
 from forebay.kube.errors import AlreadyExists, Conflict, NotFound
 from forebay.kube.objects import Key
-from forebay.runtimes.engine import LEAVING, Object, Ref
+from forebay.runtimes.engine import LEAVING, REVISION, Object, Ref
 
 LOG = logging.getLogger(__name__)
 
@@ -85,6 +85,14 @@ class Writer:
         body = {"metadata": {"uid": uid, "annotations": {LEAVING: since}}}
         self._client.merge(RESOURCES["Pod"], Key(namespace, pod), body)
         LOG.info("told worker %s/%s to hand out what it owns", namespace, pod)
+
+    def nudge(self, namespace: str, pod: str, uid: str, revision: str) -> None:
+        """Has the kubelet look at a worker's ConfigMaps. A pod that went, or is another by now, has read them when it started."""
+        body = {"metadata": {"uid": uid, "annotations": {REVISION: revision}}}
+        try:
+            self._client.merge(RESOURCES["Pod"], Key(namespace, pod), body)
+        except (Conflict, NotFound) as error:
+            LOG.info("worker %s/%s: %s", namespace, pod, error)
 
     def release(self, obj: Object, finalizers: Sequence[str], *, alive: bool = False) -> bool:
         """Takes our finalizers from an object that is being deleted (`alive`: from any); whether it had any."""

@@ -138,14 +138,26 @@ LEAVING = "forebay.io/leaving"
 """Annotation of a worker's pod that carries out a `Drain`: since when it is to leave (RFC 3339). The pod has it as a file."""
 
 
+REVISION = "forebay.io/config-revision"
+"""Annotation of a dataset's ConfigMap: which configuration it holds. On a worker's pod it carries out a `Nudge`: what changes a
+pod makes its kubelet look at its volumes."""
+
+
 class Drain(msgspec.Struct, frozen=True):
     """Tell a worker to give away what it owns and to stop serving then."""
 
     pod: str
 
 
+class Nudge(msgspec.Struct, frozen=True):
+    """Have a worker's kubelet look at the pod's ConfigMaps now; by itself it does once a minute or so."""
+
+    pod: str
+    revision: str  # of the configuration that was applied
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do, in this order: `create`, `apply`, `drain`, `delete`, then `release`.
+    """What to do, in this order: `create`, `apply`, `nudge`, `drain`, `delete`, then `release`.
 
     With errors among the findings nothing is made or changed: a bad edit does not take data from readers. Only a claim that
     must not be used any longer (a grant was taken back) is deleted then.
@@ -153,6 +165,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     create: tuple[Object, ...] = ()  # POST; that it exists already is no failure, and it is never written again
     apply: tuple[Object, ...] = ()  # server-side apply; those with a uid only add to an object that somebody else made
+    nudge: tuple[Nudge, ...] = ()  # one that is lost costs a minute, so none is made up for
     drain: tuple[Drain, ...] = ()
     delete: tuple[Ref, ...] = ()
     release: bool = False  # our finalizers may go

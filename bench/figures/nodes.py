@@ -190,7 +190,7 @@ def from_peer(bench: Bench, nodes: Nodes, figure: str, *, shape: bool) -> None:
     name, size = bench.data.big, bench.data.size.big
     plain = bench.data.plain("big") / name
     nodes.mount()
-    bench.reader("seq", nodes.views[0] / name, MIB)  # the worker has it all now, in its page cache too
+    bench.reader("seq", nodes.views[0] / name, MIB)  # the worker has it all now
     wrong: Result = {}
 
     def again() -> None:
@@ -206,6 +206,7 @@ def from_peer(bench: Bench, nodes: Nodes, figure: str, *, shape: bool) -> None:
         again()
         before = procs.sent_bytes(nodes.store.pid)
         with memory_at_hand(bench.folder):
+            bench.reader("seq", nodes.views[0] / name, MIB)  # what was just filled may have pushed the worker's pages out
             got = charged(nodes.pids, lambda: bench.reader("seq", nodes.views[1] / name, MIB))
         if procs.sent_bytes(nodes.store.pid) - before > size // 100:
             raise RuntimeError("the store was asked for what the worker has")
@@ -218,6 +219,7 @@ def from_peer(bench: Bench, nodes: Nodes, figure: str, *, shape: bool) -> None:
         host = nodes.node("node-1")["network"]["address"] if shape else "127.0.0.1"
         prefix, there = (nodes.inside("client-1"), nodes.inside("node-1")) if shape else ((), ())
         with nginx(bench, plain.parent, host, there) as url, memory_at_hand(bench.folder):
+            bench.reader("seq", plain, MIB)
             got = timed([*prefix, "curl", "-sSf", "-o", str(target), f"{url}/{name}"], size)
         target.unlink()
         return got

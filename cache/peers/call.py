@@ -295,6 +295,7 @@ class BlobCall:
         self.next = first  # the block that comes next
         self.count = count  # blocks that still come; once the head is here, those that were promised
         self.touched = False  # whether bytes of the block that comes next have arrived
+        self.told = b""  # checksum of the block that came last
         self._headed = False
         self._sum = bytearray(SUM)
         self._have = 0  # bytes of the present frame
@@ -333,6 +334,7 @@ class BlobCall:
                 self.close()
                 text = f"{self._call.where} sent block {self.next} of {show(self.ref.key)} with a wrong checksum"
                 raise PeerWrong(text, self.next)
+            self.told = bytes(summed)
         self._have = 0
         self.touched = False
         self.next += 1

@@ -63,15 +63,11 @@ def _caused(problems: Iterable[Problem], others: Sequence[Object]) -> list[str]:
     wrong = [p for p in problems if p.file != _OWN and p.severity == "error"]
     if not wrong:
         return []
-    before = {_what(p) for p in _load(others, None)}
+    before = {_what(p) for p in _problems(None, others)}
     return [f"{p.object}: {sentence(p)}" for p in wrong if _what(p) not in before]
 
 
-def _problems(obj: Object, others: Sequence[Object]) -> list[Problem]:
-    return _load(others, obj)
-
-
-def _load(others: Sequence[Object], own: Object | None) -> list[Problem]:
+def _problems(own: Object | None, others: Sequence[Object]) -> list[Problem]:
     """The object last, so that a second runtime is the one that comes."""
     documents = [node_of(asked(other), "") for other in others]
     if own is not None:

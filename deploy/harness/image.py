@@ -26,6 +26,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,12 +135,23 @@ def write_image(path: Path, name: str, layers: list[Layer], config: dict[str, An
 
 def forebay(path: Path, root: Path = ROOT) -> None:
     """`forebay:dev` of the working tree `root`, written to `path`."""
+    _check_environment(root)
     base = _base_layer()
     with tempfile.TemporaryDirectory() as scratch:
         top = write_layer(Path(scratch) / "project.tar", _project(root, Path(scratch) / "compiled"))
         environment = [f"PATH={HOME}/bin:/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "PYTHONDONTWRITEBYTECODE=1", "LANG=C.UTF-8"]
         config = {"User": f"{USER}:{USER}", "Env": environment, "Entrypoint": ["forebay"], "WorkingDir": "/"}
         write_image(path, NAME, [base, top], config)
+
+
+def _check_environment(root: Path) -> None:
+    """Raises ImageError where the environment is older than what the working tree asks for: the image would lack it."""
+    from packaging.requirements import Requirement
+
+    asked = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    there = {Requirement(each).name for each in importlib.metadata.distribution("forebay").requires or () if _needed(each)}
+    if missing := sorted({Requirement(each).name for each in asked} - there):
+        raise ImageError(f"pyproject.toml asks for {', '.join(missing)}, which {sys.prefix} was made without; run `make setup`")
 
 
 def _base_layer() -> Layer:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 
 from forebay.api import podconfig as conf
-from forebay.runtimes.engine import Object
+from forebay.runtimes.engine import REVISION, Object
 from forebay.runtimes.forebay.names import COMPONENT, DATASET, LOADER
 from forebay.runtimes.forebay.workers import Job, meta, ports
 
-REVISION = "forebay.io/config-revision"
 _NODE_PLUGIN = {"app.kubernetes.io/part-of": "forebay", COMPONENT: "node"}
 
 

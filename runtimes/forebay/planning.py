@@ -10,10 +10,10 @@ from forebay.api.spec import DatasetSpec
 from forebay.api.spec import Tier as SpecTier
 from forebay.runtimes import documents
 from forebay.runtimes.binding import bound_runtime
-from forebay.runtimes.engine import Finding, Found, Object, Plan, Ref, Subject
+from forebay.runtimes.engine import REVISION, Finding, Found, Nudge, Object, Plan, Ref, Subject
 from forebay.runtimes.forebay import around, reference, scaling, volumes
 from forebay.runtimes.forebay.names import DATASET, children, names_of, ref_of
-from forebay.runtimes.forebay.pods import read_pods
+from forebay.runtimes.forebay.pods import Pod, read_pods
 from forebay.runtimes.forebay.settings import read_settings
 from forebay.runtimes.forebay.sources import read_sources
 from forebay.runtimes.forebay.workers import Job, stateful_set, too_long
@@ -127,10 +127,19 @@ def plan(subject: Subject, found: Found, now: str) -> Plan:
     return Plan(
         create=create,
         apply=tuple(apply),
+        nudge=_nudges(job, found, pods),
         drain=step.drain,
         delete=(*delete, *leftovers, *restart),
         findings=(*findings, *more),
     )
+
+
+def _nudges(job: Job, found: Found, pods: tuple[Pod, ...]) -> tuple[Nudge, ...]:
+    """To every worker that runs while its configuration changes."""
+    existing, revision = found.objects.get(Ref("ConfigMap", job.names.namespace, job.names.config)), config.revision(job.config)
+    if existing is None or (existing["metadata"].get("annotations") or {}).get(REVISION) == revision:
+        return ()
+    return tuple(Nudge(pod.name, revision) for pod in pods if pod.node and pod.state != "Leaving")
 
 
 def _secrets(job: Job, found: Found, workers: Object | None) -> tuple[Object, ...]:

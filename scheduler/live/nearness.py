@@ -15,7 +15,7 @@ import numpy as np
 
 from forebay.api.corev1 import Pod
 from forebay.api.hints import DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus
+from forebay.api.nodecache import NodeCacheStatus, Served
 from forebay.api.quantity import format_bytes
 from forebay.scheduler.arrays import Ints
 from forebay.scheduler.gang import Gang
@@ -83,9 +83,17 @@ class Nearness:
         self._follow()
         if status is not None:
             self._nodes[name] = status, now
+            self._sizes(status)
             self.warmth.node_says(name, status, now)
         elif self._nodes.pop(name, None) is not None and name in self.warmth.row_of:
             self.warmth.forget(name)
+
+    def _sizes(self, status: NodeCacheStatus) -> None:
+        """How large datasets are, by workers that have listed them whole; DatasetHints, which sum them up, count first."""
+        for one in status.datasets:
+            name = f"{one.namespace}/{one.name}"
+            if isinstance(one.worker, Served) and one.worker.listed and one.worker.total_bytes > 0 and name not in self._hints:
+                self.warmth.resize(name, one.worker.total_bytes)
 
     def set_hints(self, dataset: str, status: DatasetHintsStatus | None, now: float) -> None:
         """A DatasetHints, `namespace/name`; None when it is gone: what nodes said themselves still counts."""
@@ -103,9 +111,8 @@ class Nearness:
         self._freshened = now
         self._follow()
         for name in self._publishers.values():
-            row = self.warmth.row_of.get(name)
-            if row is not None and name in self._nodes:
-                self.warmth.observed[row] = now
+            if name in self._nodes:
+                self.warmth.still(name, now)
 
     def dataset(self, pod: Pod) -> str:
         """The dataset that the pod reads: the first of its claims of whose bytes anybody has told. "" for none."""

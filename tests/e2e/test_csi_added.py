@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from harness.cluster import Cluster
@@ -40,7 +41,9 @@ def test_an_added_mount_is_shown_once_the_workers_serve_it(pods: Pods) -> None:
     changed["spec"]["mounts"].append(
         {**changed["spec"]["mounts"][0], "name": "more", "mountPoint": f"s3://{lake.bucket}/train/d1/"}
     )
+    began = time.monotonic()
     pods.apply(changed)
     until(lambda: "reads docs more" in pods.log("steady"), "the mount does not appear")
+    print(f"the added mount was shown after {time.monotonic() - began:.1f} s")
     assert not [line for line in pods.log("steady").splitlines() if not line.startswith("reads")]
     assert json.loads(pods.run(lake.reader("after", "node-2")))

@@ -281,7 +281,7 @@ def test_applies_go_on_over_a_restart_of_the_api_server(plane: ControlPlane, tra
     time.sleep(3)
     plane.start_api_server()
     after = list(counts)
-    until(lambda: all(now > was + 5 for now, was in zip(counts, after, strict=True)), 40)
+    until(lambda: all(now > was + 5 for now, was in zip(counts, after, strict=True)), 90)
     stopping.set()
     for thread in threads:
         thread.join(40)

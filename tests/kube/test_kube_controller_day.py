@@ -12,7 +12,7 @@ from controlplane_kit import until
 from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
 from forebay.kube.objects import Key
-from forebay.runtimes.engine import LEAVING
+from forebay.runtimes.engine import LEAVING, REVISION
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -54,6 +54,21 @@ def test_more_workers_come_at_once(cluster: Cluster, key: Key) -> None:
     until(lambda: replicas(cluster, key) == 3, 60, "the set grows")
     cluster.serve(key, 3)
     until(lambda: cluster.runtime(key)["worker"].get("readyReplicas") == 3, 60, lambda: cluster.runtime(key))
+
+
+def told(cluster: Cluster, key: Key) -> list[str]:
+    """Which configuration each worker's kubelet was told of."""
+    return [pod["metadata"].get("annotations", {}).get(REVISION, "") for pod in cluster.pods(key)]
+
+
+def test_kubelets_are_told_when_the_mounts_change(cluster: Cluster, key: Key) -> None:
+    """A kubelet looks at ConfigMaps once a minute by itself, and at once when the pod changes."""
+    assert told(cluster, key) == ["", ""]
+    cluster.client.merge(RESOURCES["Dataset"], key, {"spec": {"mounts": [{"mountPoint": "https://h/y/", "name": "b"}]}})
+    until(lambda: all(told(cluster, key)), 60, lambda: told(cluster, key))
+    config = cluster.read("ConfigMap", Key(key.namespace, "d-forebay"))
+    assert config is not None
+    assert set(told(cluster, key)) == {config["metadata"]["annotations"][REVISION]}
 
 
 def test_a_worker_goes_only_after_it_handed_out(cluster: Cluster, running: Running, key: Key) -> None:

@@ -37,7 +37,7 @@ def pages(proxy: KubeProxy) -> list[Asked]:
 def test_a_copy_in_pages_follows_every_change(client: Client, proxy: KubeProxy, namespace: str) -> None:
     fill(client, namespace, 10)
     with Watched(Transport(proxy.endpoint), namespace, page=3) as watched:
-        assert watched.informer.wait_synced(10)
+        assert watched.informer.wait_synced(60)
         assert watched.equals(client, namespace)
         in_the_list = len(pages(proxy))
         assert in_the_list >= 4  # and kube-root-ca.crt may be the eleventh
@@ -56,7 +56,7 @@ def test_what_leaves_the_selection_leaves_the_copy(client: Client, transport: Tr
     client.apply(CONFIG_MAPS, Key(namespace, "a"), config_map("a", labels={"tier": "ssd"}))
     client.apply(CONFIG_MAPS, Key(namespace, "b"), config_map("b", labels={"tier": "mem"}))
     with Watched(transport, namespace, labels="tier=ssd") as watched:
-        assert watched.informer.wait_synced(10)
+        assert watched.informer.wait_synced(60)
         assert [key.name for key in watched.store.all_keys()] == ["a"]
         client.merge(CONFIG_MAPS, Key(namespace, "a"), {"metadata": {"labels": {"tier": "hdd"}}})
         client.merge(CONFIG_MAPS, Key(namespace, "b"), {"metadata": {"labels": {"tier": "ssd"}}})
@@ -72,7 +72,7 @@ def test_metadata_alone_is_asked_for_where_nothing_else_is_wanted(
     informer = Informer(Transport(proxy.endpoint), CONFIG_MAPS, Bare, store, Selection(namespace, fields="metadata.name=a"))
     closing(informer.stop)
     informer.start()
-    assert informer.wait_synced(10)
+    assert informer.wait_synced(60)
     assert "PartialObjectMetadataList" in proxy.asked[0].headers["accept"]
     client.merge(CONFIG_MAPS, Key(namespace, "a"), {"metadata": {"labels": {"x": "y"}}})
     until(lambda: (store.get(Key(namespace, "a")) or Bare(ObjectMeta())).metadata.labels == {"x": "y"})
@@ -95,7 +95,7 @@ def test_an_object_that_cannot_be_read_hides_no_other_and_heals(
     informer = Informer(transport, CONFIG_MAPS, Numbers, store, Selection(namespace))
     closing(informer.stop)
     informer.start()
-    assert informer.wait_synced(10)
+    assert informer.wait_synced(60)
     assert store.get(Key(namespace, "good")) is not None
     with pytest.raises(Undecodable, match=r"bad: Expected `int`, got `str` - at `\$.data"):
         store.get(Key(namespace, "bad"))
@@ -114,14 +114,14 @@ def test_an_api_server_that_is_restarted_loses_and_repeats_nothing(
 ) -> None:
     fill(client, namespace, 20)
     with Watched(transport, namespace) as watched, Writer(client, namespace, seed=1) as writer:
-        assert watched.informer.wait_synced(10)
+        assert watched.informer.wait_synced(60)
         until(lambda: writer.writes > 50)
         plane.kill_api_server() if how == "kill" else plane.stop_api_server()
         plane.start_api_server()
         before = writer.writes
         until(lambda: writer.writes > before + 50, 40)
         writer.__exit__()
-        until(lambda: watched.equals(client, namespace), 40, "the copy is the server's truth")
+        until(lambda: watched.equals(client, namespace), 90, "the copy is the server's truth")
         watched.check()
 
 
@@ -142,7 +142,7 @@ def test_what_was_deleted_while_nobody_watched_is_found_when_history_is_gone(
         return None
 
     with Watched(Transport(proxy.endpoint), namespace) as watched:
-        assert watched.informer.wait_synced(10)
+        assert watched.informer.wait_synced(60)
         until(lambda: proxy.streams == 1)
         proxy.plan = plan
         proxy.cut_watches()
@@ -194,7 +194,7 @@ def test_it_ends_while_the_server_says_nothing(proxy: KubeProxy, namespace: str)
     began = time.monotonic()
     with Watched(Transport(proxy.endpoint), namespace):
         until(lambda: proxy.asked)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < r.SILENCE / 2, "it waited for the server"
 
 
 # --- the proxy's ----------------------------------------------------------------------------------------------------
@@ -210,17 +210,17 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_watch_that_falls_silent_is_given_up(client: Client, proxy: KubeProxy, namespace: str, short: None) -> None:
     proxy.plan = lambda asked: MuteAfter(1) if asked.watch and proxy.counts["MuteAfter"] == 0 else None
     with Watched(Transport(proxy.endpoint), namespace) as watched:
-        assert watched.informer.wait_synced(10)
+        assert watched.informer.wait_synced(60)
         until(lambda: proxy.streams == 1)
         fill(client, namespace, 5)
-        until(lambda: watched.equals(client, namespace), 20)
+        until(lambda: watched.equals(client, namespace), 90)
         watched.check()
     assert proxy.counts["MuteAfter"] == 1
 
 
 def test_everything_falls_silent_and_comes_back(client: Client, proxy: KubeProxy, namespace: str, short: None) -> None:
     with Watched(Transport(proxy.endpoint), namespace) as watched:
-        assert watched.informer.wait_synced(10)
+        assert watched.informer.wait_synced(60)
         until(lambda: proxy.streams == 1)
         proxy.silence()
         fill(client, namespace, 5)
@@ -268,7 +268,7 @@ def test_a_storm_of_faults_ends_with_the_servers_truth(
         until(lambda: sum(proxy.counts.values()) > 25, 60, "faults")
         writer.__exit__()
         calm = True
-        until(lambda: watched.equals(client, namespace), 30, "the copy is the server's truth")
+        until(lambda: watched.equals(client, namespace), 90, "the copy is the server's truth")
         watched.check()
     assert writer.writes > 50
     assert truth(client, namespace)
@@ -277,7 +277,7 @@ def test_a_storm_of_faults_ends_with_the_servers_truth(
 
 def test_thirty_thousand_bytes_a_line_and_pieces_of_any_size(client: Client, transport: Transport, namespace: str) -> None:
     with Watched(transport, namespace) as watched:
-        assert watched.informer.wait_synced(10)
+        assert watched.informer.wait_synced(60)
         for n in range(20):
             client.apply(CONFIG_MAPS, Key(namespace, f"big{n}"), config_map(f"big{n}", "ü" * 15_000 * (1 + n % 3)))
         until(lambda: watched.equals(client, namespace))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import signal
 import ssl
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +16,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from controllerlab import NATIVE, SPACE, Cluster, Running, as_account, key_of
-from controlplane import ControlPlane
+from controllerlab import NATIVE, SPACE, Cluster, Command, Running, as_account, key_of
+from controlplane import ControlPlane, programs
 from controlplane_kit import until
+from servers import free_port
 
 from forebay.controller import install, rights
 from forebay.controller.admission import certificates
@@ -272,6 +275,100 @@ def test_only_pods_that_ask_for_it_pass_through(called: Called, cluster: Cluster
         cluster.delete("Dataset", key)
 
 
+# --- where kube-scheduler puts them ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scheduler(site: ControlPlane, tmp_path: Path) -> Iterator[None]:
+    program = programs(["kube-scheduler"])["kube-scheduler"]
+    flags = [f"--kubeconfig={site.kubeconfig}", "--leader-elect=false", f"--secure-port={free_port()}", f"--cert-dir={tmp_path}"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", program, *flags], stdout=log, stderr=log)
+    yield
+    ended = process.poll()
+    process.kill()
+    process.wait()
+    assert ended is None, (tmp_path / "log").read_text()[-3000:]
+
+
+def holding(cluster: Cluster, name: str, **datasets: int) -> None:
+    """A node with room for pods and a cache: `space__dataset`: bytes, as the node's plugin says them. No label of Fluid's."""
+    offered = {"cpu": "8", "memory": "16Gi", "pods": "50"}
+    meta = {"name": name, "labels": {"kubernetes.io/hostname": name}}
+    cluster.client.create(r.NODES, "", {"apiVersion": "v1", "kind": "Node", "metadata": meta})
+    said = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": offered, "capacity": offered}
+    cluster.client.merge(r.NODES, Key("", name), {"status": said}, sub="status")
+    cluster.client.merge(r.NODES, Key("", name), {"spec": {"taints": None}})  # no controller takes the one of new nodes
+    caches, total = RESOURCES["NodeCache"], sum(datasets.values())
+    cluster.client.create(caches, "", {"apiVersion": caches.api_version, "kind": "NodeCache", "metadata": {"name": name}})
+    held = []
+    for path, amount in datasets.items():
+        space, _, dataset_name = path.partition("__")
+        tiers = [{"medium": "SSD", "bytes": amount}]
+        held.append({"namespace": space, "name": dataset_name, "role": "Owner", "tiers": tiers})
+    status = {"observedTime": "2026-11-27T12:00:00Z", "datasets": held, "datasetCount": len(held), "cached": "", "capacity": ""}
+    status |= {"tiers": [], "cachedBytes": total, "capacityBytes": total}
+    cluster.client.merge(caches, Key("", name), {"status": status}, sub="status")
+
+
+def claimed(cluster: Cluster, space: str, name: str) -> None:
+    """A dataset with the claim that the controller would make for it."""
+    cluster.client.create(RESOURCES["Dataset"], space, dataset(name, space))
+    common = {"accessModes": ["ReadOnlyMany"], "storageClassName": "fluid"}
+    shown = {"claimRef": {"namespace": space, "name": name}, "csi": {"driver": "forebay.io", "volumeHandle": f"{space}-{name}"}}
+    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{space}-{name}"}}
+    cluster.client.create(r.VOLUMES, "", {**volume, "spec": {**common, **shown, "capacity": {"storage": "1Gi"}}})
+    wanted = {**common, "volumeName": f"{space}-{name}", "resources": {"requests": {"storage": "1Gi"}}}
+    cluster.client.create(
+        r.CLAIMS, space, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": wanted}
+    )
+
+
+def landed(cluster: Cluster, space: str, wanted: Object) -> str:
+    """The node that kube-scheduler gives it, "" where it says that there is none."""
+    key = Key(space, wanted["metadata"]["name"])
+    made(cluster, space, wanted)
+
+    def look() -> tuple[str, str]:
+        found = cluster.read("Pod", key)
+        assert found is not None
+        reasons = [c.get("reason", "") for c in found["status"].get("conditions", ()) if c["type"] == "PodScheduled"]
+        return found["spec"].get("nodeName", ""), "".join(reasons)
+
+    until(lambda: any(look()), 120, lambda: cluster.read("Pod", key))
+    return look()[0]
+
+
+def test_kube_scheduler_puts_pods_where_most_of_their_data_is(
+    called: Called, scheduler: None, cluster: Cluster, space: str
+) -> None:
+    """Node labels are off: NodeCaches alone say it. Unlabelled pods go elsewhere: the full node is the busiest."""
+    for name in ("a", "b"):
+        claimed(cluster, space, name)
+    nodes = {"h-full": {"a": 900, "b": 10}, "h-some": {"a": 100, "b": 500}, "h-none": {}}
+    for name, held in nodes.items():
+        holding(cluster, name, **{f"{space}__{of}": amount for of, amount in held.items()})
+    caches = called.webhook.knowledge.stores["NodeCache"]
+    until(lambda: all(len(caches.where("dataset", f"{space}/{of}")) == 2 for of in "ab"), 60, "the copies of NodeCaches")
+    for i in range(5):
+        assert landed(cluster, space, pod(f"a{i}", "a")) == "h-full"
+    for i in range(3):
+        assert landed(cluster, space, pod(f"b{i}", "b")) == "h-some"
+    assert landed(cluster, space, pod("free", "a", labels={"x": "y"})) == "h-none"
+    both = {**LABEL, "fluid.io/dataset.a.sched": "required", "fluid.io/dataset.b.sched": "required"}
+    assert landed(cluster, space, pod("both", "a", "b", labels=both)) in ("h-full", "h-some")
+    claimed(cluster, space, "c")
+    holding(cluster, "h-other", **{f"{space}__c": 7})
+    until(lambda: caches.where("dataset", f"{space}/c"), 60, "the copies of NodeCaches")
+    apart = {**LABEL, "fluid.io/dataset.a.sched": "required", "fluid.io/dataset.c.sched": "required"}
+    assert landed(cluster, space, pod("apart", "a", "c", labels=apart)) == "", "one of two is not enough"
+    for name in (*nodes, "h-other"):
+        cluster.client.delete(r.NODES, Key("", name))
+        cluster.client.delete(RESOURCES["NodeCache"], Key("", name))
+    for name in ("a", "b", "c"):
+        cluster.client.delete(r.VOLUMES, Key("", f"{space}-{name}"))
+
+
 # --- without it -----------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +384,23 @@ def test_a_webhook_that_is_down_blocks_nothing(called: Called, cluster: Cluster,
     assert {hook["failurePolicy"] for hook in hooks} == {"Ignore"}
     assert max(hook["timeoutSeconds"] for hook in hooks) == 5
     assert max(hook["timeoutSeconds"] for hook in hooks if "pods" in hook["name"]) == 2
+
+
+def test_the_command_serves_and_ends_in_order(site: ControlPlane, cluster: Cluster, tmp_path: Path) -> None:
+    command = Command(site, tmp_path, "webhook", rights.WEBHOOK, [f"--serve=127.0.0.1:{free_port()}", "--host=localhost"])
+    try:
+        until(lambda: command.ask("/readyz") == (200, "ok\n"), 120, command.log.read_text)
+        assert command.ask("/healthz") == (200, "ok\n")
+        metrics = command.ask("/metrics")[1].splitlines()
+        (said,) = (line for line in metrics if line.startswith("forebay_webhook_certificate_expiry_seconds "))
+        assert float(said.split()[1]) == certificates.expiry(secret_data(cluster)).timestamp()
+        status = Path(f"/proc/{command.process.pid}/status").read_text()
+        print(next(line for line in status.splitlines() if line.startswith("RssAnon")))
+    finally:
+        code = command.kill(signal.SIGTERM)
+    assert code == 0, command.log.read_text()
+    assert "Traceback" not in command.log.read_text()
+    assert "403" not in command.log.read_text()
 
 
 # --- certificates ---------------------------------------------------------------------------------------------------

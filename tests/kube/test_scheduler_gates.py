@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from controlplane import ControlPlane, programs
+from controlplane_kit import until
+from schedulerlab import Running, Site
 from servers import free_port
 
 from forebay.api.corev1 import Pod
@@ -17,6 +19,7 @@ from forebay.kube.client import Client
 from forebay.kube.objects import Key
 from forebay.kube.resources import NAMESPACES, NODES, PODS
 from forebay.kube.transport import Transport
+from forebay.scheduler.live.config import Configuration, Gangs
 from forebay.scheduler.live.gates import Gates
 from forebay.scheduler.live.instructions import Bind, Named, Outcome
 from forebay.scheduler.live.intentions import GATE, Intention, Opened, read
@@ -183,3 +186,86 @@ def test_gates_of_others_keep_the_pod(client: Client) -> None:
     assert gates(client, pod) == ["example.com/quota"]
     client.merge(PODS, Key(SPACE, pod.name), {"spec": {"schedulingGates": None}})
     assert bound(client, [pod]) == ["n1"]
+
+
+# --- the whole scheduler in gates mode ---
+
+
+@pytest.fixture
+def site(client: Client) -> Iterator[Site]:
+    """A namespace of the test's own, and nodes that nobody else uses: `pool` names them."""
+    made = client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "g-"}})
+    place = Site(client, made.metadata.name)
+    yield place
+    place.clear()
+    client.delete(NAMESPACES, Key("", made.metadata.name))
+
+
+def crew(site: Site, count: int, scheduler: str = "default-scheduler", cpu: str = "1") -> list[Key]:
+    """A gang at our gate, of another scheduler's pods, for the test's own nodes."""
+    more = {"schedulingGates": [{"name": GATE}], "nodeSelector": {"pool": site.namespace}}
+    return site.gang("train", count, count, scheduler=scheduler, cpu=cpu, **more)
+
+
+def settings(**gangs: Any) -> Configuration:
+    return Configuration(gates=True, gangs=Gangs(**gangs))
+
+
+def test_kube_scheduler_binds_what_we_decided(client: Client, site: Site) -> None:
+    node = site.node(cpu="2", labels={"pool": site.namespace})
+    with Running(client.transport.endpoint, settings()):
+        gang = crew(site, 3)
+        site.waits(gang[0], "needs 3 pods at once, 2 fit")
+        assert all(site.get(key).spec.scheduling_gates for key in gang)  # nothing is let go
+        other = site.node(cpu="1", labels={"pool": site.namespace})
+        site.all_bound(gang)
+    assert sorted(site.where(gang)) == sorted([node, node, other])
+    for key in gang:
+        meant = read(site.get(key))
+        assert meant is not None
+        assert (meant.node, meant.gang) == (site.get(key).spec.node_name, f"{site.namespace}/train")
+
+
+def test_what_its_scheduler_does_not_bind_is_told(client: Client, site: Site) -> None:
+    node = site.node(cpu="4", labels={"pool": site.namespace})
+    with Running(client.transport.endpoint, settings(repair_seconds=1.0)):
+        gang = crew(site, 2, scheduler="nobody")
+        until(lambda: not any(site.get(key).spec.scheduling_gates for key in gang), PATIENCE, lambda: "the gate is not open")
+        site.bind(gang[0], node)
+        site.event(gang[1], "PartialGang", f"1 of 2 pods of gang {site.namespace}/train are bound")
+    assert [bool(one) for one in site.where(gang)] == [True, False]
+
+
+def test_by_policy_all_of_it_is_deleted_to_begin_anew(client: Client, site: Site) -> None:
+    site.node(cpu="4", labels={"pool": site.namespace})
+    with Running(client.transport.endpoint, settings(repair_seconds=1.0, partial="Delete")):
+        gang = crew(site, 2, scheduler="nobody")
+
+        def left() -> list[str]:
+            there = client.list_all(PODS, Pod, site.namespace)[0]
+            return [one.metadata.name for one in there if not one.metadata.deletion_timestamp]
+
+        until(lambda: not left(), PATIENCE, left)
+    assert gang
+
+
+def test_after_a_restart_an_open_intention_still_counts(client: Client, site: Site) -> None:
+    node = site.node(cpu="2", labels={"pool": site.namespace})
+    with Running(client.transport.endpoint, settings()):
+        gang = crew(site, 2, scheduler="nobody")
+        until(lambda: not any(site.get(key).spec.scheduling_gates for key in gang), PATIENCE, lambda: "the gate is not open")
+    with Running(client.transport.endpoint, settings()):
+        more = site.pod("more", nodeSelector={"pool": site.namespace})
+        site.waits(more, "too little free cpu")  # the places of the gang are not given again
+        site.bind(gang[0], node)
+        site.client.delete(PODS, gang[1], grace=0)
+        site.all_bound([more])
+
+
+def test_without_the_setting_nobody_is_let_through(client: Client, site: Site) -> None:
+    site.node(cpu="4", labels={"pool": site.namespace})
+    with Running(client.transport.endpoint):
+        gang = crew(site, 2)
+        plain = site.pod("plain", nodeSelector={"pool": site.namespace})
+        site.all_bound([plain])  # it decides, and it does not decide these
+    assert all(site.get(key).spec.scheduling_gates for key in gang)

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -324,12 +324,19 @@ class Cluster:
 
 
 class Command:
-    """`forebay controller` as a process, with the rights of its service account."""
+    """`forebay controller` (or `command`) as a process, with the rights of its service account."""
 
-    def __init__(self, site: ControlPlane, folder: Path) -> None:
+    def __init__(
+        self,
+        site: ControlPlane,
+        folder: Path,
+        command: str = "controller",
+        account: str = rights.CONTROLLER,
+        more: Sequence[str] = (),
+    ) -> None:
         self.port = free_port()
         document = yaml.safe_load(site.kubeconfig.read_text())
-        endpoint = as_account(site.endpoint)
+        endpoint = as_account(site.endpoint, account)
         user = document["users"][0]["user"]
         user["as"] = endpoint.impersonate[0][1]
         user["as-groups"] = [value for header, value in endpoint.impersonate if header == "Impersonate-Group"]
@@ -337,10 +344,10 @@ class Command:
         config.write_text(yaml.safe_dump(document))
         settings.write_text("defaultEngine: native\n")
         self.log = folder / f"{self.port}.log"
-        arguments = [f"--config={settings}", f"--kubeconfig={config}", f"--listen=127.0.0.1:{self.port}"]
+        arguments = [f"--config={settings}", f"--kubeconfig={config}", f"--listen=127.0.0.1:{self.port}", *more]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-P", "-m", "forebay.cli.main", "controller", *arguments],
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-P", "-m", "forebay.cli.main", command, *arguments],
                 stdout=log,
                 stderr=log,
                 env={"PATH": os.environ["PATH"], "HOME": str(folder)},

@@ -30,7 +30,7 @@ def config_map(name: str, value: str = "", labels: dict[str, str] | None = None)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels or {}}, "data": {"value": value}}
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0, what: str | Callable[[], object] = "") -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0, what: str | Callable[[], object] = "") -> None:
     """Polls. Raises with `what` when it does not hold in time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -17,6 +17,8 @@ from lakekit import VERIFY, Lake
 from podkit import pod, until
 from servers import free_port
 
+from forebay.controller import install
+
 GIB = 8
 """Of each card."""
 CARDS = 2
@@ -60,7 +62,7 @@ class Crew:
     """A gang of pods that read a dataset and hold part of a card each."""
 
     def __init__(self, lake: Lake, name: str, count: int, gib: int, minimum: int = 0, **spec: Any) -> None:
-        self.pods, self.name, self.count = lake.pods, name, count
+        self.lake, self.pods, self.name = lake, lake.pods, name
         self.names = [f"{name}-{at}" for at in range(count)]
         self.manifests = [self._member(lake, one, gib, minimum or count, spec) for one in self.names]
 
@@ -123,6 +125,19 @@ def held(cluster: Cluster, node: str, lake: Lake) -> int:
         node, ["find", "/var/cache/forebay", "-type", "f", "-path", f"*{lake.pods.namespace}*", "-printf", "%b\n"], check=False
     )
     return 512 * sum(map(int, found.split()))
+
+
+def published() -> bool:
+    """Whether the installation's nodes publish NodeCaches by themselves."""
+    return "35-nodecaches.yaml" in install.parts(install.Install())
+
+
+def told(lake: Lake, node: str) -> int:
+    """Bytes of the dataset that the node's NodeCache tells of, 0 for none."""
+    found = lake.cluster.kubectl("get", "nodecache", node, "--ignore-not-found", "-o", "json")
+    listed = json.loads(found).get("status", {}).get("datasets", []) if found else []
+    of = [one for one in listed if (one["namespace"], one["name"]) == (lake.pods.namespace, lake.name)]
+    return sum(tier["bytes"] for one in of for tier in one.get("tiers", []))
 
 
 def publish(lake: Lake, node: str, amount: int, moment: str = "") -> None:

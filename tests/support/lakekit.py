@@ -82,8 +82,17 @@ def deploy(cluster: Cluster) -> None:
         (cluster.root_of(node) / HOST_ROOT[1:]).mkdir(parents=True, exist_ok=True)
     cluster.kubectl("apply", "--server-side", "-f", str(DEPLOY / "crds"))
     cluster.kubectl("apply", "--server-side", "-f", "-", text=installed())
-    for what in ("deployment/forebay-controller", "daemonset/forebay-node", "daemonset/forebay-mounts"):
-        cluster.kubectl("-n", SYSTEM, "rollout", "status", what, "--timeout=240s", seconds=300)
+    workloads = (
+        "deployment/forebay-controller",
+        "deployment/forebay-webhook",
+        "daemonset/forebay-node",
+        "daemonset/forebay-mounts",
+    )
+    for what in workloads:
+        try:
+            cluster.kubectl("-n", SYSTEM, "rollout", "status", what, "--timeout=240s", seconds=300)
+        except ClusterError as error:
+            raise ClusterError(f"{error}\n{trouble(cluster)}") from None
 
 
 class Lake:
@@ -170,7 +179,7 @@ class Lake:
 def trouble(cluster: Cluster) -> str:
     """What the installation says, for a test that fails."""
     said = [cluster.kubectl("get", "pods", "-A", "-o", "wide", check=False)]
-    for label in ("controller", "node", "mounts"):
+    for label in ("controller", "webhook", "node", "mounts"):
         chosen = ("-n", SYSTEM, "logs", "-l", f"forebay.io/component={label}", "--prefix", "--tail=15")
         said.append(cluster.kubectl(*chosen, check=False))
     return "\n".join(said)

@@ -149,7 +149,8 @@ def test_a_member_that_left_since_they_were_counted_is_counted_again() -> None:
 def test_names_alone_are_loaded_by_every_member() -> None:
     run = Run(Doors(), Order((Target(b"/a", 2), Target(b"/b")), metadata_only=True), TWO)
     run.go()
-    assert run.doors.asked == [("a:1", [b"/a", b"/b"], True, 0, ["id-0", "id-1", "id-2"])]
+    both = [b"/a", b"/b"]
+    assert run.doors.asked == [("a:1", both, True, 0, []), ("a:1", both, True, 0, ["id-0", "id-1", "id-2"])]
 
 
 def test_every_worker_is_told_to_look_again_as_deep_as_names_are_known() -> None:

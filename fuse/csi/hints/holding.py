@@ -28,6 +28,8 @@ from forebay.api.quantity import format_bytes
 from forebay.api.said import Said, SaidTier
 from forebay.api.spec import Medium
 
+NO_TIERS = (TierBytes(medium="SSD", capacity_bytes=0, used_bytes=0),)
+"""Of a node whose workers are all silent: the API server takes a list that is applied empty away as a field, and requires it."""
 MEDIA: tuple[Medium, ...] = ("MEM", "SSD", "HDD")
 
 
@@ -116,7 +118,7 @@ def status(all_: Iterable[Cached], now: str, version: str, bandwidth: Bandwidth 
     cached, capacity = sum(map(total, datasets)), sum(t.capacity_bytes for t in tiers)
     return NodeCacheStatus(
         observed_time=now,
-        tiers=tiers,
+        tiers=tiers or NO_TIERS,
         cached_bytes=cached,
         capacity_bytes=capacity,
         cached=format_bytes(cached),

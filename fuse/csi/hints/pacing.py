@@ -38,6 +38,8 @@ def news(old: NodeCacheStatus | None, new: NodeCacheStatus) -> News:
         return News.LARGE if new.datasets else News.NONE
     before = {(h.namespace, h.name): h for h in old.datasets}
     after = {(h.namespace, h.name): h for h in new.datasets}
+    if not after:
+        return News.LARGE if before else News.NONE  # the node has nothing any more: its object goes
     if before.keys() != after.keys() or old.version != new.version:
         return News.LARGE
     found = max((_of(before[key], after[key]) for key in after), default=News.NONE)

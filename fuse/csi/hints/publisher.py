@@ -1,7 +1,8 @@
 """The thread that publishes this node's NodeCache: looks every 5 s, writes when `pacing` says so, and only then.
 
-The object is named as the node and owned by it, so that it goes with the node. What was written last is read from the server when
-the thread starts, so that a new start says nothing that was said already, and every ten minutes again: the object may be gone.
+The object is named as the node and owned by it, so that it goes with the node; it also goes with the last dataset there. What was
+written last is read from the server when the thread starts, so that a new start says nothing that was said already, and every ten
+minutes again: the object may be gone.
 """
 
 from __future__ import annotations
@@ -124,6 +125,11 @@ class Publisher:
         self._known_until = now + AGAIN * self._random.uniform(0.8, 1.2)
 
     def _write(self, wanted: NodeCacheStatus) -> None:
+        if not wanted.datasets:
+            self._client.delete(NODE_CACHES, self._key)
+            self._exists, self._last = False, None
+            self.writes += 1
+            return
         meta = {"name": self._key.name}
         head = {"apiVersion": NODE_CACHES.api_version, "kind": NODE_CACHES.kind}
         if not self._exists:

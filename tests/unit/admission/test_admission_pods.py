@@ -6,6 +6,8 @@ import copy
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forebay.controller.admission import pods
 from forebay.controller.admission.locality import HOSTNAME, Holder, Locality
@@ -296,3 +298,51 @@ def test_a_wrong_file_is_one_sentence(text: str, words: str) -> None:
     with pytest.raises(PreferenceError, match=r"^f: ") as caught:
         read(text, "f")
     assert words in str(caught.value)
+
+
+# --- what a scheduler makes of it -----------------------------------------------------------------------------------
+
+KEYS = ("gpu", "disk", HELD_A, HELD_B)
+EXPRESSION = st.one_of(
+    st.builds(
+        lambda key, values, operator: {"key": key, "operator": operator, "values": sorted(values)},
+        st.sampled_from(KEYS),
+        st.sets(st.sampled_from(("true", "x")), min_size=1),
+        st.sampled_from(("In", "NotIn")),
+    ),
+    st.builds(
+        lambda key, operator: {"key": key, "operator": operator},
+        st.sampled_from(KEYS),
+        st.sampled_from(("Exists", "DoesNotExist")),
+    ),
+)
+TERM = st.builds(lambda e: {"matchExpressions": e} if e else {}, st.lists(EXPRESSION, max_size=2))
+NODE_LABELS = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(("true", "x")))
+
+
+def meets(expression: Object, labels: dict[str, str]) -> bool:
+    """Kubernetes' rule for one NodeSelectorRequirement."""
+    key, operator, values = expression["key"], expression["operator"], expression.get("values", ())
+    if operator in ("Exists", "DoesNotExist"):
+        return (key in labels) is (operator == "Exists")
+    return (labels.get(key) in values) is (operator == "In")
+
+
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    """Kubernetes' rule for a NodeSelector: alternatives; an empty one is met by nothing."""
+    if not selector:
+        return True
+    terms = [t.get("matchExpressions", ()) for t in selector["nodeSelectorTerms"]]
+    return any(term and all(meets(e, labels) for e in term) for term in terms)
+
+
+@given(own=st.lists(TERM, max_size=3), wanted=st.sets(st.sampled_from("ab")), labels=NODE_LABELS)
+def test_a_node_is_right_where_it_was_and_holds_all_that_is_required(
+    own: list[Object], wanted: set[str], labels: dict[str, str]
+) -> None:
+    before = {"nodeSelectorTerms": own} if own else {}
+    node = {"requiredDuringSchedulingIgnoredDuringExecution": before} if own else {}
+    after, _ = admit(pod("a", "b", labels=sched(*sorted(wanted)), affinity={"nodeAffinity": node}), data("a"), data("b"))
+    selector = after["spec"]["affinity"]["nodeAffinity"].get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    held = all(labels.get(f"fluid.io/s-ns-{claim}") == "true" for claim in wanted)
+    assert selects(selector, labels) is (selects(before, labels) and held)

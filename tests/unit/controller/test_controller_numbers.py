@@ -9,7 +9,7 @@ import controllerworld as w
 import msgspec
 import pytest
 
-from forebay.api.podconfig import revision
+from forebay.api.podconfig import FILE, decode, revision
 from forebay.api.status import DatasetStatus, Measured
 from forebay.controller.copies import Copies
 from forebay.controller.looking import Looker
@@ -24,6 +24,7 @@ from forebay.runtimes.forebay.planning import read
 D, VIEW = Key("ns", "d"), Key("b", "v")
 NOW = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
 GIB = 1 << 30
+SAID = "2026-11-27T12:00:00Z"
 
 
 def served(**more: Any) -> dict[str, Any]:
@@ -135,9 +136,9 @@ def test_hit_ratios(missed: int, fetched: int, loaded: int, ratio: str | None) -
 
 def test_a_dataset_is_updating_while_a_worker_serves_the_mounts_of_before() -> None:
     subject, found = look(world(*WORKERS))
-    job = read(subject).job
-    assert job is not None
-    now = revision(job.config)
+    assert read(subject).job is not None
+    made = next(o for o in registry.plan(subject, {"forebay": found}, SAID).apply if o["kind"] == "ConfigMap")
+    now = revision(decode(made["data"][FILE].encode()))  # what a worker says that has read the file
     old = cache("a", held(worker=served(revision="before", places=["/m"])))
     new = cache("b", held(worker=served(revision=now, places=["/m", "/n"])))
     subject, found = look(world(*WORKERS, old, new))

@@ -15,7 +15,17 @@ from forebay.api.conditions import Condition, find, merge
 from forebay.api.crd_kinds import KINDS
 from forebay.api.grant import GrantSpec, GrantStatus
 from forebay.api.hints import MAX_NODES, MAX_ZONES, DatasetHintsStatus, NodeHint, ZoneHint
-from forebay.api.nodecache import MAX_DATASETS, Bandwidth, HeldBytes, HeldDataset, NodeCacheStatus, TierBytes, Warming
+from forebay.api.nodecache import (
+    MAX_DATASETS,
+    Bandwidth,
+    HeldBytes,
+    HeldDataset,
+    NodeCacheStatus,
+    Read,
+    Served,
+    TierBytes,
+    Warming,
+)
 
 CRDS = {kind: crd for (_, kind), crd in read_crds().items()}
 NOW, LATER = "2026-11-27T04:00:00Z", "2026-11-27T05:00:00Z"
@@ -203,12 +213,26 @@ def test_hints_are_bounded() -> None:
             version="v" * 128,
             mounted=True,
             warming=Warming(remaining_bytes=1 << 62, bytes_per_second=1 << 40, eta_seconds=1 << 31),
+            silent=True,
+            worker=Served(
+                owned_bytes=1 << 60,
+                capacity_bytes=1 << 60,
+                total_bytes=1 << 60,
+                files=1 << 60,
+                listed=True,
+                store_bytes=1 << 60,
+                loaded_bytes=1 << 60,
+                revision="r" * 64,
+                places=("/p" * 32,) * 4,
+                drain="Running",
+            ),
+            reader=Read(bytes=1 << 60, local_bytes=1 << 60, missed_bytes=1 << 60),
         )
         for i in range(MAX_DATASETS)
     )
     cache = msgspec.structs.replace(WHOLE["NodeCache"], datasets=held)
     assert errors("NodeCache", "status", cache) == []
-    assert len(msgspec.json.encode(cache)) < 320 << 10
+    assert len(msgspec.json.encode(cache)) < 768 << 10
     more = msgspec.structs.replace(cache, datasets=(*held, held[0]))
     assert errors("NodeCache", "status", more)
     hints = msgspec.structs.replace(

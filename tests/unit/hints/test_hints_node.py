@@ -109,6 +109,13 @@ def test_the_largest_datasets_stand_by_name_and_all_are_counted() -> None:
     assert said_.cached == "137.94KiB"
 
 
+def test_a_node_whose_workers_are_silent_still_names_a_tier() -> None:
+    """The API server takes an empty list away, and requires it then."""
+    said_ = whole(cached(wanted=True))
+    assert said_.tiers == (TierBytes(medium="SSD", capacity_bytes=0, used_bytes=0),)
+    assert said_.datasets[0].silent
+
+
 def test_what_is_free_on_one_disk_is_counted_once() -> None:
     room = 30 * GIB
     full = whole(*(cached(said(tier(0, room=room, device=1, quota=20 * GIB)), name=n) for n in "ab"))
@@ -155,6 +162,7 @@ def test_more_that_is_news() -> None:
     assert news(None, whole()) is News.NONE, "a node with nothing has no object"
     assert news(None, whole(BASE)) is News.LARGE
     assert news(whole(BASE), whole()) is News.LARGE, "everything went"
+    assert news(whole(), whole()) is News.NONE
     assert news(whole(BASE), whole(BASE, bandwidth=Bandwidth(read_bytes_per_second=9))) is News.NONE
     tiny = cached(said(tier(100)))
     assert news(whole(tiny), whole(cached(said(tier(LEAST))))) is News.SMALL, "less than a mebibyte never hurries"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from clusterworld import IDS, World, read
 from peerkit import SOURCE, soon
 from storekit import drain
 
-from forebay.cache import route
+from forebay.cache import files, route
 from forebay.cache.cluster import ClusterStore
-from forebay.cache.extents import checksum
+from forebay.cache.extents import blocks_of, checksum
 from forebay.cache.index import BLOCK, SEGMENT, object_id
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.wire import Mode, Ref
-from forebay.cache.stores.base import Changed, Unavailable
+from forebay.cache.routed import RoutedBody
+from forebay.cache.stores.base import Body, Changed, Unavailable
 
 RNG = random.Random(3)
 
@@ -44,6 +47,52 @@ def test_any_range_into_any_buffer(world: World, offset: int, length: int, piece
     data = RNG.randbytes(6 * BLOCK + 1)
     ref = world.add("f", data)
     assert read(world.store(), ref, offset, length, piece) == data[offset : offset + length]
+
+
+def received(body: Body, ref: Ref, path: Path) -> tuple[bytes, bytes]:
+    """What `files.receive` writes of a whole object, and the checksums it tells."""
+    told: dict[int, bytes] = {}
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        buffer = memoryview(bytearray(4 * BLOCK))
+        lock = threading.Lock()
+        files.receive(body, fd, ref.size, 0, blocks_of(ref.size), buffer=buffer, lock=lock, arrived=told.__setitem__)
+    finally:
+        os.close(fd)
+        body.close()
+    return path.read_bytes(), b"".join(told[at] for at in sorted(told))
+
+
+def test_what_a_member_sent_is_hashed_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = RNG.randbytes(9 * BLOCK + 77)
+    ref = world.add("d/f", data)
+    body = world.store().read(ref.key, ref.version, 0, ref.size, ref.size)
+    monkeypatch.setattr(files, "checksum", lambda _: pytest.fail("its checksum came with it, and was compared"))
+    assert received(body, ref, tmp_path / "f") == (data, sums_of(data))
+
+
+def test_what_a_store_sent_in_between_is_hashed(world: World, tmp_path: Path) -> None:
+    data = RNG.randbytes(9 * BLOCK + 77)
+    ref = world.add("d/f", data)
+    owner = world.order(ref)[0]
+    body = world.store(owner.identity, local=True).read(ref.key, ref.version, 0, ref.size, ref.size)
+    assert received(body, ref, tmp_path / "f") == (data, sums_of(data))
+
+
+def sums_of(data: bytes) -> bytes:
+    return b"".join(checksum(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK))
+
+
+@pytest.mark.parametrize("before", [1000, BLOCK, BLOCK + 1])
+def test_a_part_of_a_block_proves_nothing(world: World, before: int) -> None:
+    ref = world.add("d/f", RNG.randbytes(4 * BLOCK))
+    body = world.store().read(ref.key, ref.version, BLOCK // 2, ref.size - BLOCK // 2, ref.size)
+    assert isinstance(body, RoutedBody)
+    view, done = memoryview(bytearray(4 * BLOCK)), 0
+    while done < 2 * BLOCK:
+        done += body.readinto(view[done : done + before])
+    assert body.proved(blocks_of(done)) == b""
+    body.close()
 
 
 def test_the_owner_reads_its_store_and_asks_nobody(world: World) -> None:

@@ -11,7 +11,7 @@ import runtime_worlds as worlds
 from runtime_worlds import CACHE, CLAIM, CLASSIC, DATASET, SET, VOLUME, ending, unschedulable
 
 from forebay.api import podconfig as config
-from forebay.runtimes.engine import Drain, Found, Installation, Plan, Ref, Subject, Warned, WorkerFacts
+from forebay.runtimes.engine import REVISION, Drain, Found, Installation, Nudge, Plan, Ref, Subject, Warned, WorkerFacts
 from forebay.runtimes.forebay.settings import grace
 from forebay.runtimes.forebay.workers import ATTRIBUTES_MAX
 
@@ -93,6 +93,23 @@ def test_the_secret_is_made_once_and_never_written_again() -> None:
 def test_a_settled_dataset_plans_what_exists() -> None:
     first, again = worlds.plan(SUBJECT), worlds.plan(SUBJECT, READY)
     assert (again.apply, again.delete, again.drain, again.findings) == (first.apply, (), (), ())
+
+
+def test_kubelets_of_running_workers_are_told_of_a_changed_configuration_once() -> None:
+    assert worlds.plan(SUBJECT).nudge == (), "workers that are still to be made read it when they start"
+    assert worlds.plan(SUBJECT, READY).nudge == ()
+    config = Ref("ConfigMap", "ns", "d-forebay")
+    (wanted,) = [o for o in worlds.plan(SUBJECT).apply if o["kind"] == "ConfigMap"]
+    revision = wanted["metadata"]["annotations"][REVISION]
+    before = copy.deepcopy(wanted)
+    before["metadata"]["annotations"][REVISION] = "of before"
+    found = msgspec.structs.replace(READY, objects={**READY.objects, config: before})
+    assert worlds.plan(SUBJECT, found).nudge == tuple(Nudge(f"d-worker-{i}", revision) for i in range(3))
+    leaving = copy.deepcopy(found.pods[1])
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    unplaced = {**found.pods[2], "spec": {}}
+    found = msgspec.structs.replace(found, pods=(found.pods[0], leaving, unplaced))
+    assert [n.pod for n in worlds.plan(SUBJECT, found).nudge] == ["d-worker-0"]
 
 
 def test_marks_carry_the_uid_and_nothing_else() -> None:

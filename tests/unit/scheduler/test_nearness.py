@@ -11,7 +11,7 @@ from filterlab import cluster, node, pod
 
 from forebay.api.corev1 import Pod
 from forebay.api.hints import DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus
+from forebay.api.nodecache import NodeCacheStatus, Served
 from forebay.scheduler.cluster import Cluster
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.live.config import Locality
@@ -116,6 +116,19 @@ def test_a_gang_that_does_not_fit_is_left_to_others_and_nothing_is_held() -> Non
     assert (made.free == before).all()
 
 
+def test_a_worker_that_has_listed_its_dataset_tells_how_large_it_is() -> None:
+    made = cluster([node("a", cpu="4"), node("b", cpu="4")])
+    near = Nearness(made)
+    there = said(50)
+    served = {"ownedBytes": 0, "capacityBytes": 0, "totalBytes": 100 * GB, "listed": True}
+    worker = msgspec.json.decode(json.dumps(served), type=Served)
+    near.set_node("b", msgspec.structs.replace(there, datasets=(msgspec.structs.replace(there.datasets[0], worker=worker),)), NOW)
+    assert int(near.warmth.size[near.warmth.column_of[DATA]]) == 100 * GB
+    near.set_hints(DATA, sized(60), NOW)
+    near.set_node("b", msgspec.structs.replace(there, datasets=(msgspec.structs.replace(there.datasets[0], worker=worker),)), NOW)
+    assert int(near.warmth.size[near.warmth.column_of[DATA]]) == 60 * GB
+
+
 def test_silent_hints_are_none_unless_their_node_lives() -> None:
     made, near = start("a", "b", b=100)
     near.alive(NOW + 121)
@@ -130,6 +143,16 @@ def test_silent_hints_are_none_unless_their_node_lives() -> None:
     near.see(publisher("b"), None)
     near.alive(NOW + 264)
     assert near.place(gang(made, 2), DATA, 0.0, NOW + 264) is None
+
+
+def test_a_load_of_a_silent_node_gets_nearer_its_end_and_is_late_in_the_end() -> None:
+    made, near = start("a", "b", b=100)
+    near.see(None, publisher("b"))
+    column, row = near.warmth.column_of[DATA], made.row_of["b"]
+    near.warmth.eta[row, column] = 50.0
+    for after, left in ((20.0, 30.0), (40.0, 10.0), (60.0, float("inf"))):
+        near.alive(NOW + after)
+        assert near.warmth.remaining(column, NOW + after)[row] == pytest.approx(left)
 
 
 def publisher(on: str, *, ready: bool = True, namespace: str = "forebay-system") -> Pod:
