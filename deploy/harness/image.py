@@ -149,7 +149,7 @@ def _check_environment(root: Path) -> None:
     from packaging.requirements import Requirement
 
     asked = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
-    there = {Requirement(each).name for each in importlib.metadata.distribution("forebay").requires or () if _needed(each)}
+    there = {Requirement(each).name for each in importlib.metadata.distribution("forebay").requires or () if _needed(each, "")}
     if missing := sorted({Requirement(each).name for each in asked} - there):
         raise ImageError(f"pyproject.toml asks for {', '.join(missing)}, which {sys.prefix} was made without; run `make setup`")
 
