@@ -59,7 +59,7 @@ test-here: $(STAMPS)/venv ## of it what needs no Kubernetes
 	@$(BIN)/pytest -q -rs -m "not long" --ignore=tests/kube --ignore=tests/e2e
 
 # Built once, outside the repository (docs/kube.md): minutes on two cores the first time, 0.1 s then.
-PLANE := kube-apiserver kube-controller-manager kube-scheduler etcd
+PLANE := kube-apiserver kube-controller-manager kube-scheduler etcd helm
 test-kube: $(STAMPS)/venv ## of it what talks to a real API server; the first time it builds Kubernetes
 	@$(BUILD) $(PLANE) >/dev/null
 	@$(BIN)/pytest -q -rs -m "not long" tests/kube

@@ -248,6 +248,7 @@ class Progress(Written, frozen=True):
         _Natural | msgspec.UnsetType, told("Seconds to the end at this rate; absent while nothing is known of it.")
     ] = msgspec.UNSET
     percent: Annotated[int, told("Share of the bytes that is done.", ge=0, le=100)] = 0
+    last_error: Annotated[str, told("What the last file that failed met; such files are tried again.")] = ""
 
 
 class OperationStatus(Written, frozen=True):

@@ -34,6 +34,8 @@ EVERY = 5.0
 LONGEST = 120.0
 """Seconds until a write that failed is tried again, at most: the load does not need it."""
 CALL = 5.0
+ERROR_MOST = 500
+"""Characters of an error in a status."""
 _LOADS = next(Resource(k.group, VERSION, k.plural, k.kind) for k in KINDS if k.kind == "DataLoad")
 
 
@@ -97,6 +99,7 @@ def numbers(p: c.Progress) -> Progress:
         bytes_per_second=round(p.rate),
         eta_seconds=0 if p.finished else msgspec.UNSET if p.eta is None else max(1, round(p.eta)),
         percent=percent,
+        last_error=p.error[:ERROR_MOST],
     )
 
 

@@ -47,8 +47,9 @@ def wanted(dataset: Object, waiting: int) -> bool:
 
 def summary(places: Iterable[Place], now: str) -> DatasetHintsStatus:
     """`now` is an RFC 3339 time."""
-    found = sorted((p for p in places if p.held.tiers or p.held.mounted), key=lambda p: (-_bytes(p), p.node))
-    size = max((w.total_bytes for p in found if isinstance(w := p.held.worker, Served)), default=0)
+    all_ = list(places)
+    size = max((w.total_bytes for p in all_ if isinstance(w := p.held.worker, Served)), default=0)
+    found = sorted((p for p in all_ if p.held.tiers or p.held.mounted), key=lambda p: (-_bytes(p), p.node))
     cached = _once(found, size)
     holding = [p for p in found if _bytes(p)]
     etas = [_eta(p) for p in found]

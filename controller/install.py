@@ -85,17 +85,14 @@ class Install(msgspec.Struct, frozen=True, kw_only=True):
 
 def parts(install: Install) -> Mapping[str, list[Object]]:
     """File name -> objects, in the order in which they are applied."""
+    space = install.installation.namespace
     return {
         "00-namespace.yaml": [_namespace(install)],
         "10-rights.yaml": _rights(install),
-        **(
-            {"12-node-labels.yaml": _node_labels(install.installation.namespace)}
-            if install.installation.fluid_node_labels
-            else {}
-        ),
+        **({"12-node-labels.yaml": _node_labels(space)} if install.installation.fluid_node_labels else {}),
         "20-class.yaml": [engine_class(install.installation.image)],
         "30-csidriver.yaml": [_driver(install)],
-        "35-nodecaches.yaml": node_policy.policy(install.installation.namespace, PART_OF),
+        "35-nodecaches.yaml": node_policy.policy(space, PART_OF),
         "40-controller.yaml": _controller(install),
         "50-node.yaml": [_node(install), _mounts(install)],
         **({"60-webhook.yaml": _webhook(install)} if install.webhook else {}),

@@ -151,10 +151,10 @@ def described() -> Result:
 def reads(stand: Stand) -> None:
     """Warm sequential, random 4 KiB and small files, beside the emptyDir of the same pod."""
     effort = stand.effort
-    stand.pods.running(stand.pod("reader", ["sleep", "36000"], "lake"))
+    stand.pods.running(stand.pod("reader", ["sh", "-c", "cp -r /tool/files/. /disk/ && touch /disk/done && sleep 36000"], "lake"))
+    until(lambda: "done" in stand.pods.exec("reader", "ls", "/disk"), "the files are not on the node's disk", 900)
     kubectl = (str(build.place("kubectl")), "--kubeconfig", str(stand.cluster.place.kubeconfig), "-n", "bench")
     reader = Reader(Path("/tool/reader"), (*kubectl, "exec", "reader", "--"), 1800)
-    stand.pods.exec("reader", "cp", "-r", "/tool/files/.", "/disk/")
     data, disk = Path("/data/b"), Path("/disk")
     reader("seq", data / "big/object", MIB)
     reader("files", data, "/tool/order-0", SMALL, 8, 3600)

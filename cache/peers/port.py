@@ -184,11 +184,10 @@ class Port:
     def _admit(self, exchange: Exchange) -> None:
         with self._lock:
             full = len(self._open) >= self.limit
-            if full:
-                self._evict()
+            evicted = full and self._evict()
         if full:
-            # the evicted one needs a moment to go; a caller that is turned away tries again
-            until = time.monotonic() + 0.05
+            # the evicted one needs a moment to go, and on a busy machine more than that; a caller that is turned away tries again
+            until = time.monotonic() + (1.0 if evicted else 0.05)
             while len(self._open) >= self.limit and time.monotonic() < until:
                 time.sleep(0.005)
             if len(self._open) >= self.limit:
@@ -215,12 +214,14 @@ class Port:
         finally:
             threading.stack_size(old)
 
-    def _evict(self) -> None:
-        """Make a place: the longest idle connection goes, one that never proved itself first. The lock is held."""
+    def _evict(self) -> bool:
+        """Make a place: the longest idle connection goes, one that never proved itself first. False when none is idle. The lock
+        is held."""
         now = time.monotonic()
         idle = [(e.known, e.idle_since, e) for e in self._open if e.idle_since is not None and now - e.idle_since > EVICT_AFTER]
         if idle:
             min(idle, key=lambda i: i[:2])[2].interrupt()
+        return bool(idle)
 
     def _serve(self, exchange: Exchange) -> None:
         try:

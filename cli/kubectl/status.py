@@ -150,6 +150,6 @@ def moving(p: Object) -> str:
     """`120 of 400 files, 1.2 Gi of 4.0 Gi (30%), 310.0 Mi/s, 9s left`."""
     left = duration(p["etaSeconds"]) if "etaSeconds" in p else "?"
     moved = f"{size(p.get('doneBytes', 0))} of {size(p.get('totalBytes', 0))} ({p.get('percent', 0)}%)"
-    return (
-        f"{p.get('doneFiles', 0)} of {p.get('totalFiles', 0)} files, {moved}, {size(p.get('bytesPerSecond', 0))}/s, {left} left"
-    )
+    rate = size(p.get("bytesPerSecond", 0))
+    failing = f"; {p['failedFiles']} failed, the last: {p.get('lastError', '?')}" if p.get("failedFiles") else ""
+    return f"{p.get('doneFiles', 0)} of {p.get('totalFiles', 0)} files, {moved}, {rate}/s, {left} left{failing}"

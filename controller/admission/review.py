@@ -102,9 +102,13 @@ def _few(warnings: Sequence[str]) -> list[str]:
     return [*shown[: WARNINGS - 1], f"and {len(shown) - WARNINGS + 1} more; `forebay check -f FILE` shows all of them"]
 
 
+def _after(cause: Cause) -> str:
+    return cause.message.removeprefix(cause.field).lstrip()
+
+
 def _refusal(request: Request, causes: Sequence[Cause]) -> Object:
-    """As the API server words its own: 422, every cause in the message and by field."""
+    """As the API server words its own: 422, every cause in the message and by field. kubectl shows `field: message` of each."""
     details: Object = {"group": request.kind.group, "kind": request.kind.kind, "name": request.name}
-    details["causes"] = [{"reason": "FieldValueInvalid", "field": c.field, "message": c.message} for c in causes]
+    details["causes"] = [{"reason": "FieldValueInvalid", "field": c.field, "message": _after(c)} for c in causes]
     message = "; and ".join(c.message for c in causes)
     return {"code": 422, "reason": "Invalid", "status": "Failure", "message": message, "details": details}

@@ -3,12 +3,14 @@
     python -P -m forebay.fuse.csi.child bind SOURCE SUB TARGET OPTIONS     SUB below SOURCE ("" = all) appears at TARGET
     python -P -m forebay.fuse.csi.child statvfs PATH                       prints block size, blocks, free, files, free files
 
+Says an empty line before it looks at any path: how long Python takes to start says nothing of a mount.
 Exit codes: 0 done, 3 refused (a sentence on stdout), anything else failed (a sentence on stdout).
 """
 
 from __future__ import annotations
 
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from forebay.fuse.csi.refusal import Refusal
 
 REFUSED = 3
 NOT_THERE = 4
+START = 60.0
+"""Seconds until the process must have begun. 0.1 are usual; 5 and more were seen on two cores at a load of 40."""
 
 
 def open_below(top: str, sub: str) -> int:
@@ -43,6 +47,7 @@ def open_below(top: str, sub: str) -> int:
 
 
 def main(argv: list[str]) -> int:
+    print(flush=True)  # noqa: T201
     try:
         if argv[0] == "statvfs":
             v = os.statvfs(argv[1])
@@ -64,21 +69,27 @@ def main(argv: list[str]) -> int:
 
 
 def run(*words: str, deadline: float) -> str:
-    """Run this module; what it printed. Raises `Refusal`."""
-    try:
-        done = subprocess.run(
-            processes.python("forebay.fuse.csi.child", *words), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=deadline, check=False, cwd="/",
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise Refusal(
-            "DEADLINE_EXCEEDED", f"{words[1]} does not answer within {deadline:.0f} s: its daemon hangs or its store is slow"
-        ) from None
-    said = done.stdout.strip()
-    if done.returncode == 0:
-        return said
-    code = {REFUSED: "INVALID_ARGUMENT", NOT_THERE: "NOT_FOUND"}.get(done.returncode, "INTERNAL")
-    raise Refusal(code, said or f"{words[0]} failed: {done.stderr.strip()[-300:]}")  # type: ignore[arg-type]
+    """Run this module; what it printed. `deadline`: seconds from when it begins. Raises `Refusal`."""
+    command = processes.python("forebay.fuse.csi.child", *words)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, cwd="/") as process:
+        try:
+            assert process.stdout is not None
+            begun = select.poll()
+            begun.register(process.stdout, select.POLLIN)
+            if not begun.poll(START * 1000):
+                raise Refusal("DEADLINE_EXCEEDED", f"no process could be started for {words[0]} within {START:.0f} s")
+            said, complaint = process.communicate(timeout=deadline)
+        except subprocess.TimeoutExpired:
+            raise Refusal(
+                "DEADLINE_EXCEEDED", f"{words[1]} does not answer within {deadline:.0f} s: its daemon hangs or its store is slow"
+            ) from None
+        finally:
+            process.kill()  # of one that has ended nothing is left to kill
+    if process.returncode == 0:
+        return said.strip()
+    code = {REFUSED: "INVALID_ARGUMENT", NOT_THERE: "NOT_FOUND"}.get(process.returncode, "INTERNAL")
+    raise Refusal(code, said.strip() or f"{words[0]} failed: {complaint.strip()[-300:]}")  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             machine.check()
         except machine.ClusterError as error:
             pytest.exit(f"tests/e2e cannot run here: {error}", returncode=1)
-        build.get(list(PROGRAMS))
+        build.get([*PROGRAMS, "helm"])
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from harness.machine import ClusterError
 from lakekit import SYSTEM, Lake
 from podkit import Pods, until
 
@@ -27,7 +28,11 @@ class Load:
         self.pods.apply({"apiVersion": "data.fluid.io/v1alpha1", "kind": "DataLoad", "metadata": {"name": name}, "spec": body})
 
     def status(self) -> dict[str, Any]:
-        found = json.loads(self.pods.kubectl("get", "dataload", self.name, "-o", "json"))
+        """{} where the API server is too busy to answer."""
+        try:
+            found = json.loads(self.pods.kubectl("get", "dataload", self.name, "-o", "json"))
+        except ClusterError:
+            return {}
         status: dict[str, Any] = found.get("status", {})
         return status
 
@@ -40,14 +45,12 @@ class Load:
         """Its status at the end, which must be `phase`."""
         try:
             until(lambda: self.status().get("phase") in ("Complete", "Failed"), "the load has not ended", 300)
-            assert self.status()["phase"] == phase
+            until(self.status, "the API server does not answer")
+            found = self.status()
+            assert found["phase"] == phase
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(self.status(), indent=1)}\n{self.words()}") from None
-        return self.status()
-
-    def reason(self) -> str:
-        """Of the condition that holds."""
-        return next(str(c["reason"]) for c in self.status()["conditions"] if c["status"] == "True")
+        return found
 
     def pod_names(self) -> list[str]:
         label = f"batch.kubernetes.io/job-name={self.name}-loader-job"
@@ -103,8 +106,7 @@ def test_whatever_is_killed_in_the_middle_it_ends_well(large: Lake, pods: Pods) 
 
     load = Load(large, "warm")
     until(lambda: load.progress.get("doneBytes", 0) > 0, "nothing is loaded")
-    assert load.status()["phase"] == "Executing"
-    assert load.progress["doneBytes"] < large.bytes
+    assert load.progress.get("doneBytes", 0) < large.bytes
     until(lambda: large.status().get("operationRef") == {"DataLoad": "warm"}, "the dataset does not name the load")
     (first,) = load.pod_names()
     pods.kubectl("delete", first, "--grace-period=0", "--force")
@@ -131,14 +133,15 @@ def test_parts_names_copies_and_what_is_new(lake: Lake, pods: Pods) -> None:
     part = Load(lake, "part", target=[{"path": "/docs/d1"}, {"path": "docs/d2/*-2.bin", "replicas": 2}]).ended()["progress"]
     assert part["doneFiles"] == 4
     missing = Load(lake, "missing", target=[{"path": "/docs/d1"}, {"path": "/docs/nix"}])
-    missing.ended("Failed")
-    assert missing.reason() == "TargetNotFound"
-    assert "/docs/nix" in str(missing.status()["conditions"])
+    (refused,) = (x for x in missing.ended("Failed")["conditions"] if x["status"] == "True")
+    assert refused["reason"] == "TargetNotFound"
+    assert "/docs/nix" in refused["message"]
 
     pods.cluster.s3().put_object(Bucket=lake.bucket, Key="train/d1/new.bin", Body=b"n" * 70_000)
     fresh = Load(lake, "fresh", loadMetadata=True, target=[{"path": "/docs/d1/new.bin"}, {"path": "/"}]).ended()["progress"]
     assert fresh["doneFiles"] == len(lake.hashes) + 2
     assert fresh["doneBytes"] == lake.bytes + 2 * 70_000
     many = Load(lake, "many", target=[{"path": "/", "replicas": 5}], ttlSecondsAfterFinished=3600)
-    assert many.ended()["progress"]["doneBytes"] == 2 * (lake.bytes + 70_000), "there are two workers"
-    assert "5 replicas were asked for, there are 2 workers" in str(many.status()["conditions"])
+    ended = many.ended()
+    assert ended["progress"]["doneBytes"] == 2 * (lake.bytes + 70_000), "there are two workers"
+    assert "5 replicas were asked for, there are 2 workers" in str(ended["conditions"])

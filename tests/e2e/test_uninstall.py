@@ -17,7 +17,10 @@ from podkit import until
 from forebay.controller import removal
 
 NODES = ["node-1", "node-2"]
-PLAIN = "deployment,daemonset,job,clusterrole,clusterrolebinding,role,rolebinding,csidriver,serviceaccount,configmap,lease,secret"
+PLAIN = (
+    "deployment,daemonset,job,service,clusterrole,clusterrolebinding,role,rolebinding,csidriver,serviceaccount,configmap,lease,secret,"
+    "mutatingwebhookconfiguration,validatingwebhookconfiguration,validatingadmissionpolicy,validatingadmissionpolicybinding"
+)
 
 
 def uninstaller() -> str:

@@ -82,8 +82,8 @@ def wait_where_it_cannot_be(lake: Lake, pods: Pods, home: str) -> None:
 
 
 def refuse_what_can_never_be_right(lake: Lake, pods: Pods) -> None:
-    wrong = lake.mounts_also({"mountPoint": "bucket/x", "name": "more"})
-    with pytest.raises(ClusterError, match="has no scheme; write one such as s3://bucket/prefix/ or local:///directory"):
+    wrong = lake.mounts_also({"mountPoint": "s3://bucket/x", "name": "more", "options": {"forebay.io/freshness": "soon"}})
+    with pytest.raises(ClusterError, match='"soon" is no freshness; '):
         pods.apply(wrong)
     second = {"apiVersion": "data.fluid.io/v1alpha1", "kind": "AlluxioRuntime", "metadata": {"name": lake.name}}
     with pytest.raises(ClusterError, match="is a second runtime for one dataset"):

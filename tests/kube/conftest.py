@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from controllerlab import Cluster, set_up, wait_for_collector
-from controlplane import ControlPlane, programs
+from controlplane import PROGRAMS, ControlPlane, programs
 from kubeproxy import KubeProxy
 
 from forebay.kube.client import Client
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Builds what is missing before any test's clock runs: the first time it takes minutes."""
     if not session.config.option.collectonly and any(item.path.is_relative_to(HERE) for item in session.items):
-        programs()
+        programs((*PROGRAMS, "helm"))
 
 
 @pytest.fixture(scope="session")

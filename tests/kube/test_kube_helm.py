@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controllerlab import RESOURCES, SPACE, Cluster, Running, wait_for_collector
+from controllerlab import INSTALLED, SPACE, Cluster, Running, wait_for_collector
 from controlplane import ControlPlane, programs
 from controlplane_kit import until
 from leavinglab import Uninstall, bound, finalizers
@@ -26,19 +26,7 @@ from forebay.kube.transport import Transport
 pytestmark = pytest.mark.timeout(600)
 CHART = Path(__file__).parents[2] / "deploy" / "chart"
 JOBS = Resource("batch", "v1", "jobs", "Job")
-RBAC = "rbac.authorization.k8s.io"
-KINDS = (
-    r.SERVICE_ACCOUNTS,
-    r.CONFIG_MAPS,
-    r.SECRETS,
-    r.DEPLOYMENTS,
-    r.DAEMON_SETS,
-    JOBS,
-    *(Resource(RBAC, "v1", f"{kind.lower()}s", kind, namespaced=False) for kind in ("ClusterRole", "ClusterRoleBinding")),
-    *(Resource(RBAC, "v1", f"{kind.lower()}s", kind) for kind in ("Role", "RoleBinding")),
-    Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False),
-    RESOURCES["CacheRuntimeClass"],
-)
+KINDS = (*(resource for kind, resource in INSTALLED.items() if kind != "Namespace"), r.SECRETS, JOBS)
 
 
 @pytest.fixture(scope="module")

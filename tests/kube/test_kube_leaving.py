@@ -14,11 +14,14 @@ from leavinglab import Uninstall, bound, finalizers
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
 from forebay.controller import install, removal, rights
+from forebay.controller.labelling import MANAGER
+from forebay.controller.nodelabels import APPLIED
 from forebay.kube import resources as r
 from forebay.kube.client import Client
-from forebay.kube.objects import Key
+from forebay.kube.objects import Bare, Key
 from forebay.kube.resources import Resource
 from forebay.kube.transport import Transport
+from forebay.runtimes.engine import Installation
 
 pytestmark = pytest.mark.timeout(400)
 JOBS = Resource("batch", "v1", "jobs", "Job")
@@ -196,3 +199,45 @@ def test_the_server_takes_the_job(cluster: Cluster) -> None:
         resource = JOBS if obj["kind"] == "Job" else INSTALLED[obj["kind"]]
         meta = obj["metadata"]
         cluster.client.apply(resource, Key(meta.get("namespace", ""), meta["name"]), obj, dry_run=True)
+
+
+def test_a_load_is_ended_and_stays_as_it_was_written(
+    site: ControlPlane, cluster: Cluster, uninstall: Uninstall, space: str
+) -> None:
+    with Running(site.endpoint):
+        key, load = bound(cluster, space), Key(space, "ahead")
+        text = "apiVersion: data.fluid.io/v1alpha1\nkind: DataLoad\nmetadata: {name: ahead, namespace: SPACE}\n"
+        cluster.apply((text + "spec: {dataset: {name: d, namespace: SPACE}}\n").replace("SPACE", space))
+        until(lambda: jobs(cluster, space), 60, lambda: cluster.read("DataLoad", load))
+    code, said = uninstall.run(cluster, key)
+    assert code == 0, said
+    until(lambda: not jobs(cluster, space), 60, lambda: jobs(cluster, space))
+    let_go(cluster, key)
+    cluster.delete("DataLoad", load)
+    until(lambda: cluster.gone("DataLoad", load), 30, lambda: cluster.read("DataLoad", load))
+    delete_at_once(cluster, key)
+
+
+def jobs(cluster: Cluster, space: str) -> list[str]:
+    return [job.metadata.name for job in cluster.client.list_all(JOBS, Bare, space)[0]]
+
+
+def test_labels_of_nodes_go_where_there_are_any(site: ControlPlane, cluster: Cluster, uninstall: Uninstall) -> None:
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "labelled", "labels": {"kept": "yes"}}}
+    cluster.client.create(r.NODES, "", node)
+    ours = {"labels": {"fluid.io/s-ns-d": "true"}, "annotations": {APPLIED: "x"}, "name": "labelled"}
+    cluster.client.apply(r.NODES, Key("", "labelled"), {**node, "metadata": ours}, manager=MANAGER)
+    code, said = uninstall.run(cluster)
+    assert code == 1
+    assert "nodes" in said, "its account may not, unless labels were asked for"
+    labelled = install.Install(installation=Installation(fluid_node_labels=True))
+    for obj in (*install.parts(labelled)["12-node-labels.yaml"], *removal.label_removal(labelled)):
+        cluster.client.apply(INSTALLED[obj["kind"]], key_of(obj), obj)
+    code, said = uninstall.run(cluster)
+    assert code == 0, said
+    found = cluster.client.get(r.NODES, Key("", "labelled"), Bare).metadata
+    assert found.labels.get("kept") == "yes"
+    assert not [key for key in (*found.labels, *found.annotations) if "fluid" in key or "forebay" in key]
+    for obj in (*install.parts(labelled)["12-node-labels.yaml"], *removal.label_removal(labelled)):
+        cluster.client.delete(INSTALLED[obj["kind"]], key_of(obj))
+    cluster.client.delete(r.NODES, Key("", "labelled"))

@@ -6,14 +6,25 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from controlplane import ControlPlane
+from crd_admission import read_crds
 from csilab import CsiLab, until
 
+from forebay.fuse.csi.driver import Driver, Settings
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.holding import held, total
+from forebay.fuse.csi.hints.publisher import NODE_CACHES
 from forebay.fuse.csi.known import Known
 from forebay.fuse.csi.site import Layout, Site
+from forebay.fuse.csi.source import FolderSource
+from forebay.kube import resources as r
+from forebay.kube.client import Client
+from forebay.kube.errors import NotFound
+from forebay.kube.objects import Key
+from forebay.kube.transport import Transport
 
 pytestmark = [
     pytest.mark.mount,
@@ -74,3 +85,79 @@ def test_a_node_knows_what_its_pods_have_read(lab: CsiLab) -> None:
     lab.unstage()
     again = Node(lab).caches.look()[0]
     assert [(c.wanted, c.mounted) for c in again] == [(False, True)], "it stays until the dataset goes, and stays warm"
+
+
+class Published(CsiLab):
+    """The same with the driver in this process, whose hints go to a real API server."""
+
+    def __init__(self, root: Path, client: Client) -> None:
+        super().__init__(root)
+        self.client = client
+        self.inside: Driver | None = None
+
+    def start(self, *more: str) -> None:
+        layout = Layout(str(self.base), str(self.cache))
+        settings = Settings(
+            node="n1",
+            kubelet=str(self.kubelet),
+            endpoint=self.socket,
+            layout=layout,
+            tier_roots=(str(self.cache), str(self.root / "roots")),
+            register=False,
+        )
+        self.inside = Driver(settings, FolderSource(str(self.datasets)), self.client)
+        self.inside.start()
+
+    def close(self) -> None:
+        if self.inside is not None:
+            self.inside.stop()
+        super().close()
+
+    def status(self) -> dict[str, Any]:
+        """Of the NodeCache, {} without one."""
+        try:
+            found = self.client.get(NODE_CACHES, Key("", "n1"), dict[str, Any])
+        except NotFound:
+            return {}
+        status: dict[str, Any] = found.get("status") or {}
+        return status
+
+    def held(self) -> dict[str, Any]:
+        found = self.status().get("datasets") or [{}]
+        assert len(found) == 1
+        return dict(found[0])
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    with ControlPlane(tmp_path / "plane") as plane:
+        transport = Transport(plane.endpoint)
+        made = Client(transport, manager="forebay-hints")
+        crd = next(x for x in read_crds().values() if x["spec"]["names"]["kind"] == "NodeCache")
+        made.apply(r.CRDS, Key("", crd["metadata"]["name"]), crd)
+        made.apply(r.NODES, Key("", "n1"), {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})
+        yield made
+        transport.close()
+
+
+def test_the_driver_publishes_a_datasets_life_on_its_node(tmp_path: Path, client: Client) -> None:
+    with Published(tmp_path / "lab", client) as lab:
+        whole = sum(map(len, lab.files.values()))
+        assert lab.status() == {}
+        pod = lab.pod("one")
+        until(lambda: lab.held().get("mounted") and "reader" in lab.held(), LONG, lab.status)
+        assert (lab.held()["namespace"], lab.held()["name"], lab.held()["role"]) == ("default", "lab", "Client")
+        for name, data in lab.files.items():
+            assert (pod / name).read_bytes() == data
+        until(lambda: lab.held().get("tiers") == [{"medium": "SSD", "bytes": whole}], LONG, lab.status)
+        until(lambda: lab.held()["reader"]["missedBytes"] == whole, LONG, lab.status)
+        assert lab.status()["cachedBytes"] == whole
+        assert lab.inside is not None
+        assert lab.inside.publisher is not None
+        before = lab.inside.publisher.writes
+        time.sleep(15.0)
+        assert lab.inside.publisher.writes == before, "nothing changes, nothing is written"
+        lab.unpublish("one")
+        lab.unstage()
+        lab.config.unlink()  # the dataset is deleted
+        until(lambda: lab.status() == {}, LONG, lab.status)

@@ -52,6 +52,10 @@ def test_a_dataset_that_serves_is_one_row() -> None:
     assert status.notes(found, whole=False) == ["ns/d: load l: 2 of 4 files, 1.0 Mi of 2.0 Mi (50%), 1.0 Mi/s, 1s left"]
 
 
+def test_what_fails_is_said() -> None:
+    assert status.moving({**HALF, "failedFiles": 2, "lastError": "no room"}).endswith("; 2 failed, the last: no room")
+
+
 def test_what_is_not_known_is_a_dash_and_what_does_not_serve_is_explained() -> None:
     bare = {"metadata": {"name": "d", "namespace": "ns"}}
     found = status.report(bare, [load("Pending", message="it waits for a worker"), load("Complete", name="m")], None)

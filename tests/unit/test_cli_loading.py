@@ -87,6 +87,7 @@ def test_numbers_of_a_status() -> None:
     )
     assert numbers(c.Progress(bytes=100, bytes_total=100)).percent == 99, "more may be found"
     assert numbers(c.Progress()).eta_seconds is msgspec.UNSET
+    assert numbers(c.Progress(failed=1, error="x" * 1000)).last_error == "x" * 500
     end = numbers(c.Progress(2, 2, 0, 0, 0.0, 0.0, True, True))
     assert (end.percent, end.eta_seconds) == (100, 0)
 

@@ -99,7 +99,8 @@ def test_a_refusal_names_every_field(lab: Lab) -> None:
     assert said["allowed"] is False
     assert said["status"]["code"] == 422
     assert said["status"]["message"] == "spec.a is wrong; do b; and spec.c is wrong; do d"
-    assert [c["field"] for c in said["status"]["details"]["causes"]] == ["spec.a", "spec.c"]
+    causes = said["status"]["details"]["causes"]
+    assert [(c["field"], c["message"]) for c in causes] == [("spec.a", "is wrong; do b"), ("spec.c", "is wrong; do d")]
     assert "patch" not in said
 
 

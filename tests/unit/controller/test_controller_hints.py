@@ -51,6 +51,8 @@ def test_bytes_that_several_nodes_hold_count_once() -> None:
 def test_nothing_is_held_and_nothing_is_known() -> None:
     said = summary([], SAID)
     assert (said.total_bytes, said.cached_percent, said.node_count, said.nodes, said.zones) == (0, 0, 0, (), ())
+    cold = summary([place("a", 0, 0, size=7)], SAID)
+    assert (cold.total_bytes, cold.nodes) == (7, ()), "its size is known before anybody holds any of it"
     loading = summary(
         [place("a", 0, 0, warming=Warming(remaining_bytes=10, bytes_per_second=1, eta_seconds=10), mounted=True)], SAID
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from csilab import until
 from forebay.api import podconfig
 from forebay.api.spec import DatasetSpec, Mount, Tier
 from forebay.cache.roster import Listed, parse_members
+from forebay.fuse import processes
 from forebay.fuse.csi import child, inline, rpc
 from forebay.fuse.csi import members as lists
 from forebay.fuse.csi import messages as m
@@ -176,6 +178,22 @@ def test_a_sub_path_is_opened_through_no_link(tmp_path: Path) -> None:
     ):
         with pytest.raises(error):
             child.open_below(str(tmp_path), sub)
+
+
+def test_the_deadline_counts_from_when_the_process_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that takes long to start a program says nothing of a mount by that."""
+
+    def run(does: str) -> str:
+        monkeypatch.setattr(processes, "python", lambda *_: [sys.executable, "-c", f"import sys, time; {does}"])
+        return child.run("statvfs", "/somewhere", deadline=4)
+
+    assert run(r"time.sleep(5); print('\n1 2 3')") == "1 2 3"
+    with pytest.raises(Refusal, match="/somewhere does not answer within 4 s"):
+        run("print(flush=True); time.sleep(600)")
+    with pytest.raises(Refusal, match=r"^a sentence$"):
+        run("print(flush=True); print('a sentence'); sys.exit(3)")
+    with pytest.raises(Refusal, match="statvfs failed: it never began"):
+        run("sys.exit('it never began')")
 
 
 def test_leaving_is_a_file_beside_the_list(tmp_path: Path) -> None:
