@@ -17,8 +17,6 @@ from lakekit import VERIFY, Lake
 from podkit import pod, until
 from servers import free_port
 
-from forebay.controller import install
-
 GIB = 8
 """Of each card."""
 CARDS = 2
@@ -119,19 +117,6 @@ class Crew:
         self.pods.delete("pod", "-l", f"{NAME}={self.name}")
 
 
-def held(cluster: Cluster, node: str, lake: Lake) -> int:
-    """Bytes of the dataset in the node's caches, by the blocks of their files."""
-    found = cluster.run(
-        node, ["find", "/var/cache/forebay", "-type", "f", "-path", f"*{lake.pods.namespace}*", "-printf", "%b\n"], check=False
-    )
-    return 512 * sum(map(int, found.split()))
-
-
-def published() -> bool:
-    """Whether the installation's nodes publish NodeCaches by themselves."""
-    return "35-nodecaches.yaml" in install.parts(install.Install())
-
-
 def told(lake: Lake, node: str) -> int:
     """Bytes of the dataset that the node's NodeCache tells of, 0 for none."""
     found = lake.cluster.kubectl("get", "nodecache", node, "--ignore-not-found", "-o", "json")
@@ -141,7 +126,7 @@ def told(lake: Lake, node: str) -> int:
 
 
 def publish(lake: Lake, node: str, amount: int, moment: str = "") -> None:
-    """A NodeCache by hand: what the node holds of the dataset, or a lie."""
+    """A NodeCache by hand: a lie."""
     of = {"namespace": lake.pods.namespace, "name": lake.name, "role": "Owner", "tiers": [{"medium": "SSD", "bytes": amount}]}
     status = {
         "observedTime": moment or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
