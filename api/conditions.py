@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from forebay.api.struct_schema import Written, listing, moment, told
+from forebay.api.crd.structs import Written, listing, moment, told
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 Stamp = Literal["last_update_time", "last_probe_time"]

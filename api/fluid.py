@@ -17,6 +17,7 @@ from forebay.api.core_shapes import (
     VOLUMES,
     core_map,
 )
+from forebay.api.crd.structs import struct_table
 from forebay.api.fluid_blocks import (
     ENCRYPT_OPTIONS,
     ENVS,
@@ -41,7 +42,6 @@ from forebay.api.fluid_runtimes import (
     VINEYARD,
 )
 from forebay.api.schema import BOOL, INT, MAP, STR, Field, Int, List, Obj, Str, loose, need, obj, used, words
-from forebay.api.struct_schema import struct_table
 
 GROUP = "data.fluid.io"
 API_VERSION = "data.fluid.io/v1alpha1"

@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from forebay.api.conditions import Conditions
 from forebay.api.core_shapes import LABEL_SELECTOR, core_map
+from forebay.api.crd.structs import Written, moment, told
 from forebay.api.names import normalise
-from forebay.api.struct_schema import Written, moment, told
 
 NAMESPACE = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 MAX_NAMESPACES, MAX_PATHS = 128, 64

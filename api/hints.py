@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from forebay.api.conditions import Conditions
-from forebay.api.struct_schema import Written, listing, moment, size, told
+from forebay.api.crd.structs import Written, listing, moment, size, told
 
 MAX_NODES = 100
 """Nodes by name: a gang larger than that is placed by the sums of its zone."""

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from forebay.api.conditions import Conditions
+from forebay.api.crd.structs import Written, listing, moment, size, told
 from forebay.api.spec import Medium
-from forebay.api.struct_schema import Written, listing, moment, size, told
 
 MAX_DATASETS = 512
 """Datasets of one object, the largest first: 216 KiB with names of 6 and 13 characters, a worker and readers of each."""

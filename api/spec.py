@@ -57,7 +57,7 @@ class Mount(msgspec.Struct, frozen=True):
 
     @property
     def gone(self) -> bool:
-        """Whether the dataset has it no more; see `forebay.cache.numbering`."""
+        """Whether the dataset has it no more; see `forebay.cache.tree.numbering`."""
         return self.store == GONE
 
     def __repr__(self) -> str:

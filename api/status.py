@@ -12,10 +12,10 @@ import msgspec
 
 from forebay.api.conditions import Conditions
 from forebay.api.core_shapes import NODE_AFFINITY
+from forebay.api.crd.structs import Written, count, moment, size, told
 from forebay.api.fluid_blocks import MOUNT
 from forebay.api.quantity import format_bytes
 from forebay.api.schema import List
-from forebay.api.struct_schema import Written, count, moment, size, told
 
 DatasetPhase = Literal["", "Pending", "NotBound", "Bound", "Failed", "Updating", "DataMigrating"]
 RuntimePhase = Literal["", "NotReady", "PartialReady", "Ready"]

@@ -18,7 +18,7 @@ import trio
 
 from forebay.api import wire
 from forebay.api.places import socket_address
-from forebay.cache.index import IndexError_
+from forebay.cache.disk.index import IndexError_
 from forebay.cache.log import log
 from forebay.cache.stores.base import StoreError
 

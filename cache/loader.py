@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from forebay.cache.discovery import DnsSource
 from forebay.cache.log import log
+from forebay.cache.members.discovery import DnsSource
 from forebay.cache.peers import controlwire as c
 
 PATIENCE = 600.0

@@ -22,16 +22,16 @@ import msgspec
 import trio
 
 from forebay.api.podconfig import LEAVING, ORDERS_DIR
+from forebay.cache.disk.index import IndexError_
+from forebay.cache.disk.tiers import CacheDirError
 from forebay.cache.follow import EVERY, Followed, PodFiles
-from forebay.cache.index import IndexError_
 from forebay.cache.log import Lines, log
-from forebay.cache.node import DRAINED
+from forebay.cache.members.node import DRAINED
+from forebay.cache.members.roster import join_address
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers.wire import Refused
-from forebay.cache.roster import join_address
 from forebay.cache.stores.base import StoreError
 from forebay.cache.telling import Telling
-from forebay.cache.tiers import CacheDirError
 from forebay.cache.worker import CONFIGURATION, Worker, lean, serve, together
 
 AGAIN = 10.0

@@ -12,15 +12,15 @@ import trio
 
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec
-from forebay.cache import files
+from forebay.cache.disk import files
+from forebay.cache.disk.index import COMPLETE, DIR, FILE, Index, Row, unpack_row
+from forebay.cache.disk.records import TOUCH_EVERY
 from forebay.cache.door import LATER, Answer, Caller, Fault, Later, Service
-from forebay.cache.engine import Engine
-from forebay.cache.index import COMPLETE, DIR, FILE, Index, Row, unpack_row
-from forebay.cache.machine import SMALL
-from forebay.cache.messages import NO_TIER, Goal, Thing
-from forebay.cache.namespace import Namespace
-from forebay.cache.records import TOUCH_EVERY
+from forebay.cache.fetch.engine import Engine
+from forebay.cache.fetch.machine import SMALL
+from forebay.cache.fetch.messages import NO_TIER, Goal, Thing
 from forebay.cache.reopened import Reopened
+from forebay.cache.tree.namespace import Namespace
 from forebay.cache.warm import Warmer
 
 OPEN_DEADLINE = 55.0

@@ -11,13 +11,13 @@ from contextlib import aclosing
 import trio
 
 from forebay.api import wire
+from forebay.cache.disk.index import COMPLETE, FILE, UNRESOLVED, Row
 from forebay.cache.door import Fault
-from forebay.cache.engine import Engine
-from forebay.cache.index import COMPLETE, FILE, UNRESOLVED, Row
-from forebay.cache.machine import SMALL
-from forebay.cache.messages import Goal, Thing
-from forebay.cache.namespace import Namespace
+from forebay.cache.fetch.engine import Engine
+from forebay.cache.fetch.machine import SMALL
+from forebay.cache.fetch.messages import Goal, Thing
 from forebay.cache.stores.base import StoreError
+from forebay.cache.tree.namespace import Namespace
 
 SMALL_AT_ONCE = 96
 """Small files wanted at a time: enough that lanes take several to a hop."""

@@ -25,24 +25,24 @@ import trio
 
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, Mount
-from forebay.cache import numbering
-from forebay.cache.dispatch import FAR_LANES
+from forebay.cache.disk.durable import Durability, Reconciler, by_tier, mark_clean, open_index
+from forebay.cache.disk.index import IndexError_, boot_id
+from forebay.cache.disk.records import Records
+from forebay.cache.disk.scrub import INTERVAL, Scrubber
+from forebay.cache.disk.tiers import CacheDirError, Lock, TierDir, state_of
 from forebay.cache.door import Door
-from forebay.cache.durable import Durability, Reconciler, by_tier, mark_clean, open_index
-from forebay.cache.engine import Engine
-from forebay.cache.fetch import Meter, Source
+from forebay.cache.fetch.dispatch import FAR_LANES
+from forebay.cache.fetch.engine import Engine
+from forebay.cache.fetch.lanes import Meter, Source
+from forebay.cache.fetch.machine import Machine
 from forebay.cache.follow import Followed, Served, SpecFile, Told
-from forebay.cache.index import IndexError_, boot_id
 from forebay.cache.log import Lines, log
-from forebay.cache.machine import Machine
-from forebay.cache.namespace import Namespace
-from forebay.cache.records import Records
 from forebay.cache.report import report
-from forebay.cache.scrub import INTERVAL, Scrubber
 from forebay.cache.service import DatasetService
 from forebay.cache.stores import open_store
 from forebay.cache.stores.base import Store
-from forebay.cache.tiers import CacheDirError, Lock, TierDir, state_of
+from forebay.cache.tree import numbering
+from forebay.cache.tree.namespace import Namespace
 
 CONFIGURATION = 2
 """Exit status for what a restart does not heal."""
@@ -81,7 +81,7 @@ class Worker:
         self.records.count.update(dict(enumerate(count)))
         node = None
         if spec.cluster is not None:
-            from forebay.cache.node import Node  # megabytes that a node alone does not need
+            from forebay.cache.members.node import Node  # megabytes that a node alone does not need
 
             node = Node(spec)
         self.node = node

@@ -11,7 +11,8 @@ from forebay.cli import preflight
 from forebay.cli.datasets import of_dataset, run_of
 from forebay.cli.nodes import Start, check_join
 from forebay.cli.output import CommandError, warn
-from forebay.fuse import leftovers, mounting
+from forebay.fuse import mounting
+from forebay.fuse.supervision import leftovers
 
 
 def clear_the_way(specs: list[DatasetSpec], node: str = "") -> None:

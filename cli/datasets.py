@@ -17,7 +17,7 @@ import click
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, decode_spec
 from forebay.cli.output import CommandError
-from forebay.fuse import control
+from forebay.fuse.supervision import control
 
 if TYPE_CHECKING:
     from forebay.cache.client import Door
@@ -65,7 +65,7 @@ class Running:
             state = self.state()
             if state["phase"] != "dead":
                 return True
-            from forebay.fuse import leftovers
+            from forebay.fuse.supervision import leftovers
 
             if not any(p.role != "worker" for p in leftovers.processes_of(str(self.run))) or time.monotonic() > deadline:
                 return False

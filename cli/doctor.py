@@ -19,7 +19,7 @@ import click
 
 from forebay.api import places
 from forebay.api.spec import DatasetSpec
-from forebay.cache.awake import SWITCH, Awake
+from forebay.cache.fetch.awake import SWITCH, Awake
 from forebay.cli import preflight
 from forebay.cli.datasets import running
 from forebay.cli.load import cache_option, default_cache, read

@@ -12,7 +12,7 @@ from forebay.api import places
 from forebay.cli import netns
 from forebay.cli.datasets import Running, find_all, locked, running
 from forebay.cli.output import CommandError, emit_json, say, warn
-from forebay.fuse import control, leftovers
+from forebay.fuse.supervision import control, leftovers
 
 STOP_LIMIT = 45.0
 """Seconds for a clean end: 3 for a busy mount, 5 for the daemon, 30 for the worker, and room."""
@@ -94,7 +94,7 @@ def stop(target: Running) -> Stopped:
 
 def _gone(pids: list[int], deadline: float) -> None:
     """Wait until processes are no more, so that who looks after `down` finds none."""
-    from forebay.fuse.processes import start_ticks
+    from forebay.fuse.supervision.processes import start_ticks
 
     while any(start_ticks(pid) is not None for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.01)

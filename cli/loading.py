@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from forebay.api import loadresult
-from forebay.api.crd_kinds import KINDS, VERSION
+from forebay.api.crd.kinds import KINDS, VERSION
 from forebay.api.loadresult import LoadResult
 from forebay.api.status import Progress
 from forebay.cache.loader import Loader, LoadError, Order, Service, Target

@@ -22,7 +22,7 @@ from forebay.api import places
 from forebay.api.spec import DatasetSpec
 from forebay.cli.datasets import locked, of_dataset
 from forebay.cli.output import CommandError
-from forebay.fuse import rundir
+from forebay.fuse.supervision import rundir
 
 RANGE = ipaddress.IPv4Network("198.19.0.0/16")
 """Half of the range that is reserved for benchmarks (RFC 2544): nobody's network lies there."""

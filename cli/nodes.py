@@ -129,7 +129,7 @@ def read_join(
     members: str, *, listen: str, secret_file: Path | None, node: str, control: str, weight: float, client: bool
 ) -> Join:
     """Check what was said with `--join` and fill in what was not. Raises `CommandError` with a sentence."""
-    from forebay.cache.roster import join_address, split_address
+    from forebay.cache.members.roster import join_address, split_address
 
     if secret_file is None:
         raise CommandError("--join needs --secret-file FILE: the dataset's secret, the same on every node (docs/cluster.md)")
@@ -172,7 +172,7 @@ def _address(option: str, text: str, split: Callable[[str], tuple[str, int]]) ->
 
 def _list(text: str, port: int) -> str:
     """`file:PATH` (absolute) or `dns:NAME:PORT` of what was written."""
-    from forebay.cache.discovery import open_source
+    from forebay.cache.members.discovery import open_source
 
     kind, _, rest = text.partition(":")
     try:
@@ -234,7 +234,7 @@ def free(port: int, host: str = LOOPBACK) -> bool:
 
 def in_the_way(address: str) -> str | None:
     """Why nobody can listen at `address` now, None when one can."""
-    from forebay.cache.roster import split_address
+    from forebay.cache.members.roster import split_address
 
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -276,7 +276,7 @@ def prepare(starts: Sequence[Start], cache_dir: Path | None) -> None:
     if cache_dir is None or starts[0].spec.cluster is None:
         return
     from forebay.cache.peers.auth import make_secret
-    from forebay.fuse import rundir
+    from forebay.fuse.supervision import rundir
 
     shared = places_of(starts[0].spec, cache_dir)
     try:
@@ -291,9 +291,9 @@ def prepare(starts: Sequence[Start], cache_dir: Path | None) -> None:
 
 def check_join(spec: DatasetSpec) -> tuple[list[str], list[str]]:
     """What keeps a node from joining, and what a person should know: (problems, warnings)."""
-    from forebay.cache.discovery import FileSource, open_source
+    from forebay.cache.members.discovery import FileSource, open_source
+    from forebay.cache.members.roster import parse_members
     from forebay.cache.peers.auth import load_secret
-    from forebay.cache.roster import parse_members
 
     c = spec.cluster
     assert c is not None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forebay.api.spec import DatasetSpec
-from forebay.cache.awake import SWITCH
+from forebay.cache.fetch.awake import SWITCH
 
 AMBIENT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE")
 """Variables that a manifest without a Secret takes credentials from, and that systemd does not have."""

@@ -25,7 +25,7 @@ from forebay.cli.members import members_known
 from forebay.cli.nodes import MOST_WORKERS, Start, prepare, read_join
 from forebay.cli.output import CommandError, emit_json, say, table, warn
 from forebay.cli.planning import networks_for, planned
-from forebay.fuse import control, leftovers, processes, rundir
+from forebay.fuse.supervision import control, leftovers, processes, rundir
 
 START_LIMIT = 330.0
 """Seconds until a start that neither succeeded nor failed is given up; above the supervisor's own limit."""
@@ -199,7 +199,7 @@ def _take_back(dataset: str, children: dict[Path, list[int]]) -> None:
 
 
 def _spawn(run: Path, mount: str, space: str, children: list[int], *, no_passthrough: bool) -> None:
-    argv = processes.python("forebay.fuse.supervisor", "--run-dir", str(run))
+    argv = processes.python("forebay.fuse.supervision.supervisor", "--run-dir", str(run))
     argv += ["--mount", mount] if mount else []
     argv += ["--no-passthrough"] if no_passthrough else []
     if space:

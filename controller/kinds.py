@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.crd_kinds import KINDS, VERSION
+from forebay.api.crd.kinds import KINDS, VERSION
 from forebay.api.nodecache import HeldDataset, NodeCacheStatus
 from forebay.kube import resources as r
 from forebay.kube.objects import ObjectMeta

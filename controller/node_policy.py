@@ -5,7 +5,7 @@ A token that the kubelet got for a pod names the pod's node (Kubernetes 1.30 and
 
 from __future__ import annotations
 
-from forebay.api.crd_kinds import OWN_GROUP
+from forebay.api.crd.kinds import OWN_GROUP
 from forebay.controller import rights
 from forebay.runtimes.engine import Object
 

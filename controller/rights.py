@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forebay.api.crd_kinds import KINDS, OWN_GROUP
+from forebay.api.crd.kinds import KINDS, OWN_GROUP
 from forebay.api.fluid import GROUP
 from forebay.api.fluidnames import TYPES
 from forebay.runtimes.engine import Object

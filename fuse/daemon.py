@@ -31,9 +31,9 @@ import msgspec
 
 from forebay.api import places, wire
 from forebay.api.spec import DatasetSpec, decode_spec
-from forebay.cache import numbering
 from forebay.cache.client import Door, DoorError
-from forebay.cache.index import Index
+from forebay.cache.disk.index import Index
+from forebay.cache.tree import numbering
 from forebay.fuse import device, mounting
 from forebay.fuse import protocol as p
 from forebay.fuse.arguments import Args, Unconfigured
@@ -384,7 +384,7 @@ class Daemon:
             sys.executable,
             "-P",
             "-m",
-            "forebay.fuse.supervisor",
+            "forebay.fuse.supervision.supervisor",
             "--run-dir",
             self.args.run_dir,
             "--adopt",

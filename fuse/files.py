@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import xxhash
 
-from forebay.cache.index import BLOCK
+from forebay.cache.disk.index import BLOCK
 
 Sums = Callable[[int], int | None]
 """Block of an object -> its xxh3-64, None where the index has none (yet)."""

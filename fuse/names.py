@@ -8,8 +8,8 @@ import time
 from typing import Any, TypeVar
 
 from forebay.api import wire
-from forebay.cache import freshness as fr
-from forebay.cache.index import COMPLETE_LIST, DIR, FILE, NO_MOUNT, NO_OID, ROOT, UNRESOLVED, Dir, Row, pack_row, unpack_row
+from forebay.cache.disk.index import COMPLETE_LIST, DIR, FILE, NO_MOUNT, NO_OID, ROOT, UNRESOLVED, Dir, Row, pack_row, unpack_row
+from forebay.cache.tree import freshness as fr
 from forebay.fuse import pages
 from forebay.fuse.view import DOOR_DEADLINE, View, WouldBlock, unpack_fixed
 

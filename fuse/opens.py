@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forebay.api import wire
-from forebay.cache.extents import SUM, blocks_in_segment
-from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, FILE, boot_id, object_path
+from forebay.cache.disk.extents import SUM, blocks_in_segment
+from forebay.cache.disk.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, FILE, boot_id, object_path
 from forebay.fuse.files import Damaged, OpenFile, Sums
 from forebay.fuse.modes import Modes
 from forebay.fuse.protocol import FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH, MAX_READ

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forebay.api.spec import DatasetSpec
-from forebay.cache.index import DIR, NO_OID, ROOT, Index, Row
+from forebay.cache.disk.index import DIR, NO_OID, ROOT, Index, Row
 from forebay.fuse.modes import Modes
 from forebay.fuse.names import Names
 from forebay.fuse.opens import Backing, Opens

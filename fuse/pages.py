@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from forebay.cache.index import _PAIR, _ROW, DIR, UNRESOLVED
+from forebay.cache.disk.index import _PAIR, _ROW, DIR, UNRESOLVED
 
 S_IFDIR, S_IFREG = 0o040000, 0o100000
 DIR_MODE = S_IFDIR | 0o555

@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from forebay.cache.awake import Awake
-from forebay.cache.index import DIR
+from forebay.cache.disk.index import DIR
+from forebay.cache.fetch.awake import Awake
 from forebay.fuse import device
 from forebay.fuse import protocol as p
 from forebay.fuse.files import Damaged

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec
-from forebay.cache.index import _OBJECT, _ROW, _U64, ROOT, Index
+from forebay.cache.disk.index import _OBJECT, _ROW, _U64, ROOT, Index
 
 DOOR_DEADLINE = 60.0
 """Seconds a request may wait for the worker; the store's own deadlines (10 s to a first byte) end earlier."""

@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from forebay.cache.extents import block_range, blocks_of, checksum
+from forebay.cache.disk.extents import block_range, blocks_of, checksum
+from forebay.cache.members.roster import Member
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import EMPTY, Key, Signed, sha256
 from forebay.cache.peers.wire import SIGNED_HEADERS, SUM, Mode, Ref
-from forebay.cache.roster import Member
 from forebay.cache.stores.base import BadReply, StoreError, Unavailable
 from forebay.cache.stores.connection import Closed, Connection, Stalled, parse_head
 from forebay.cache.stores.names import show

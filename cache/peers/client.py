@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from forebay.cache.extents import blocks_of
+from forebay.cache.disk.extents import blocks_of
+from forebay.cache.members.roster import Member, split_address
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signed, Signer
 from forebay.cache.peers.call import (
@@ -37,7 +38,6 @@ from forebay.cache.peers.call import (
     unframe,
 )
 from forebay.cache.peers.wire import Mode, Ref
-from forebay.cache.roster import Member, split_address
 from forebay.cache.stores.base import StoreError
 from forebay.cache.stores.connection import Connection
 from forebay.cache.stores.urls import Origin

@@ -17,11 +17,11 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from forebay.cache.log import log
+from forebay.cache.members.roster import join_address
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import AuthError, Key, Verifier, body_of, sha256
 from forebay.cache.peers.wire import Refused
-from forebay.cache.roster import join_address
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # a worker does not fork: no handlers, no warnings
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own words on stderr are no lines of a log

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.cache.index import BLOCK
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.members.roster import MOST_MEMBERS
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signed, sha256
 from forebay.cache.peers.wire import Ref, Refused
-from forebay.cache.roster import MOST_MEMBERS
 
 SERVICE = "forebay.Control"
 METHODS = ("hello", "load", "refresh", "pin", "unpin", "evict", "drain", "take", "leave", "stats")

@@ -16,14 +16,14 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import NamedTuple, Protocol
 
-from forebay.cache.extents import block_range, blocks_of
-from forebay.cache.index import BLOCK
+from forebay.cache.disk.extents import block_range, blocks_of
+from forebay.cache.disk.index import BLOCK
 from forebay.cache.log import log
+from forebay.cache.members.roster import join_address
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import AuthError, Key, Signed, Verifier, body_of, sha256
 from forebay.cache.peers.httpd import Exchange, Gone, Request, head_of
 from forebay.cache.peers.wire import SIGNED_HEADERS, SUM, Absent, Batch, Mode, Ref, Refused
-from forebay.cache.roster import join_address
 from forebay.cache.stores.base import StoreError
 
 CONNECTIONS = 256

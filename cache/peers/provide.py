@@ -13,19 +13,19 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
-from forebay.cache import files
-from forebay.cache.cluster import Cluster
+from forebay.cache.disk import files
+from forebay.cache.disk.extents import block_range, blocks_of, checksum
+from forebay.cache.disk.index import BLOCK, COMPLETE, IndexError_, object_id
+from forebay.cache.disk.scrub import Scrubber
 from forebay.cache.door import Fault
-from forebay.cache.engine import Engine
-from forebay.cache.extents import block_range, blocks_of, checksum
-from forebay.cache.index import BLOCK, COMPLETE, IndexError_, object_id
+from forebay.cache.fetch.engine import Engine
+from forebay.cache.fetch.messages import NO_TIER, Goal, Thing
 from forebay.cache.log import log
-from forebay.cache.messages import NO_TIER, Goal, Thing
+from forebay.cache.members.cluster import Cluster
 from forebay.cache.peers import wire
 from forebay.cache.peers.desk import Desk
 from forebay.cache.peers.port import Piece, Serving, Small, SmallFailed
 from forebay.cache.peers.wire import SUM, Batch, Mode, Ref
-from forebay.cache.scrub import Scrubber
 from forebay.cache.stores.base import Changed, Denied, Store, StoreError, Unavailable
 
 PATIENCE = 40.0

@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 import msgspec
 import xxhash
 
-from forebay.cache.index import BLOCK, SEGMENT, object_id
+from forebay.cache.disk.index import BLOCK, SEGMENT, object_id
 from forebay.cache.stores.base import BadReply, Changed, Denied, Entry, NotFound, Page, StoreError, Unavailable
 from forebay.cache.stores.names import show, usable_key
 

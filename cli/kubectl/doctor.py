@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from forebay.api.crd_kinds import KINDS, VERSION
+from forebay.api.crd.kinds import KINDS, VERSION
 from forebay.api.engine_class import NAME as CLASS
 from forebay.cli.doctor import Finding, kernel_version
 from forebay.cli.doctor import show as shown

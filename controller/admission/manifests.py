@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forebay.api.crd_kinds import KINDS
+from forebay.api.crd.kinds import KINDS
 from forebay.api.fluid import GROUP
 from forebay.controller import rights
 from forebay.controller.admission.pods import INJECT, OPT_OUT, SIDECAR

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from forebay.cache.log import log
+from forebay.cache.members.roster import Listed
 from forebay.cache.peers.auth import Key, load_secret
 from forebay.cache.peers.control_client import ControlClient
 from forebay.cache.peers.controlwire import ControlError
-from forebay.cache.roster import Listed
 from forebay.fuse.csi.site import Site
 
 PATIENCE = 120.0

@@ -15,9 +15,9 @@ import stat
 import subprocess
 import sys
 
-from forebay.fuse import processes
 from forebay.fuse.csi import binds
 from forebay.fuse.csi.refusal import Refusal
+from forebay.fuse.supervision import processes
 
 REFUSED = 3
 NOT_THERE = 4

@@ -19,13 +19,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from forebay.fuse import rundir
 from forebay.fuse.csi import attributes, checks
 from forebay.fuse.csi import messages as m
 from forebay.fuse.csi.proto import Empty, Message, encode
 from forebay.fuse.csi.refusal import Refusal, malformed
 from forebay.fuse.csi.rpc import Busy, Method
 from forebay.fuse.csi.source import Source
+from forebay.fuse.supervision import rundir
 
 NAME_MOST = 128
 PARAMETERS = frozenset((attributes.DATASET, attributes.CONFIG, attributes.SERVICE, attributes.SUB_PATH, attributes.CLEAN))

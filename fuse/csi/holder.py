@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from forebay.api import places
-from forebay.fuse import control, leftovers, processes
 from forebay.fuse.csi.refusal import Refusal
+from forebay.fuse.supervision import control, leftovers, processes
 
 ANSWER = 5.0
 
@@ -39,7 +39,7 @@ class Holder(Protocol):
 def supervisor(run: str, mount: str, fds: Sequence[int]) -> list[str]:
     """Command line; the descriptors are 3 and 4 there."""
     more = ["--device-fd", "3", "--state-fd", "4"] if fds else []
-    return processes.python("forebay.fuse.supervisor", "--run-dir", run, "--mount", mount, *more)
+    return processes.python("forebay.fuse.supervision.supervisor", "--run-dir", run, "--mount", mount, *more)
 
 
 class Direct:

@@ -21,10 +21,10 @@ import socket
 from typing import Any
 
 from forebay.cache.log import log
-from forebay.fuse import control, leftovers
 from forebay.fuse.csi.holder import Direct
 from forebay.fuse.csi.refusal import Refusal
 from forebay.fuse.csi.site import Layout
+from forebay.fuse.supervision import control, leftovers
 
 GRACE = 10.0
 """Seconds client tiers get to end by themselves."""

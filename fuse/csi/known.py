@@ -6,9 +6,9 @@ import os
 import threading
 
 from forebay.cache.log import log
-from forebay.fuse import rundir
 from forebay.fuse.csi.attributes import ClaimVolume, WorkerVolume
 from forebay.fuse.csi.records import Kept, Published, Records, Staged
+from forebay.fuse.supervision import rundir
 
 BOOT = "/proc/sys/kernel/random/boot_id"
 

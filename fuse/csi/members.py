@@ -1,7 +1,7 @@
 """Who serves a dataset, by the EndpointSlices of its Service. Pure: slices in, lines of the member list out.
 
 A worker becomes a member when it is ready for the first time and stays one while a slice lists it, ready or not, until it
-is terminating: a probe that fails for a moment moves no bytes. Health is the readers' own matter (`forebay.cache.route`).
+is terminating: a probe that fails for a moment moves no bytes. Health is the readers' own matter (`forebay.cache.members.route`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from forebay.cache.roster import MOST_MEMBERS, Listed, join_address
+from forebay.cache.members.roster import MOST_MEMBERS, Listed, join_address
 from forebay.kube.objects import ObjectMeta
 
 DATA, CONTROL = "data", "control"

@@ -20,10 +20,11 @@ import msgspec
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, decode_spec, encode_spec
 from forebay.cache.log import log
-from forebay.fuse import control, mounting, rundir
+from forebay.fuse import mounting
 from forebay.fuse.csi.holder import Holder
 from forebay.fuse.csi.refusal import Refusal
 from forebay.fuse.csi.site import Site
+from forebay.fuse.supervision import control, rundir
 
 STOP = 60.0
 """Seconds for a clean end: 3 for a busy mount, 5 for the daemon, 30 for the client tier, and room."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from forebay.fuse import mounting, rundir
+from forebay.fuse import mounting
 from forebay.fuse.csi import attributes, binds, checks, child, inline
 from forebay.fuse.csi import members as lists
 from forebay.fuse.csi import messages as m
@@ -27,6 +27,7 @@ from forebay.fuse.csi.refusal import Refusal, malformed
 from forebay.fuse.csi.rpc import Busy, Method
 from forebay.fuse.csi.site import Layout, Site, client_spec
 from forebay.fuse.csi.source import Source, spec_of
+from forebay.fuse.supervision import rundir
 
 STAGE_WAIT, PUBLISH_WAIT = 15.0, 20.0
 """Seconds a call waits for a mount; then it is ABORTED, and kubelet's next call finds it further on."""

@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from forebay.cache.log import log
-from forebay.fuse import rundir
+from forebay.fuse.supervision import rundir
 
 Part = Literal["claim", "worker", "host"]
 

@@ -17,7 +17,7 @@ import msgspec
 
 from forebay.api import podconfig
 from forebay.api.spec import DatasetSpec
-from forebay.cache.roster import Listed, parse_members
+from forebay.cache.members.roster import Listed, parse_members
 from forebay.fuse.csi.members import Members, Slice
 from forebay.fuse.csi.refusal import Refusal
 from forebay.kube.client import Client

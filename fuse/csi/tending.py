@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Callable
 
 from forebay.cache.log import log
-from forebay.cache.roster import Listed, parse_members
-from forebay.fuse import mounting, rundir
+from forebay.cache.members.roster import Listed, parse_members
+from forebay.fuse import mounting
 from forebay.fuse.csi import inline
 from forebay.fuse.csi import members as lists
 from forebay.fuse.csi.agreement import Agreement
@@ -27,6 +27,7 @@ from forebay.fuse.csi.records import Kept, Published
 from forebay.fuse.csi.refusal import Refusal
 from forebay.fuse.csi.site import Site, client_spec
 from forebay.fuse.csi.source import Look, Seen, Source, revision_of, spec_of
+from forebay.fuse.supervision import rundir
 
 EVERY, OFTEN, NEW = 1.0, 0.1, 5.0
 STALE = 60.0

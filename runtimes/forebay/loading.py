@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from forebay.api import fluidnames as fluid
 from forebay.api import podconfig as conf
-from forebay.api.crd_kinds import KINDS
+from forebay.api.crd.kinds import KINDS
 from forebay.api.dataload import LoadSpec, LoadSpecError, read_load
 from forebay.api.fluid import GROUP
 from forebay.runtimes.engine import Finding, Loading, Object, Ref, Subject

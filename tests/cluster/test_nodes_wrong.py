@@ -21,14 +21,14 @@ from faultserver import FaultServer, Request, Wire
 from peerkit import read_answer, signed
 from workerlab import MIB, eventually, file_mount
 
-from forebay.cache import placement
 from forebay.cache.client import DoorError
-from forebay.cache.index import BLOCK
-from forebay.cache.membership import identity
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.members import placement
+from forebay.cache.members.membership import identity
+from forebay.cache.members.roster import Member
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signer, load_secret, make_secret
 from forebay.cache.peers.wire import Ref
-from forebay.cache.roster import Member
 
 pytestmark = pytest.mark.cluster
 

@@ -11,11 +11,11 @@ import pytest
 from workerlab import Lab, eventually, file_mount
 
 from forebay.api.spec import Cluster, Tier
-from forebay.cache import placement
-from forebay.cache.index import COPY, Index, Object, unpack_object
-from forebay.cache.membership import identity
+from forebay.cache.disk.index import COPY, Index, Object, unpack_object
+from forebay.cache.members import placement
+from forebay.cache.members.membership import identity
+from forebay.cache.members.roster import Member
 from forebay.cache.peers.auth import make_secret
-from forebay.cache.roster import Member
 
 pytestmark = pytest.mark.cluster
 FILES = 160

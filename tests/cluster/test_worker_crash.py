@@ -17,7 +17,7 @@ from workerlab import MIB, Lab, Reader, eventually, file_mount, fill, s3_mount
 
 from forebay.api import wire
 from forebay.cache.client import DoorError
-from forebay.cache.index import FILE, Index, object_path, pack_object, unpack_object, unpack_row
+from forebay.cache.disk.index import FILE, Index, object_path, pack_object, unpack_object, unpack_row
 
 pytestmark = pytest.mark.cluster
 ROUNDS = 8

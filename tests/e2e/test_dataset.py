@@ -10,7 +10,13 @@ from lakekit import SYSTEM, Lake, caches_of, mounts_of
 from podkit import Pods, until
 
 NODES = ["node-1", "node-2"]
-PROGRAMS = ("forebay.fuse.daemon", "forebay.fuse.supervisor", "forebay.cache.worker", "bin/forebay csi", "bin/forebay worker run")
+PROGRAMS = (
+    "forebay.fuse.daemon",
+    "forebay.fuse.supervision.supervisor",
+    "forebay.cache.worker",
+    "bin/forebay csi",
+    "bin/forebay worker run",
+)
 
 
 def ours(pods: Pods, name: str) -> list[str]:
@@ -81,7 +87,7 @@ def test_readers_see_no_error_while_everything_of_ours_is_killed_one_after_anoth
     readers.read_on("nothing at all")
     for program in (
         "forebay.fuse.daemon",
-        "forebay.fuse.supervisor",
+        "forebay.fuse.supervision.supervisor",
         "forebay.cache.worker",
         "forebay csi",
         "forebay worker run",

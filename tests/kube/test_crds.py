@@ -23,7 +23,7 @@ from manifest_cases_runtimes import RUNTIME_ERRORS
 
 from forebay.api import fluid
 from forebay.api.conditions import Condition, merge
-from forebay.api.crd_kinds import KINDS, VERSION, Kind
+from forebay.api.crd.kinds import KINDS, VERSION, Kind
 from forebay.api.nodecache import NodeCacheStatus
 from forebay.api.status import DatasetStatus, Measured, OperationStatus, RuntimeStatus
 from forebay.kube.client import Client

@@ -17,7 +17,7 @@ from controlplane import ControlPlane
 from controlplane_kit import until
 from crd_admission import read_crds
 
-from forebay.api.crd_kinds import KINDS, VERSION
+from forebay.api.crd.kinds import KINDS, VERSION
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.errors import NotFound

@@ -13,7 +13,7 @@ from up_place import Place, make_place
 from workerlab import eventually
 
 from forebay.api.spec import Freshness, Mount, decode_spec, encode_spec
-from forebay.fuse import rundir
+from forebay.fuse.supervision import rundir
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
 LONG = 60.0

@@ -17,7 +17,7 @@ from up_place import FOREBAY, Place, make_place
 
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, Mount, Tier, encode_spec
-from forebay.fuse import control, leftovers
+from forebay.fuse.supervision import control, leftovers
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root; users: test_up_user.py")]
 
@@ -64,7 +64,7 @@ def two(place: Place) -> Iterator[tuple[Place, Path]]:
         floor_bytes=0,
     )
     (run / places.SPEC).write_bytes(encode_spec(spec))
-    argv = [sys.executable, "-P", "-m", "forebay.fuse.supervisor", "--run-dir", str(run)]
+    argv = [sys.executable, "-P", "-m", "forebay.fuse.supervision.supervisor", "--run-dir", str(run)]
     for name in ("one", "two"):
         argv += ["--mount", str(place.top / name)]
     with open(run / places.SUPERVISOR_LOG, "ab") as log:

@@ -12,9 +12,9 @@ import pytest
 from up_nodes import TOTAL, Nodes
 from up_place import FOREBAY, make_place
 
+from forebay.cache.members.roster import parse_members
 from forebay.cache.peers.auth import Key, load_secret
 from forebay.cache.peers.control_client import ControlClient
-from forebay.cache.roster import parse_members
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from peerkit import DATASET, SOURCE, FileProvider, key
 from storekit import drain
 
-from forebay.cache import placement
-from forebay.cache.cluster import Cluster, ClusterStore
-from forebay.cache.index import object_id
-from forebay.cache.membership import Fixed
+from forebay.cache.disk.index import object_id
+from forebay.cache.members import placement
+from forebay.cache.members.cluster import Cluster, ClusterStore
+from forebay.cache.members.membership import Fixed
+from forebay.cache.members.roster import Member
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.wire import Ref
-from forebay.cache.roster import Member
 from forebay.cache.stores.base import Body, Entry, NotFound, Page
 from forebay.cache.stores.ranges import Held
 

@@ -29,11 +29,12 @@ from clusterlab import ClusterLab, random_objects
 from workerlab import file_mount
 
 from forebay.api.spec import encode_spec
-from forebay.fuse import leftovers, mounting, rundir
+from forebay.fuse import mounting
 from forebay.fuse.csi import messages as m
 from forebay.fuse.csi import rpc
 from forebay.fuse.csi.attributes import EPHEMERAL, POD_NAMESPACE
 from forebay.fuse.csi.proto import Empty, Message
+from forebay.fuse.supervision import leftovers, rundir
 
 SIZES = {"a": 3_000, "sub/b": 70_000, "sub/deep/c": 9, "big": 24 << 20}
 CLAIM = {"forebay.io/dataset": "default/lab"}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec, Freshness, Mount, Tier, encode_spec
-from forebay.cache.index import (
+from forebay.cache.disk.index import (
     COMPLETE,
     COMPLETE_LIST,
     DIR,

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from forebay.cache.extents import block_range, blocks_of, checksum
-from forebay.cache.index import BLOCK
+from forebay.cache.disk.extents import block_range, blocks_of, checksum
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.members.roster import Member
 from forebay.cache.peers import wire
 from forebay.cache.peers.auth import Key, Signed, Signer, sha256
 from forebay.cache.peers.call import BlobCall
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Piece, Port, Serving, Small, SmallFailed
 from forebay.cache.peers.wire import Absent, Batch, Mode, Ref
-from forebay.cache.roster import Member
 from forebay.cache.stores.base import Entry, NotFound, Page, StoreError
 
 SECRET = b"0123456789abcdef0123456789abcdef"

@@ -16,7 +16,7 @@ from faultserver import Request
 from workerlab import MIB, Reader
 
 from forebay.cache.client import DoorError
-from forebay.cache.index import BLOCK
+from forebay.cache.disk.index import BLOCK
 
 HANG = 30.0
 """Seconds of one read from which it counts as hanging."""

@@ -11,9 +11,9 @@ import trio
 
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec, Freshness, Mount
-from forebay.cache.index import DIR, ROOT, Index, Row, unpack_row
-from forebay.cache.namespace import Namespace
+from forebay.cache.disk.index import DIR, ROOT, Index, Row, unpack_row
 from forebay.cache.stores.base import Entry, NotFound, Page, StoreError
+from forebay.cache.tree.namespace import Namespace
 
 
 class MemoryStore:

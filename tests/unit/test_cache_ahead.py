@@ -7,7 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.cache.ahead import (
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.fetch.ahead import (
     FILES_MOST,
     RANGE,
     SWEEP_FILES,
@@ -22,7 +23,6 @@ from forebay.cache.ahead import (
     Width,
     cut,
 )  # fmt: skip
-from forebay.cache.index import BLOCK
 
 MIB = 1 << 20
 SIZE = 1 << 30

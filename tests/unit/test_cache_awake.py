@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.cache import awake
-from forebay.cache.awake import ANY, LIGHT_SLEEP, NEVER_HALT, SWITCH, Awake
+from forebay.cache.fetch import awake
+from forebay.cache.fetch.awake import ANY, LIGHT_SLEEP, NEVER_HALT, SWITCH, Awake
 
 
 @pytest.fixture

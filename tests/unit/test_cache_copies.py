@@ -11,13 +11,13 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.cache import copies
-from forebay.cache import messages as m
-from forebay.cache.durable import by_tier
-from forebay.cache.extents import SUM
-from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, COPY, PINNED, SEGMENT, Index, IndexError_, Object, turn
-from forebay.cache.policy import Lru
-from forebay.cache.records import Records
+from forebay.cache.disk import copies
+from forebay.cache.disk.durable import by_tier
+from forebay.cache.disk.extents import SUM
+from forebay.cache.disk.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, COPY, PINNED, SEGMENT, Index, IndexError_, Object, turn
+from forebay.cache.disk.policy import Lru
+from forebay.cache.disk.records import Records
+from forebay.cache.fetch import messages as m
 
 BOOT = 77
 NOW = 1_800_000_000

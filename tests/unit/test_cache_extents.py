@@ -9,12 +9,12 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.cache import messages as m
-from forebay.cache.extents import SUM, Extent, blocks_in_segment, blocks_of, checksum, segments_of, split
-from forebay.cache.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, PARTIAL, SEGMENT, Index, Object
-from forebay.cache.ledger import Ledger, sync_files
-from forebay.cache.motion import HERE
-from forebay.cache.records import Records
+from forebay.cache.disk.extents import SUM, Extent, blocks_in_segment, blocks_of, checksum, segments_of, split
+from forebay.cache.disk.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, PARTIAL, SEGMENT, Index, Object
+from forebay.cache.disk.ledger import Ledger, sync_files
+from forebay.cache.disk.records import Records
+from forebay.cache.fetch import messages as m
+from forebay.cache.fetch.motion import HERE
 
 BOOT = 77
 

@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from forebay.cache import files
-from forebay.cache.index import object_path
+from forebay.cache.disk import files
+from forebay.cache.disk.index import object_path
 
 OID = bytes(range(16))
 
@@ -37,7 +37,7 @@ def test_a_file_that_is_there_is_never_emptied(tmp_path: Path) -> None:
 
 def test_remains_beside_a_cache_file_are_removed_once_nobody_can_write_them(tmp_path: Path, monkeypatch) -> None:
     from forebay.api.spec import Tier
-    from forebay.cache import tiers
+    from forebay.cache.disk import tiers
 
     files.prepare(str(tmp_path))
     Path(object_path(str(tmp_path), OID)).write_bytes(b"whole")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from forebay.cache import globs
-from forebay.cache.globs import matching
-from forebay.cache.nscore import NotADirectory
 from forebay.cache.stores.base import NotFound, Unavailable
+from forebay.cache.tree import globs
+from forebay.cache.tree.core import NotADirectory
+from forebay.cache.tree.globs import matching
 
 sys.path.insert(0, str(Path(__file__).parent))
 from namespace_world import MemoryStore, World, run

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from forebay.cache import handout as module
-from forebay.cache.fanned import fanned
-from forebay.cache.handout import Handout
+from forebay.cache.members import handout as module
+from forebay.cache.members.fanned import fanned
+from forebay.cache.members.handout import Handout
+from forebay.cache.members.roster import Member
 from forebay.cache.peers.controlwire import ControlError, Part, Progress, Taken
 from forebay.cache.peers.wire import Ref
-from forebay.cache.roster import Member
 from forebay.cache.stores.base import Unavailable
 
 A, B, C = (Member(x, f"{x}:1", node=x) for x in "abc")

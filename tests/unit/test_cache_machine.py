@@ -7,13 +7,13 @@ import random
 
 import pytest
 
-from forebay.cache import messages as m
-from forebay.cache.ahead import RANGE
-from forebay.cache.index import BLOCK
-from forebay.cache.machine import SMALL, Machine
-from forebay.cache.messages import NO_TIER, Goal, Thing, Why
-from forebay.cache.patience import DOWN_AFTER, PATIENCE
-from forebay.cache.policy import Space, TierState, allocation
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.disk.policy import Space, TierState, allocation
+from forebay.cache.fetch import messages as m
+from forebay.cache.fetch.ahead import RANGE
+from forebay.cache.fetch.machine import SMALL, Machine
+from forebay.cache.fetch.messages import NO_TIER, Goal, Thing, Why
+from forebay.cache.fetch.patience import DOWN_AFTER, PATIENCE
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
-from forebay.cache import messages as m
-from forebay.cache.dispatch import ALONG, FAR_AHEAD, FAR_HOP, FAR_LANES
-from forebay.cache.index import BLOCK, SEGMENT
-from forebay.cache.machine import Machine
-from forebay.cache.messages import Goal, Thing, Why
-from forebay.cache.patience import DOWN_AFTER, PATIENCE
-from forebay.cache.policy import Space, TierState
+from forebay.cache.disk.index import BLOCK, SEGMENT
+from forebay.cache.disk.policy import Space, TierState
+from forebay.cache.fetch import messages as m
+from forebay.cache.fetch.dispatch import ALONG, FAR_AHEAD, FAR_HOP, FAR_LANES
+from forebay.cache.fetch.machine import Machine
+from forebay.cache.fetch.messages import Goal, Thing, Why
+from forebay.cache.fetch.patience import DOWN_AFTER, PATIENCE
 
 MIB = 1 << 20
 

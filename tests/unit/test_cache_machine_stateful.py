@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from forebay.cache import messages as m
-from forebay.cache.index import BLOCK
-from forebay.cache.machine import SMALL, Machine
-from forebay.cache.messages import NO_TIER, Goal, Thing, Why
-from forebay.cache.policy import Space, TierState, allocation
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.disk.policy import Space, TierState, allocation
+from forebay.cache.fetch import messages as m
+from forebay.cache.fetch.machine import SMALL, Machine
+from forebay.cache.fetch.messages import NO_TIER, Goal, Thing, Why
 
 LANES = 4
 SLOTS = 24 << 20

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from forebay.cache import files
-from forebay.cache import messages as m
-from forebay.cache.extents import checksum
-from forebay.cache.fetch import TELL, Lanes, Meter, Source, Sums, Task
-from forebay.cache.index import BLOCK, object_id, object_path
-from forebay.cache.messages import Goal, Why
+from forebay.cache.disk import files
+from forebay.cache.disk.extents import checksum
+from forebay.cache.disk.index import BLOCK, object_id, object_path
+from forebay.cache.fetch import messages as m
+from forebay.cache.fetch.lanes import TELL, Lanes, Meter, Source, Sums, Task
+from forebay.cache.fetch.messages import Goal, Why
 from forebay.cache.stores.base import Body, StoreError, Unavailable
 from forebay.cache.stores.ranges import Held
 

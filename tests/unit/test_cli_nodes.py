@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from forebay.api import places
 from forebay.api.spec import Cluster, DatasetSpec, Mount, Tier, encode_spec
-from forebay.cache.node import DRAINED
+from forebay.cache.members.node import DRAINED
+from forebay.cache.members.roster import parse_members
 from forebay.cache.peers.auth import load_secret, make_secret
-from forebay.cache.roster import parse_members
 from forebay.cli import datasets, nodes, planning
 from forebay.cli.main import cli
 from forebay.cli.nodes import Start, read_join

@@ -22,8 +22,8 @@ from forebay.api.spec import DatasetSpec, Mount, Tier
 from forebay.cli import datasets, doctor, output, planning, preflight, systemd
 from forebay.cli.main import COMMANDS, cli
 from forebay.cli.warm import sentence
-from forebay.fuse import rundir
 from forebay.fuse.mounting import MountEntry
+from forebay.fuse.supervision import rundir
 
 
 def spec(tmp: Path, name: str = "data", namespace: str = "default", **more: Any) -> DatasetSpec:

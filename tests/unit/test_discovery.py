@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.cache.discovery import DnsSource, FileSource, open_source
-from forebay.cache.roster import Listed
+from forebay.cache.members.discovery import DnsSource, FileSource, open_source
+from forebay.cache.members.roster import Listed
 
 
 def test_a_file_is_read_again_when_it_changed_and_held_still(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mountlab import FakeDoor, Lab, parse
 
 from forebay.api import wire
-from forebay.cache.index import (
+from forebay.cache.disk.index import (
     COMPLETE_LIST,
     DIR,
     FILE,

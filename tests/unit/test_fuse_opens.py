@@ -11,8 +11,8 @@ import pytest
 from mountlab import FakeDoor, Lab
 
 from forebay.api import wire
-from forebay.cache.extents import Extent, blocks_in_segment, checksum
-from forebay.cache.index import BLOCK, PARTIAL, Index, object_path
+from forebay.cache.disk.extents import Extent, blocks_in_segment, checksum
+from forebay.cache.disk.index import BLOCK, PARTIAL, Index, object_path
 from forebay.fuse.files import OpenFile
 from forebay.fuse.modes import Modes
 from forebay.fuse.opens import CACHED, PASSTHROUGH, Backing, Opens

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mountlab import parse
 
-from forebay.cache.index import DIR, FILE, UNRESOLVED, Index, Row
+from forebay.cache.disk.index import DIR, FILE, UNRESOLVED, Index, Row
 from forebay.fuse import pages
 
 

@@ -14,7 +14,7 @@ import pytest
 from mountlab import FakeDoor, Lab
 
 from forebay.api import wire
-from forebay.cache.index import Index
+from forebay.cache.disk.index import Index
 from forebay.fuse import protocol as p
 from forebay.fuse.modes import Modes
 from forebay.fuse.operations import Backing, Operations

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.cache.index import (
+from forebay.cache.disk.index import (
     DIR,
     FILE,
     FIXED,
@@ -31,7 +31,7 @@ from forebay.cache.index import (
     unpack_dir,
     unpack_row,
 )
-from forebay.cache.tree import Writer
+from forebay.cache.tree.changes import Writer
 
 U64 = struct.Struct(">Q")
 

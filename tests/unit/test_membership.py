@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.cache import membership
-from forebay.cache.discovery import FileSource
-from forebay.cache.membership import Fixed, Watcher, identity
-from forebay.cache.roster import CALM, Listed, Member, Roster, join_address, parse_members, split_address
+from forebay.cache.members import membership
+from forebay.cache.members.discovery import FileSource
+from forebay.cache.members.membership import Fixed, Watcher, identity
+from forebay.cache.members.roster import CALM, Listed, Member, Roster, join_address, parse_members, split_address
 
 A, B, C = (str(uuid.UUID(int=i)) for i in (1, 2, 3))
 

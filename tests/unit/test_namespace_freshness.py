@@ -5,20 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forebay.api.spec import Freshness, Mount
-from forebay.cache.freshness import (
-    CLOCK_SLACK,
-    FOREVER,
-    KERNEL_LIMIT,
-    TEN_YEARS,
-    absent_ttl,
-    entry_ttl,
-    fresh,
-    listed_of,
-    listing_fresh,
-    mount_freshness,
-    sources_freshness,
-)
-from forebay.cache.index import (
+from forebay.cache.disk.index import (
     COMPLETE_LIST,
     FILE,
     FIXED,
@@ -31,6 +18,19 @@ from forebay.cache.index import (
     Dir,
     Row,
 )  # fmt: skip
+from forebay.cache.tree.freshness import (
+    CLOCK_SLACK,
+    FOREVER,
+    KERNEL_LIMIT,
+    TEN_YEARS,
+    absent_ttl,
+    entry_ttl,
+    fresh,
+    listed_of,
+    listing_fresh,
+    mount_freshness,
+    sources_freshness,
+)
 
 TTL = Freshness("ttl", 60.0)
 NONE = Freshness("ttl", 0.0)

@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 from forebay.api.spec import Freshness
-from forebay.cache import listing, namespace, orphans
-from forebay.cache.index import ROOT, UNRESOLVED
+from forebay.cache.disk.index import ROOT, UNRESOLVED
 from forebay.cache.stores.base import Denied, NotFound, StoreError, Unavailable
+from forebay.cache.tree import listing, namespace, orphans
 
 sys.path.insert(0, str(Path(__file__).parent))
 from namespace_world import MemoryStore, World, run

@@ -12,9 +12,10 @@ import trio.testing
 
 from forebay.api import wire
 from forebay.api.spec import Freshness
-from forebay.cache import index, listing
-from forebay.cache.index import COMPLETE_LIST, DIR, FILE, LISTING, ROOT, UNRESOLVED, Dir, IndexError_
+from forebay.cache.disk import index
+from forebay.cache.disk.index import COMPLETE_LIST, DIR, FILE, LISTING, ROOT, UNRESOLVED, Dir, IndexError_
 from forebay.cache.stores.base import BadReply, Denied, Entry, NotFound, Page, StoreError, Unavailable
+from forebay.cache.tree import listing
 
 sys.path.insert(0, str(Path(__file__).parent))
 from namespace_world import MemoryStore, World, run

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.api.spec import Mount
-from forebay.cache.index import DIR, FILE, NO_OID, UNRESOLVED, Row
-from forebay.cache.merge import Answer, EndlessGuard, InoSet, Shown, Step, decide, merge, valid_name, worth_listing
-from forebay.cache.mounttree import components, mount_tree
+from forebay.cache.disk.index import DIR, FILE, NO_OID, UNRESOLVED, Row
 from forebay.cache.stores.base import Denied, Entry, Unavailable
+from forebay.cache.tree.merge import Answer, EndlessGuard, InoSet, Shown, Step, decide, merge, valid_name, worth_listing
+from forebay.cache.tree.mounts import components, mount_tree
 
 FILE_ENTRY = Entry(b"a", False, 10, 5, b"v1")
 DIR_ENTRY = Entry(b"a", True)

@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forebay.api.spec import Freshness
-from forebay.cache import listing, namespace
-from forebay.cache.index import DIR, FILE, ROOT, UNRESOLVED, Index, Row
-from forebay.cache.mounttree import components
+from forebay.cache.disk.index import DIR, FILE, ROOT, UNRESOLVED, Index, Row
 from forebay.cache.stores.base import BadReply, Denied, NotFound, StoreError, Unavailable
+from forebay.cache.tree import listing, namespace
+from forebay.cache.tree.mounts import components
 
 sys.path.insert(0, str(Path(__file__).parent))
 from namespace_world import MemoryStore, World

@@ -12,10 +12,10 @@ import trio.testing
 
 from forebay.api import wire
 from forebay.api.spec import Freshness
-from forebay.cache import nscore
-from forebay.cache.index import DIR, FILE, ROOT, UNRESOLVED
-from forebay.cache.namespace import NotADirectory
+from forebay.cache.disk.index import DIR, FILE, ROOT, UNRESOLVED
 from forebay.cache.stores.base import BadReply, Denied, Entry, NotFound, StoreError, Unavailable
+from forebay.cache.tree import core as nscore
+from forebay.cache.tree.namespace import NotADirectory
 
 sys.path.insert(0, str(Path(__file__).parent))
 from namespace_world import MemoryStore, World, run

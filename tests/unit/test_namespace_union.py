@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forebay.api.spec import Freshness
-from forebay.cache.index import DIR, FILE, FIXED, NO_MOUNT, ROOT
+from forebay.cache.disk.index import DIR, FILE, FIXED, NO_MOUNT, ROOT
 from forebay.cache.stores.base import NotFound, StoreError, Unavailable
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from forebay.cache import walk
-from forebay.cache.index import FILE, ROOT, UNRESOLVED, Row
+from forebay.cache.disk.index import FILE, ROOT, UNRESOLVED, Row
 from forebay.cache.stores.base import Denied, NotFound, Unavailable
+from forebay.cache.tree import walk
 
 sys.path.insert(0, str(Path(__file__).parent))
 from namespace_world import MemoryStore, World, run

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.cache.extents import blocks_of
-from forebay.cache.index import BLOCK
-from forebay.cache.namespace import NotADirectory
+from forebay.cache.disk.extents import blocks_of
+from forebay.cache.disk.index import BLOCK
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.wire import Ask, Ref, Refused
 from forebay.cache.stores.base import Changed, NotFound, StoreError, Unavailable
+from forebay.cache.tree.namespace import NotADirectory
 
 parts = st.binary(min_size=1, max_size=20).filter(lambda p: b"/" not in p and b"\0" not in p and p not in (b".", b".."))
 keys = st.lists(parts, min_size=1, max_size=4).map(b"/".join)

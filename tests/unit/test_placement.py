@@ -10,8 +10,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.cache import placement
-from forebay.cache.roster import Member
+from forebay.cache.members import placement
+from forebay.cache.members.roster import Member
 
 uuids = st.uuids().map(str)
 weights = st.floats(0.1, 1000.0, allow_nan=False)

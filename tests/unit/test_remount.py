@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from forebay.api.spec import Freshness, Mount
-from forebay.cache import numbering
-from forebay.cache.index import DIR, FILE, FIXED
+from forebay.cache.disk.index import DIR, FILE, FIXED
 from forebay.cache.stores.base import NotFound
 from forebay.cache.stores.gone import GoneStore
+from forebay.cache.tree import numbering
 
 sys.path.insert(0, str(Path(__file__).parent))
 from namespace_world import MemoryStore, World, run

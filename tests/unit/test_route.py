@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.cache.peers.wire import Mode
-from forebay.cache.route import (
+from forebay.cache.members.route import (
     BREAKS,
     HEDGE_AFTER,
     HEDGE_WAIT,
@@ -28,6 +27,7 @@ from forebay.cache.route import (
     Step,
     Store,
 )
+from forebay.cache.peers.wire import Mode
 
 RANKED = ["o", "s1", "s2", "s3"]
 

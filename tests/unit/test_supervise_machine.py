@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.fuse import supervise as s
+from forebay.fuse.supervision import machine as s
 
 W, M = s.WORKER, "mount-0"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.fuse import control, leftovers, processes, rundir
-from forebay.fuse.supervision import Mount
+from forebay.fuse.supervision import control, leftovers, processes, rundir
+from forebay.fuse.supervision.shell import Mount
 
 
 def wait_for(pid: int) -> int | None:
@@ -40,7 +40,7 @@ def test_spawn_passes_what_is_named_and_nothing_else(tmp_path: Path) -> None:
     )
     outer = f"""if True:
         import os, sys
-        from forebay.fuse import processes
+        from forebay.fuse.supervision import processes
         r, w = os.pipe()
         stray = [os.open('/dev/null', os.O_RDONLY) for _ in range(5)]
         pid = processes.spawn([sys.executable, "-c", {inner!r}], {str(log)!r}, (w,))

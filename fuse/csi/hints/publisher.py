@@ -16,7 +16,7 @@ from random import Random
 import msgspec
 
 from forebay import __version__
-from forebay.api.crd_kinds import OWN_GROUP, VERSION
+from forebay.api.crd.kinds import OWN_GROUP, VERSION
 from forebay.api.nodecache import NodeCacheStatus
 from forebay.cache.log import log
 from forebay.fuse.csi.hints.collecting import Caches

@@ -15,7 +15,7 @@ from manifest_cases_runtimes import RUNTIME_ERRORS
 from manifest_cases_warnings import WARNINGS
 
 from forebay.api import fluid
-from forebay.api.crd_rules import RULES
+from forebay.api.crd.rules import RULES
 
 SERVER = Admission()
 ERRORS = {**DATASET_ERRORS, **RUNTIME_ERRORS}

@@ -14,8 +14,8 @@ from crd_admission import FOLDER, Admission, read_crds, schema_of
 from crd_structural import problems
 
 import forebay
-from forebay.api import crd
-from forebay.api.crd_kinds import KINDS
+from forebay.api.crd import files as crd
+from forebay.api.crd.kinds import KINDS
 from forebay.api.manifest import load
 
 CRDS = read_crds()
@@ -55,7 +55,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
     """Hash seeds and import order must not show."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "forebay.api.crd", str(tmp_path)],
+        [sys.executable, "-P", "-m", "forebay.api.crd.files", str(tmp_path)],
         check=True,
         timeout=60,
         env={"PYTHONHASHSEED": "7"},

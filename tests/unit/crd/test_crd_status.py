@@ -12,7 +12,7 @@ from crd_admission import read_crds, schema_errors, schema_of
 
 from forebay.api import conditions, fluid, status
 from forebay.api.conditions import Condition, find, merge
-from forebay.api.crd_kinds import KINDS
+from forebay.api.crd.kinds import KINDS
 from forebay.api.grant import GrantSpec, GrantStatus
 from forebay.api.hints import MAX_NODES, MAX_ZONES, DatasetHintsStatus, NodeHint, ZoneHint
 from forebay.api.nodecache import (

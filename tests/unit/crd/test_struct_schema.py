@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
+from forebay.api.crd.structs import Written, count, listing, moment, size, struct_table, told
 from forebay.api.schema import BOOL, INT, INT64, STR, Field, Int, List, MapOf, Obj, Str
-from forebay.api.struct_schema import Written, count, listing, moment, size, struct_table, told
 
 
 class Inner(Written, frozen=True):

@@ -16,8 +16,7 @@ from csilab import until
 
 from forebay.api import podconfig
 from forebay.api.spec import DatasetSpec, Mount, Tier
-from forebay.cache.roster import Listed, parse_members
-from forebay.fuse import processes
+from forebay.cache.members.roster import Listed, parse_members
 from forebay.fuse.csi import child, inline, rpc
 from forebay.fuse.csi import members as lists
 from forebay.fuse.csi import messages as m
@@ -34,6 +33,7 @@ from forebay.fuse.csi.registration import Registration
 from forebay.fuse.csi.roots import Roots
 from forebay.fuse.csi.site import Layout, client_spec
 from forebay.fuse.csi.source import FolderSource, spec_of
+from forebay.fuse.supervision import processes
 from forebay.kube.objects import ObjectMeta
 
 PORTS = [Port("data", 7401), Port("control", 7402)]

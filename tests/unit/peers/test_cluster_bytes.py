@@ -13,13 +13,14 @@ from clusterworld import IDS, World, read
 from peerkit import SOURCE, soon
 from storekit import drain
 
-from forebay.cache import files, route
-from forebay.cache.cluster import ClusterStore
-from forebay.cache.extents import blocks_of, checksum
-from forebay.cache.index import BLOCK, SEGMENT, object_id
+from forebay.cache.disk import files
+from forebay.cache.disk.extents import blocks_of, checksum
+from forebay.cache.disk.index import BLOCK, SEGMENT, object_id
+from forebay.cache.members import route
+from forebay.cache.members.cluster import ClusterStore
+from forebay.cache.members.routed import RoutedBody
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.wire import Mode, Ref
-from forebay.cache.routed import RoutedBody
 from forebay.cache.stores.base import Body, Changed, Unavailable
 
 RNG = random.Random(3)

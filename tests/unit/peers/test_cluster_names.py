@@ -11,15 +11,15 @@ from clusterworld import IDS, LocalStore, World, read
 from peerkit import DATASET, SOURCE, key, soon
 from storekit import drain
 
-from forebay.cache import placement
-from forebay.cache.cluster import LOOKS, Cluster, Wanted
-from forebay.cache.index import BLOCK, SEGMENT
-from forebay.cache.membership import Fixed
+from forebay.cache.disk.index import BLOCK, SEGMENT
+from forebay.cache.members import placement
+from forebay.cache.members.cluster import LOOKS, Cluster, Wanted
+from forebay.cache.members.membership import Fixed
+from forebay.cache.members.roster import Member
 from forebay.cache.peers import wire
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.desk import Desk
 from forebay.cache.peers.wire import Ref
-from forebay.cache.roster import Member
 from forebay.cache.stores.base import Entry, NotFound, Page, Unavailable
 
 RNG = random.Random(3)

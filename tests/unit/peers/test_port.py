@@ -26,8 +26,9 @@ from peerkit import (
     soon,
 )
 
-from forebay.cache.extents import checksum
-from forebay.cache.index import BLOCK
+from forebay.cache.disk.extents import checksum
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.members.roster import Member
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.auth import Key, Signer
 from forebay.cache.peers.call import (
@@ -42,7 +43,6 @@ from forebay.cache.peers.call import (
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.wire import Mode, Ref
-from forebay.cache.roster import Member
 from forebay.cache.stores.base import Changed, Denied, Entry, NotFound, Page, StoreError, Unavailable
 
 RNG = random.Random(7)

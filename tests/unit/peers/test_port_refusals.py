@@ -25,7 +25,8 @@ from peerkit import (
     soon,
 )
 
-from forebay.cache.index import BLOCK
+from forebay.cache.disk.index import BLOCK
+from forebay.cache.members.roster import Member
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.auth import Signer
 from forebay.cache.peers.call import (
@@ -38,7 +39,6 @@ from forebay.cache.peers.call import (
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.wire import Mode, Ref
-from forebay.cache.roster import Member
 
 RNG = random.Random(7)
 

@@ -1,0 +1,1 @@
+"""Custom resource definitions, written from the structs of `api`."""

@@ -1,0 +1,1 @@
+"""The dataset's tree: names merged from several stores, listed, walked and kept fresh."""
