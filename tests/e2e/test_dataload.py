@@ -83,7 +83,7 @@ def test_what_was_loaded_is_read_without_the_store(large: Lake, pods: Pods) -> N
     assert (progress["doneBytes"], progress["totalBytes"], progress["doneFiles"]) == (large.bytes, large.bytes, count)
     assert (progress["percent"], progress["failedFiles"], progress["etaSeconds"]) == (100, 0, 0)
     loaded = pods.cluster.store_sent()
-    assert large.bytes < loaded - before < large.bytes + LISTINGS, "each byte left the store once"
+    assert large.bytes < loaded - before < large.bytes * 1.02, "each byte left the store once; headers are 0.4 %"
     read_everywhere(large)
     more = pods.cluster.store_sent() - loaded
     assert more < LISTINGS, f"the store sent {more} bytes more"
