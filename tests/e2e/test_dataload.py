@@ -67,6 +67,14 @@ def signal_worker(pods: Pods, node: str, how: str) -> None:
     pods.cluster.run(node, ["kill", f"-{how}", *found])
 
 
+def all_serve(lake: Lake) -> None:
+    """Bound says that one worker serves: waits until both do, and know each other."""
+    lake.bound()
+    for i in range(2):
+        name = f"{lake.name}-worker-{i}"
+        until(lambda name=name: '"members": 2' in lake.pods.kubectl("logs", name, check=False), f"{name} knows no other")
+
+
 def read_everywhere(lake: Lake) -> None:
     for node in NODES:
         assert json.loads(lake.pods.run(lake.reader(f"reader-{node}", node))) == lake.hashes
@@ -95,7 +103,7 @@ def test_what_was_loaded_is_read_without_the_store(large: Lake, pods: Pods) -> N
 def test_whatever_is_killed_in_the_middle_it_ends_well(large: Lake, pods: Pods) -> None:
     """The load's pod, the controller, a worker; and before them all a first load is deleted in the middle."""
     large.apply()
-    large.bound()
+    all_serve(large)
     before = pods.cluster.store_sent()
     signal_worker(pods, "node-2", "STOP")  # its half stands still, so that a load is in the middle for as long as need be
     gone = Load(large, "gone")
@@ -123,7 +131,7 @@ def test_whatever_is_killed_in_the_middle_it_ends_well(large: Lake, pods: Pods) 
 
 def test_parts_names_copies_and_what_is_new(lake: Lake, pods: Pods) -> None:
     lake.apply()
-    lake.bound()
+    all_serve(lake)
     before = pods.cluster.store_sent()
     names = Load(lake, "names", options={"metadataOnly": "true"}).ended()["progress"]
     assert names["doneFiles"] == 2 * len(lake.hashes), "each of two workers knows them"
