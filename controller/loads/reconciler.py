@@ -22,6 +22,8 @@ LOG = logging.getLogger(__name__)
 
 RESYNC = 600.0
 """Seconds after which a load that has not ended gets a pass of its own: a net below the mapping."""
+SEEN_AGAIN = 0.2
+"""Seconds until a load that changed under a pass gets the next one."""
 _REFUSED = (ApiError, Unreachable, Unusable)
 
 
@@ -50,12 +52,14 @@ class LoadReconciler:
         if decision.create and facts.loading is not None and self._is_there(facts.loading.job, load):
             facts = msgspec.structs.replace(facts, taken=True)
             decision = decide(facts, now)
-        failure = self._carry_out(load, decision)
-        if failure is None:
-            self._say(load, decision)
-        else:
+        if failure := self._guarded(load, lambda: self._begin(load, decision)):
             if decision.create and not isinstance(failure, Conflict):
                 self._say(load, _held_up(facts, failure, now))
+            raise failure
+        if not self._say(load, decision):
+            return Again(SEEN_AGAIN)
+        # what shows how a load ended goes once that stands in its status
+        if failure := self._guarded(load, lambda: self._end(load, decision)):
             raise failure
         if decision.remove:
             self._write.delete(Ref(load["kind"], key.namespace, key.name), load["metadata"]["uid"])
@@ -71,17 +75,22 @@ class LoadReconciler:
         owners = () if found is None else found["metadata"].get("ownerReferences") or ()
         return found is not None and not any(owner.get("uid") == uid for owner in owners)
 
-    def _carry_out(self, load: Object, decision: Decision) -> Exception | None:
+    def _begin(self, load: Object, decision: Decision) -> None:
+        if decision.own:
+            self._write.apply(_owned(load, decision.own), load)
+        for obj in decision.create:
+            self._write.create(obj)
+
+    def _end(self, load: Object, decision: Decision) -> None:
+        for ref in decision.delete:
+            self._write.delete(ref, self._look.uid(ref))
+        if decision.release:
+            self._write.release(load, [FINALIZER])
+
+    def _guarded(self, load: Object, writes: Callable[[], None]) -> Exception | None:
         """What kept it from being done."""
         try:
-            if decision.own:
-                self._write.apply(_owned(load, decision.own), load)
-            for obj in decision.create:
-                self._write.create(obj)
-            for ref in decision.delete:
-                self._write.delete(ref, self._look.uid(ref))
-            if decision.release:
-                self._write.release(load, [FINALIZER])
+            writes()
         except Conflict as error:  # what was seen is not what is there: the change is on its way to the copies
             LOG.info("%s: %s", key_of(load), error)
             return error
@@ -91,17 +100,19 @@ class LoadReconciler:
             return error
         return None
 
-    def _say(self, load: Object, decision: Decision) -> None:
+    def _say(self, load: Object, decision: Decision) -> bool:
+        """False where the load is another one by now: what was decided is not said, and not to be acted on."""
         self._tell.findings(load, decision.findings)
         if decision.status is None:
-            return
+            return True
         try:
             written = self._write.status(_without_progress(load, decision.status), decision.status)
         except Conflict as error:
             LOG.info("status of %s: %s", key_of(load), error)
-            return
+            return False
         if written and decision.told is not None:
             self._tell.ended(load, *decision.told, well=decision.status.phase == "Complete")
+        return True
 
 
 def _held_up(facts: Facts, failure: Exception, now: datetime) -> Decision:

@@ -204,7 +204,7 @@ def bound(cluster: Cluster, nodes: list[Node], site: ControlPlane, space: str) -
         Key("", rights.CONTROLLER),
         {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": rights.CONTROLLER},
-            "rules": rights.controller(labels=True),
+            "rules": [*rights.controller(), *rights.node_labels()],
         },
         manager="admin",
     )  # fmt: skip

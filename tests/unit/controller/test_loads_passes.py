@@ -18,7 +18,7 @@ from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
-from forebay.kube.errors import Forbidden, Status
+from forebay.kube.errors import Conflict, Forbidden, Status
 from forebay.kube.eventlog import Note
 from forebay.kube.objects import Key
 
@@ -176,6 +176,18 @@ def test_only_so_many_run_and_the_oldest_waits_in_front() -> None:
     assert world.status(Key("ns", "z"))["phase"] == "Pending", "l was there before"
     world.run()
     assert world.status()["phase"] == "Executing"
+
+
+def test_a_load_that_fails_says_so_before_its_job_goes() -> None:
+    """The Job is all that shows that it ran: were it gone first, the next pass would take the load for one that never began."""
+    leaving = bound()
+    leaving["metadata"]["deletionTimestamp"] = "2026-11-27T04:59:00Z"
+    world = World(leaving, w.runtime(), load(**EXECUTING), job())
+    world.server.refuse["apply DataLoad/status"] = Conflict("PATCH", Status(code=409, message="it has changed"))
+    assert "delete Job" not in world.run()
+    world.server.refuse.clear()
+    assert world.run() == ["apply DataLoad/status", "delete Job"]
+    assert world.status()["phase"] == "Failed"
 
 
 def test_a_job_whose_load_is_gone_goes_too() -> None:
