@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from controllerlab import Cluster, set_up, wait_for_collector
+from controllerlab import Cluster, installed
 from controlplane import PROGRAMS, ControlPlane, programs
 from kubeproxy import KubeProxy
 
@@ -80,16 +80,8 @@ def closing() -> Iterator[Callable[[Callable[[], object]], None]]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane of its own for controllers: two at once would not leave each other's datasets alone.
-
-    Nobody kills pods because their nodes are only names.
-    """
-    off = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
-    with ControlPlane(tmp_path_factory.mktemp("site"), manager_flags=[off]) as running:
-        transport = Transport(running.endpoint)
-        set_up(Client(transport, manager="admin"))
-        wait_for_collector(Client(transport, manager="admin"))
-        transport.close()
+    """A control plane of its own for controllers: two at once would not leave each other's datasets alone."""
+    with installed(tmp_path_factory.mktemp("site")) as running:
         yield running
 
 

@@ -100,6 +100,14 @@ def job_is_there(cluster: Cluster) -> bool:
     return True
 
 
+def namespace_is_there(cluster: Cluster) -> bool:
+    try:
+        cluster.client.get(r.NAMESPACES, Key("", SPACE), Bare)
+    except NotFound:
+        return False
+    return True
+
+
 def test_a_release_comes_changes_and_goes(helm: Helm, there: Cluster, empty: ControlPlane, tmp_path: Path) -> None:
     before = ours(there)
     assert before == set()
@@ -131,6 +139,7 @@ def test_a_release_comes_changes_and_goes(helm: Helm, there: Cluster, empty: Con
         there.client.delete(r.CRDS, Key("", crd.metadata.name))
     until(lambda: not there.client.list_all(r.CRDS, Bare)[0], 60, "a Dataset holds its CRD up")
     until(lambda: ours(there) == set(), 60, lambda: ours(there))
+    until(lambda: not namespace_is_there(there), 120, f"namespace {SPACE} is still ending")
 
 
 def test_a_hook_that_fails_leaves_the_release_and_it_may_be_tried_again(helm: Helm, there: Cluster) -> None:

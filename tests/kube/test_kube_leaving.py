@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controllerlab import INSTALLED, SPACE, Cluster, Running, as_account, key_of, may
+from controllerlab import INSTALLED, SPACE, Cluster, Running, as_account, installed, key_of, may
 from controlplane import ControlPlane
 from controlplane_kit import until
 from leavinglab import Uninstall, bound, finalizers
@@ -25,6 +25,13 @@ from forebay.runtimes.engine import Installation
 
 pytestmark = pytest.mark.timeout(400)
 JOBS = Resource("batch", "v1", "jobs", "Job")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A server of its own: whoever uninstalls lets go of every dataset there is, those of other tests too."""
+    with installed(tmp_path_factory.mktemp("leaving")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,6 +96,18 @@ spec: {runtimeClassName: forebay, worker: {replicas: 2, tieredStore: {levels: [{
 """
 """A dataset of two workers, with the namespace to be put in."""
 SERVED = ("Dataset", "CacheRuntimeClass", "DatasetGrant", "ThinRuntime")
+
+
+@contextlib.contextmanager
+def installed(folder: Path) -> Iterator[ControlPlane]:
+    """A server where forebay is installed. Nobody kills pods because their nodes are only names."""
+    off = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
+    with ControlPlane(folder, manager_flags=[off]) as running:
+        transport = Transport(running.endpoint)
+        set_up(Client(transport, manager="admin"))
+        wait_for_collector(Client(transport, manager="admin"))
+        transport.close()
+        yield running
 
 
 def set_up(client: Client, *, workloads: bool = False) -> None:
