@@ -62,7 +62,7 @@ test-here: $(STAMPS)/venv ## of it what needs no Kubernetes
 PLANE := kube-apiserver kube-controller-manager kube-scheduler etcd helm
 test-kube: $(STAMPS)/venv ## of it what talks to a real API server; the first time it builds Kubernetes
 	@$(BUILD) $(PLANE) >/dev/null
-	@$(BIN)/pytest -q -rs -m "not long" tests/kube
+	@$(BIN)/pytest -q -rs $(AGAIN) -m "not long" tests/kube
 
 csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
 	@$(BUILD) csi-sanity >/dev/null
@@ -92,7 +92,7 @@ image: $(STAMPS)/venv ## .build/forebay.tar: image forebay:dev, for `ctr images 
 	@PYTHONPATH=deploy $(BIN)/python -P -m harness.image .build/forebay.tar
 
 e2e: $(STAMPS)/venv $(STAMPS)/debian-cluster ## pods on a Kubernetes of two nodes, which it starts and ends (root)
-	@$(BIN)/pytest -q -rs -m "not long" tests/e2e
+	@$(BIN)/pytest -q -rs $(AGAIN) -m "not long" tests/e2e
 
 lint: $(STAMPS)/venv ## ruff, strict types, import contract
 	@$(BIN)/ruff check .
