@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import socket
-import sys
 from pathlib import Path
 
 import click
 
 from forebay.cli.output import CommandError
+from forebay.cli.serving import connect, end_on_signals, log_to_stderr
 from forebay.controller import settings
 from forebay.controller.process import Controller, Options
-from forebay.kube.config import ConfigError, find
-from forebay.kube.transport import Transport
 from forebay.runtimes.engine import Installation
 
 
@@ -42,11 +38,7 @@ are served on --listen. It ends with 0 on SIGTERM, and with 1 when the lease wen
 @click.option("-v", "--verbose", is_flag=True, help="Log every decision.")
 def controller(*, config: Path | None, kubeconfig: str, listen: str, workers: int, leader_elect: bool, verbose: bool) -> None:
     """Keep the datasets of a Kubernetes cluster as their objects say."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr(verbose=verbose)
     options = Options(
         installation=installation(config),
         identity=f"{socket.gethostname()}_{os.getpid()}",
@@ -54,16 +46,12 @@ def controller(*, config: Path | None, kubeconfig: str, listen: str, workers: in
         workers=workers,
         elect=leader_elect,
     )
-    try:
-        transport = Transport(find(kubeconfig), agent="forebay-controller")
-    except ConfigError as error:
-        raise CommandError(str(error)) from None
+    transport = connect(kubeconfig, "forebay-controller")
     try:
         running = Controller(transport, options)
     except OSError as error:
         raise CommandError(f"--listen {listen}: {error.strerror}; name another port") from None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: running.end())
+    end_on_signals(running.end)
     running.start()
     why = running.wait()
     running.stop()

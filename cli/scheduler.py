@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import socket
-import sys
 from pathlib import Path
 
 import click
 
 from forebay.cli.controller import address as listening
 from forebay.cli.output import CommandError
+from forebay.cli.serving import connect, end_on_signals, log_to_stderr
 from forebay.controller.health import Door
-from forebay.kube.config import ConfigError, find
-from forebay.kube.transport import Transport
 from forebay.scheduler.live import config as configuration
 from forebay.scheduler.live.process import Options, Scheduler
 
@@ -53,26 +49,18 @@ with 1 when the lease went to another replica.""",
 @click.option("-v", "--verbose", is_flag=True, help="Log every decision.")
 def run(*, config: Path | None, kubeconfig: str, namespace: str, listen: str, leader_elect: bool, verbose: bool) -> None:
     """Bind pods whose spec.schedulerName is ours: gangs at once, cards and quotas booked, until told to end."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr(verbose=verbose)
     settings, text = _settings(config)
     identity = f"{socket.gethostname()}_{os.getpid()}"
     options = Options(settings, config, text, namespace, identity, leader_elect)
     address = listening(listen)
-    try:
-        transport = Transport(find(kubeconfig), agent="forebay-scheduler", kept=settings.bind_threads + 16)
-    except ConfigError as error:
-        raise CommandError(str(error)) from None
+    transport = connect(kubeconfig, "forebay-scheduler", kept=settings.bind_threads + 16)
     running = Scheduler(transport, options)
     try:
         door = Door(address, running.registry, {"/healthz": running.unhealthy, "/readyz": running.unready})
     except OSError as error:
         raise CommandError(f"--listen {listen}: {error.strerror}; name another port") from None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: running.end())
+    end_on_signals(running.end)
     door.start()
     running.start()
     why = running.wait()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +12,7 @@ import click
 import msgspec
 
 from forebay.cli.output import CommandError, say
+from forebay.cli.serving import connect, log_to_stderr
 from forebay.controller.copies import OWNED, path
 from forebay.controller.kinds import RESOURCES, Pod
 from forebay.controller.labelling import MANAGER
@@ -24,7 +23,6 @@ from forebay.controller.rights import CONTROLLER
 from forebay.controller.writing import Writer
 from forebay.kube import resources as r
 from forebay.kube.client import Client
-from forebay.kube.config import ConfigError, find
 from forebay.kube.errors import ApiError, NotFound, Unreachable
 from forebay.kube.objects import Bare, Key, ObjectMeta
 from forebay.kube.transport import Transport
@@ -63,15 +61,8 @@ left alone: while there is one, the command ends with 1 and names it, and nothin
 @click.option("-v", "--verbose", is_flag=True, help="Log every decision.")
 def uninstall(*, kubeconfig: str, namespace: str, timeout: int, verbose: bool) -> None:
     """Take everything away that forebay made for datasets of a cluster, and let go of them."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    try:
-        transport = Transport(find(kubeconfig), agent="forebay-uninstall")
-    except ConfigError as error:
-        raise CommandError(str(error)) from None
+    log_to_stderr(verbose=verbose)
+    transport = connect(kubeconfig, "forebay-uninstall")
     client, end = Client(transport, manager="forebay-uninstall"), time.monotonic() + timeout
     try:
         if reading := readers(client):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import sys
 from pathlib import Path
 
 import click
 
 from forebay.cli.controller import address, installation
 from forebay.cli.output import CommandError
+from forebay.cli.serving import connect, end_on_signals, log_to_stderr
 from forebay.controller.admission import preferences
 from forebay.controller.admission.preferences import Preferences
 from forebay.controller.admission.process import Options, Webhook
-from forebay.kube.config import ConfigError, find
-from forebay.kube.transport import Transport
 
 
 @click.command(
@@ -41,11 +37,7 @@ def webhook(
     *, config: Path | None, weights: Path | None, kubeconfig: str, serve: str, listen: str, hosts: tuple[str, ...], verbose: bool
 ) -> None:
     """Answer the API server before it takes datasets' objects and pods."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr(verbose=verbose)
     options = Options(
         installation=installation(config),
         preferences=_preferences(weights),
@@ -53,16 +45,12 @@ def webhook(
         listen=address(listen),
         hosts=hosts,
     )
-    try:
-        transport = Transport(find(kubeconfig), agent="forebay-webhook")
-    except ConfigError as error:
-        raise CommandError(str(error)) from None
+    transport = connect(kubeconfig, "forebay-webhook")
     try:
         running = Webhook(transport, options)
     except OSError as error:
         raise CommandError(f"--serve {serve} or --listen {listen}: {error.strerror}; name another port") from None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: running.end())
+    end_on_signals(running.end)
     running.start()
     running.wait()
     running.stop()

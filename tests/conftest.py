@@ -1,6 +1,6 @@
 """Makes `tests/support` (`import faultserver`) and `deploy` (`from harness import build`) importable.
 
-Makes CI repeat the same random examples, too.
+Makes CI repeat the same random examples, and end with a sentence where tests of real mounts would be skipped.
 """
 
 import os
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
@@ -17,3 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_sessionstart() -> None:
+    """In CI nothing is skipped for what the machine forbids."""
+    if os.environ.get("CI") and (os.geteuid() != 0 or not os.path.exists("/dev/fuse")):
+        pytest.exit("the tests mount: in CI they need root and /dev/fuse; without them unset CI, and those tests are skipped", 1)

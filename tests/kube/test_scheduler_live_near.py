@@ -13,11 +13,11 @@ import pytest
 import yaml
 from controlplane import ControlPlane
 from controlplane_kit import until
-from schedulerlab import Running, Site
+from schedulerlab import Running, Site, live_site
 
 from forebay.kube.client import Client
 from forebay.kube.objects import Key
-from forebay.kube.resources import CLAIMS, CRDS, DATASET_HINTS, NAMESPACES, NODE_CACHES, PODS, SERVICE_ACCOUNTS, VOLUMES
+from forebay.kube.resources import CLAIMS, CRDS, DATASET_HINTS, NODE_CACHES, PODS, VOLUMES
 from forebay.kube.transport import Transport
 
 pytestmark = pytest.mark.timeout(300)
@@ -46,19 +46,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def site(world: ControlPlane) -> Iterator[Site]:
-    transport = Transport(world.endpoint)
-    client = Client(transport, manager="test")
-    made = client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "s-"}})
-    name = made.metadata.name
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
-    client.apply(SERVICE_ACCOUNTS, Key(name, "default"), account)
-    place = Site(client, name)
-    yield place
-    place.clear()
-    for node in place.nodes:
-        client.delete(NODE_CACHES, Key("", node))
-    client.delete(NAMESPACES, Key("", name))
-    transport.close()
+    for place in live_site(world):
+        yield place
+        for node in place.nodes:
+            place.client.delete(NODE_CACHES, Key("", node))
 
 
 @pytest.fixture

@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from controlplane import ControlPlane
-from schedulerlab import MINIMUM, Running, Site
+from schedulerlab import MINIMUM, Running, Site, live_site
 
 from forebay.cli.why import why
-from forebay.kube.client import Client
-from forebay.kube.objects import Key
-from forebay.kube.resources import NAMESPACES, PODS, SERVICE_ACCOUNTS
-from forebay.kube.transport import Transport
+from forebay.kube.resources import PODS
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -31,17 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def site(world: ControlPlane) -> Iterator[Site]:
-    transport = Transport(world.endpoint)
-    client = Client(transport, manager="test")
-    made = client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "s-"}})
-    name = made.metadata.name
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
-    client.apply(SERVICE_ACCOUNTS, Key(name, "default"), account)
-    place = Site(client, name)
-    yield place
-    place.clear()
-    client.delete(NAMESPACES, Key("", name))
-    transport.close()
+    yield from live_site(world)
 
 
 def ask(world: ControlPlane, site: Site, name: str, *more: str) -> Result:

@@ -155,7 +155,7 @@ def test_the_driver_publishes_a_datasets_life_on_its_node(tmp_path: Path, client
         assert lab.inside is not None
         assert lab.inside.publisher is not None
         before = lab.inside.publisher.writes
-        time.sleep(15.0)
+        time.sleep(15.0)  # not a wait for something: three of the worker's looks, in which nothing may be written
         assert lab.inside.publisher.writes == before, "nothing changes, nothing is written"
         lab.unpublish("one")
         lab.unstage()
