@@ -29,7 +29,7 @@ from forebay.scheduler.live.books import Books, Unplaceable, created
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.flights import Flight, Flights
 from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome
-from forebay.scheduler.live.intentions import GATE, Intention, Opened
+from forebay.scheduler.live.intentions import GATE, Intention, Opened, gated
 from forebay.scheduler.live.intentions import read as read_intention
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
 from forebay.scheduler.live.ordering import order, refusal, waiting
@@ -191,7 +191,7 @@ class Core:
     def _let_go(self, pod: Pod, gang: str) -> None:
         """An earlier run of ours has opened its gate and nobody has bound it yet: it counts where it was meant to go."""
         uid, intention = pod.metadata.uid, read_intention(pod)
-        if intention is None or _gated(pod) or pod.metadata.deletion_timestamp or uid in self.books.cluster.pods:
+        if intention is None or gated(pod) or pod.metadata.deletion_timestamp or uid in self.books.cluster.pods:
             return
         meant = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=intention.node))
         self.books.pod(meant, gang)
@@ -280,7 +280,7 @@ class Core:
             return  # the watch was faster
         if outcome.result == "bound":
             flight.bound_at = now
-            if _gated(flight.pod):  # the rest is its own scheduler's; it counts where it was meant to go
+            if gated(flight.pod):  # the rest is its own scheduler's; it counts where it was meant to go
                 self.flights.land(outcome.uid)
                 self.opened.add(named(flight.pod), Intention(flight.node, flight.gang, self._wall()))
             return
@@ -461,7 +461,7 @@ class Core:
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
             wishes = self.books.volume_wishes(pod, placement.node)
-            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, _gated(pod)))
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod)))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
 
@@ -478,6 +478,8 @@ class Core:
         if there and (gang.minimum or any(gang.group_minimum.values())):
             regarding = self.groups.regarding(job.gang)
             self._pending += self.partials.stuck(job.gang, there, plan.reason, regarding, now, self.settings.gangs)
+            if self.partials.untold(job.gang):  # perhaps nothing happens meanwhile that has it tried again in time
+                self._look_again[job.key] = min(self.settings.gangs.repair_seconds, LOOK_AGAIN)
 
     def _sweep(self, now: float) -> None:
         self._swept_at = now
@@ -490,10 +492,6 @@ class Core:
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)
         self.sayings.classes_changed()
-
-
-def _gated(pod: Pod) -> bool:
-    return any(gate.name == GATE for gate in pod.spec.scheduling_gates)
 
 
 def _alive(pod: Pod) -> bool:

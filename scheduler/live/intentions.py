@@ -35,6 +35,11 @@ def render(intention: Intention) -> dict[str, str]:
     return {INTENTION: json.dumps({"node": intention.node, "gang": intention.gang, "since": round(intention.since, 3)})}
 
 
+def gated(pod: Pod) -> bool:
+    """Whether it waits at our gate."""
+    return any(gate.name == GATE for gate in pod.spec.scheduling_gates)
+
+
 def read(pod: Pod) -> Intention | None:
     """What an earlier run of ours meant for the pod; None for nothing, and for what nobody can read."""
     try:

@@ -43,6 +43,10 @@ class Partials:
                 said.append(Report("v1", "Pod", *named(pod), "PartialGang", f"{what}; {remedy}"))
         return said
 
+    def untold(self, gang: str) -> bool:
+        """It is partial, and has not been long enough to say so."""
+        return gang in self._since and gang not in self._reported
+
     def whole(self, gang: str) -> None:
         """It has what it needs, or nothing of it is left."""
         self._since.pop(gang, None)

@@ -12,7 +12,7 @@ import pytest
 
 from forebay.api.corev1 import Node, Pod
 from forebay.scheduler.groups import Groups
-from forebay.scheduler.live.config import Configuration
+from forebay.scheduler.live.config import Configuration, Gangs
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Outcome, Result, Tell
 
@@ -210,3 +210,20 @@ def test_random_days(seed: int) -> None:
     assert not c.books.cluster.pods
     assert not c.books.quotas.ledger.charges
     free_is_what_pods_leave(c, nodes, {})
+
+
+@pytest.mark.parametrize("repair", [0.5, 12.0, 60.0])
+def test_a_gang_bound_in_part_is_told_in_time_though_nothing_else_happens(repair: float) -> None:
+    c = core(gangs=Gangs(repair_seconds=repair, partial="Delete"))
+    c.apply("Node", None, node("a", 1))
+    c.apply("Pod", None, bound(pod("one", gang=("g", 2)), "a"))
+    c.apply("Pod", None, pod("two", gang=("g", 2)))
+    now: float | None = 0.0
+    while now is not None and now < 100.0:
+        deleted = [one.pod.name for one in c.decide(now) if isinstance(one, Delete)]
+        if deleted:
+            break
+        now = c.queue.next_at(now)  # as the process does: it sleeps until then
+    assert deleted == ["one"]
+    assert now is not None
+    assert repair <= now <= repair + 6.0
