@@ -41,9 +41,9 @@ class Looks:
     def refresh(self) -> None:
         """Numbers of the rows as they are now."""
         state = self._state
-        if self._seen == state.tick:
-            return
         form = (len(state), state.free.shape[1], state.card_free.shape[1])
+        if self._seen == state.tick and self._form == form:
+            return
         if form != self._form:  # more rows, columns or places: no earlier state is equal to one of now
             self._form, self._numbers, self._seen = form, {}, NEVER
             self.of = np.zeros(len(state), np.int64)
