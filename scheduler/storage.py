@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forebay.api.resourcev1 import ResourceClaim
 from forebay.api.storagev1 import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass, class_of, volume_class_of
 from forebay.scheduler.arrays import Ints
 
@@ -51,7 +50,6 @@ class Storage:
         self.volumes: dict[str, PersistentVolume] = {}
         self.claims: dict[ClaimKey, PersistentVolumeClaim] = {}
         self.classes: dict[str, StorageClass] = {}
-        self.device_claims: dict[ClaimKey, ResourceClaim] = {}
         self.users: dict[ClaimKey, Counter[int]] = {}
         self.chosen: dict[ClaimKey, Chosen] = {}
         self.version = 0
@@ -95,14 +93,6 @@ class Storage:
 
     def remove_class(self, name: str) -> None:
         if self.classes.pop(name, None) is not None:
-            self.version += 1
-
-    def set_device_claim(self, claim: ResourceClaim) -> None:
-        self.device_claims[ClaimKey(claim.metadata.namespace, claim.metadata.name)] = claim
-        self.version += 1
-
-    def remove_device_claim(self, namespace: str, name: str) -> None:
-        if self.device_claims.pop(ClaimKey(namespace, name), None) is not None:
             self.version += 1
 
     def set_limits(self, row: int, node: CSINode | None) -> bool:
