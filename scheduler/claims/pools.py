@@ -146,10 +146,10 @@ def build(key: PoolId, slices: list[ResourceSliceSpec]) -> Pool:
             for device in _devices(key, one, len(pool.devices)):
                 if device.id.device in pool.devices:
                     raise ValueError(f"two devices are called {device.id.device}")
+                pool.devices[device.id.device] = device
                 unknown = [counter for counter, _ in device.consumes if counter not in pool.counters]
                 if unknown and not pool.missing:
                     raise ValueError(f"device {device.id.device} consumes counter {'/'.join(unknown[0])}, which is not published")
-                pool.devices[device.id.device] = device
     except (ValueError, QuantityError) as wrong:
         pool.wrong = str(wrong)
     homes = pool.nodes

@@ -70,7 +70,7 @@ class Selector:
         try:
             if len(expression) > LONGEST:
                 raise ValueError(f"has more than {LONGEST} characters")
-            self._program = environment.program(environment.compile(expression), functions=_functions(self._cel.celtypes))
+            self._program = environment.program(environment.compile(expression), functions=_functions(self._cel))
         except (self._cel.CELParseError, ValueError) as wrong:
             text = str(wrong).splitlines()[0] if str(wrong) else "syntax"
             raise SelectorError(f"selector {expression!r} is not understood here: {text}") from wrong
@@ -153,8 +153,24 @@ def _attribute(types: Any, kind: str, value: Any) -> Any:
     return {"int": types.IntType, "bool": types.BoolType, "string": types.StringType}[kind](value)
 
 
-def _functions(types: Any) -> dict[str, Callable[..., Any]]:
-    """What Kubernetes adds to the language, as far as it can be asked of a device."""
+def _functions(cel: Any) -> dict[str, Callable[..., Any]]:
+    """What Kubernetes adds to the language, as far as it can be asked of a device. What fails is an error of the language, so
+    that `||` and `&&` treat it as such."""
+
+    def safely(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except (ValueError, AttributeError, TypeError) as wrong:
+                said = str(wrong) if isinstance(wrong, ValueError) else f"{name} is not known of {type(arguments[0]).__name__}"
+                return cel.CELEvalError(said)
+
+        return call
+
+    return {name: safely(name, function) for name, function in _plain_functions(cel.celtypes).items()}
+
+
+def _plain_functions(types: Any) -> dict[str, Callable[..., Any]]:
 
     def compare(a: Any, b: Any) -> int:
         if type(a) is not type(b) or not isinstance(a, Quantity | Version):

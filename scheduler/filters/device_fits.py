@@ -45,6 +45,7 @@ class DeviceFits:
 
     def give(self, row: int) -> tuple[Given, ...] | Lack:
         """Devices of the row's node for each of the wants."""
+        self._read()
         return self._search(row)
 
     def _read(self) -> None:
