@@ -39,6 +39,7 @@ class ClaimBook:
         self.version = 0
         self._flying: dict[int, tuple[p.DeviceId, ...]] = {}
         self._mapped: dict[str, str] = {}
+        self._counted: dict[str, set[str]] = {}
         self._log_at: list[int] = []
         self._log: list[str] = []
         self._log_from = 0
@@ -88,6 +89,20 @@ class ClaimBook:
 
     def remove_slice(self, name: str) -> None:
         self._touch(self.pools.remove(name))
+
+    def set_counted(self, node: str, drivers: set[str]) -> bool:
+        """Drivers whose devices the node hands out in another way too. Whether that changed."""
+        if self._counted.get(node, set()) == drivers:
+            return False
+        if drivers:
+            self._counted[node] = drivers
+        else:
+            del self._counted[node]
+        self._touch([node])
+        return True
+
+    def counted(self, node: str) -> set[str]:
+        return self._counted.get(node, set())
 
     def mapped(self, resource: str) -> str:
         """The DeviceClass that an extended resource stands for, "" for none."""

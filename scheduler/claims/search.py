@@ -36,6 +36,8 @@ class Offer:
     reaches: Callable[[Device], bool]
     taken: Collection[DeviceId]
     left: Callable[[Pool], dict[Counter, Fraction] | None]
+    counted: Collection[str] = ()
+    """Drivers whose devices the node hands out in another way too: none of theirs is used."""
 
 
 class TooHard(Exception):
@@ -88,7 +90,16 @@ class _Candidates:
 
     def free(self, choice: Choice) -> list[Device]:
         """Those that can be given out, in order."""
-        return [one for pool, one in self.meant(choice) if not _barred(choice, pool, one) and one.id not in self._offer.taken]
+        return [
+            one for pool, one in self.meant(choice) if not self._barred(choice, pool, one) and one.id not in self._offer.taken
+        ]
+
+    def _barred(self, choice: Choice, pool: Pool, one: Device) -> str:
+        if one.id.driver in self._offer.counted:
+            return (
+                f"the node's cards are handed out without driver {one.id.driver} too, stop the device plugin or the driver there"
+            )
+        return _barred(choice, pool, one)
 
     def whole(self, choice: Choice) -> list[Device] | None:
         """All of them, for a choice that wants all; None where one is not to be had."""
@@ -110,10 +121,10 @@ class _Candidates:
     def _lack(self, choice: Choice) -> Lack | None:
         what = f"for request {choice.name} (class {choice.device_class})"
         meant = self.meant(choice)
-        usable = [one for pool, one in meant if not _barred(choice, pool, one)]
+        usable = [one for pool, one in meant if not self._barred(choice, pool, one)]
         needed = choice.count or 1
         if len(usable) < needed:
-            why = next((word for pool, one in meant if (word := _barred(choice, pool, one))), "")
+            why = next((word for pool, one in meant if (word := self._barred(choice, pool, one))), "")
             if why:
                 return Lack(f"too few usable devices {what}: {why}", "mend the devices or use others", "devices")
             most = "" if not choice.count else f", at most {len(usable)} of {choice.count} there" if usable else ""

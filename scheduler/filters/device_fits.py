@@ -86,7 +86,8 @@ class DeviceFits:
                 return device.node == name
             return device.selector is None or bool(self._mask_of(device.selector).mask[row])
 
-        return search(self._wanted, Offer([pools[key] for key in sorted(pools)], reaches, book.taken, book.left))
+        offer = Offer([pools[key] for key in sorted(pools)], reaches, book.taken, book.left, book.counted(name))
+        return search(self._wanted, offer)
 
 
 def lacks_by_row(fits: DeviceFits, rows: Ints) -> list[tuple[Lack, Bools]]:

@@ -56,6 +56,8 @@ class Books:
         self.cluster, self.devices, self.quotas = Cluster(), Ledger(), Quotas(patience)
         self.claims = Claims(self.cluster)
         self.inventories: dict[str, Inventory] = {}
+        self._nodes: dict[str, Node] = {}
+        self._device_objects: dict[str, Mapping[str, object]] = {}
         self._settings = settings
         self._seen = 0  # counts appearances: the ledger wants their order
         self._unread: dict[str, dict[str, Pod]] = {}  # by node: bound pods whose cards are not known yet
@@ -78,19 +80,35 @@ class Books:
             return
         self._totals = None
         findings = Findings()
-        found = read_node(node, findings, settings=self._settings)
+        self._nodes[name] = node
+        found = read_node(node, findings, device=self._device_objects.get(name), settings=self._settings)
         for problem in findings.problems:
             LOG.warning("%s", problem)
         self.inventories[name] = found
         self.devices.set_node(name, found.devices, found.rules)
+        self.claims.counted(name, found.devices)
         if found.devices:
             for pod in list(self._unread.pop(name, {}).values()):
                 self.pod(pod)
+
+    def device(self, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
+        """Koordinator's Device of a node, called as the node: its cards one by one. `new` None for one that is gone."""
+        one = new if new is not None else old
+        name = str(((one or {}).get("metadata") or {}).get("name", ""))
+        if new is not None:
+            self._device_objects[name] = new
+        else:
+            self._device_objects.pop(name, None)
+        if name in self._nodes:
+            self.node(self._nodes[name])
+            self.cluster.noted()
 
     def node_gone(self, name: str) -> None:
         self.cluster.remove_node(name)
         self.devices.drop_node(name)
         self.inventories.pop(name, None)
+        self._nodes.pop(name, None)
+        self.claims.counted(name, ())
         self._totals = None
 
     def totals(self) -> Amounts:
@@ -367,6 +385,9 @@ class Books:
 
     def other(self, kind: str, old: Any, new: Any) -> None:
         """Storage, namespaces, what drivers attach: `new` None for what is gone."""
+        if kind == "Device":
+            self.device(old, new)
+            return
         cluster, one = self.cluster, new if new is not None else old
         name, namespace = one.metadata.name, one.metadata.namespace
         if kind == "Namespace":
@@ -379,6 +400,10 @@ class Books:
             cluster.storage.set_class(new) if new is not None else cluster.storage.remove_class(name)
         elif kind == "CSINode":
             cluster.set_driver_limits(new) if new is not None else cluster.remove_driver_limits(name)
+        elif kind == "CSIDriver":
+            cluster.storage.set_driver(new) if new is not None else cluster.storage.remove_driver(name)
+        elif kind == "CSIStorageCapacity":
+            cluster.storage.set_capacity(new) if new is not None else cluster.storage.remove_capacity(namespace, name)
         elif not self.claims.change(kind, old, new):
             raise ValueError(f"a change of {kind}, which nobody here reads")
 

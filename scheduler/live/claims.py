@@ -8,6 +8,8 @@ from typing import Any
 from forebay.api.corev1 import Pod
 from forebay.scheduler.claims.written import held
 from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.devices.card import Device as Card
+from forebay.scheduler.devices.dra import rows
 from forebay.scheduler.live.copies import ANSWERED, CLAIM_KINDS
 from forebay.scheduler.live.instructions import ClaimWish, FreeClaim, Named
 from forebay.scheduler.live.intentions import gated
@@ -38,6 +40,13 @@ class Claims:
         if book.version != before:
             self._cluster.noted()
         return True
+
+    def counted(self, node: str, cards: Iterable[Card]) -> None:
+        """Cards that the node hands out otherwise (device plugin, HAMi, Koordinator). A driver of the same kind would give them a
+        second time: its devices on that node are not used."""
+        kinds = {card.kind for card in cards}
+        if self._book.set_counted(node, {dra.driver for kind, dra in rows() if kind.name in kinds}):
+            self._cluster.noted()
 
     def take_off(self, pod: Pod, number: int) -> tuple[ClaimWish, ...]:
         """What is to be written before the pod is bound in that attempt. Of a pod that another scheduler binds that one's claims
