@@ -40,6 +40,7 @@ class ClaimBook:
         self._flying: dict[int, tuple[p.DeviceId, ...]] = {}
         self._mapped: dict[str, str] = {}
         self._counted: dict[str, set[str]] = {}
+        self._in_pool: dict[p.PoolId, dict[p.DeviceId, None]] = {}
         self._log_at: list[int] = []
         self._log: list[str] = []
         self._log_from = 0
@@ -153,9 +154,7 @@ class ClaimBook:
         """What devices that are taken leave of the pool's counters. None where one of them is not published any more: what it
         consumes is not known."""
         left = dict(pool.counters)
-        for id in self.taken:
-            if (id.driver, id.pool) != pool.id:
-                continue
+        for id in self._in_pool.get(pool.id, ()):
             device = pool.devices.get(id.device)
             if device is None:
                 return None
@@ -178,9 +177,20 @@ class ClaimBook:
             if not self.taken[one]:
                 del self.taken[one]
             if before != (one in self.taken):
+                self._sort(one)
                 nodes.add(self._home(one))
         if nodes:
             self._touch(nodes)
+
+    def _sort(self, id: p.DeviceId) -> None:
+        """Taken devices by pool: of thousands of them a node's pool has a few."""
+        pool = p.PoolId(id.driver, id.pool)
+        if id in self.taken:
+            self._in_pool.setdefault(pool, {})[id] = None
+            return
+        del self._in_pool[pool][id]
+        if not self._in_pool[pool]:
+            del self._in_pool[pool]
 
     def _home(self, id: p.DeviceId) -> str:
         """The node that alone can tell whether the device is taken."""

@@ -284,7 +284,7 @@ def test_the_search_finds_devices_exactly_where_there_are_some(seed: int) -> Non
         book.pools = pools
         devices = {device.id: device for device in pool.devices.values()}
         taken = {id for id in devices if rng.random() < 0.2}
-        book.taken.update(taken)
+        book.set_claim(allocated(claim("held", []), tuple(sorted(taken)), 1))
         claims = [random_wanted(rng) for _ in range(rng.randint(1, 2))]
         result = search(claims, Offer([pool], lambda device: True, book.taken, book.left))
         if isinstance(result, Lack):
