@@ -274,6 +274,7 @@ class Core:
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """What came of a Bind."""
+        self.books.claims.landed(outcome.number)
         self.counts.outcomes[outcome.result] = self.counts.outcomes.get(outcome.result, 0) + 1
         flight = self.flights.get(outcome.uid)
         if flight is None or flight.number != outcome.number:
@@ -354,6 +355,7 @@ class Core:
                 nominations.put(one, self.books.cluster.row_of.get(one.node, NOWHERE))
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
+        self._pending += self.books.claims.give_back(pods)
         if job.key in self._look_again:
             self.queue.later(job, now, self._look_again.pop(job.key))
         for uid in job.pods:
@@ -460,8 +462,8 @@ class Core:
             pod = self.pods[placement.pod]
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
-            wishes = self.books.volume_wishes(pod, placement.node)
-            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod)))
+            wishes, claims = self.books.volume_wishes(pod, placement.node), self.books.claims.take_off(pod, flight.number)
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod), claims))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
 
