@@ -66,7 +66,7 @@ class Core:
         self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
         self.preemption = Preemption(self.books, groups, self.planner)
-        self.keeping = Keeping(self.books, self.planner, self.queue, groups, self._booked)
+        self.keeping = Keeping(self.books, self.planner, self.queue, groups, self.nearness, self._booked)
         self._lacking: Gang | None = None  # what the job that is being tried found no room for
         self._refused = False  # whether quotas did not let it start
         self.counts = Counts()
@@ -317,7 +317,7 @@ class Core:
         for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
-        self.keeping.end()
+        self._pending += self.keeping.end(self._wall(), self.pods)
         self._tell_late()
         if now - self._swept_at > SWEEP:
             self._sweep(now)
@@ -327,8 +327,7 @@ class Core:
         return done
 
     def _tell_late(self) -> None:
-        """Gangs that waited longer than they set; those whose gate was opened and which their scheduler did not bind in time."""
-        self._pending += self.keeping.timeouts.over(self._wall(), self.pods)
+        """Gangs whose gate was opened and which their scheduler did not bind in time."""
         for late in self.opened.late(self._wall(), self.settings.gangs.repair_seconds):
             self._pending += told_late(late, self.groups.regarding(late.gang), self.settings.gangs)
 

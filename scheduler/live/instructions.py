@@ -84,7 +84,16 @@ class Delete:
     sentence: str
 
 
-Instruction = Bind | Cancel | Tell | Report | Delete
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A wish, written on the DatasetHints of a dataset: `nodes`, with commas, should load it; "" takes it back."""
+
+    namespace: str
+    name: str
+    nodes: str
+
+
+Instruction = Bind | Cancel | Tell | Report | Delete | Load
 
 Result = Literal["bound", "refused", "gone", "failed", "withheld"]
 

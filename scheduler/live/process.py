@@ -31,7 +31,7 @@ from forebay.scheduler.live.config import Configuration, Reloader, changed_for_n
 from forebay.scheduler.live.copies import ALWAYS, Copies, rank
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.gates import Gates
-from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Outcome, Report, Tell
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Load, Outcome, Report, Tell
 from forebay.scheduler.live.metrics import Metrics, Reading
 from forebay.scheduler.live.telling import Teller
 from forebay.scheduler.live.volumes import Volumes
@@ -261,6 +261,8 @@ class Scheduler:
                 self.teller.delete(one)
             elif isinstance(one, Report):
                 self.teller.report(one)
+            elif isinstance(one, Load):
+                self.teller.order(one)
         self.binder.submit(binds)
 
     def _bound(self, bind: Bind, seconds: float) -> None:
