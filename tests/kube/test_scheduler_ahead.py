@@ -1,5 +1,5 @@
 """A queued gang's data is loaded ahead, on a real API server: our scheduler with its account's rights wishes, the controller with
-its own makes a load of one node, and takes it back when the gang goes elsewhere. No kubelet runs: the test says what they hold."""
+its own makes a load of one node, and takes it back when the gang goes elsewhere. No kubelet runs: it says what they hold."""
 
 from __future__ import annotations
 
