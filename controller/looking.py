@@ -11,6 +11,7 @@ import msgspec
 
 from forebay.api.hints import WATCH
 from forebay.api.nodecache import Bandwidth, HeldDataset, Read, Served
+from forebay.controller import ahead
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.hinting import Situation
@@ -166,6 +167,16 @@ class Looker:
         said = self._copies.get("NodeCache", "", node)
         bandwidth = said.status.bandwidth if said is not None and said.status is not None else None
         return bandwidth if isinstance(bandwidth, Bandwidth) else None
+
+    def ahead(self, subject: Subject) -> ahead.Step:
+        """What is to be done about loads that the scheduler wishes for."""
+        key = Key(*subject.key)
+        loads: list[Whole] = self._copies.where("DataLoad", "dataset", c.path(*key))
+        made = [x for x in loads if ahead.AHEAD in x.metadata.labels and not x.metadata.deletion_timestamp]
+        known = [ahead.Known(x.metadata.name, x.metadata.uid, phase_of(x) in ("Complete", "Failed")) for x in made]
+        live = self._child(Ref("DatasetHints", *key)) if self._copies.readable("DatasetHints", *key) else None
+        pods: list[Pod] = self._copies.where("Pod", "worker", c.path(*key))
+        return ahead.step(subject.dataset, live, {p.spec.node_name for p in pods if p.ready}, known)
 
     # --- orphans ---
 

@@ -32,7 +32,7 @@ from forebay.scheduler.live.config import Configuration, Reloader, changed_for_n
 from forebay.scheduler.live.copies import ALWAYS, ANSWERED, Copies, rank
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.gates import Gates
-from forebay.scheduler.live.instructions import Bind, Cancel, Delete, FreeClaim, Instruction, Outcome, Report, Tell
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, FreeClaim, Instruction, Load, Outcome, Report, Tell
 from forebay.scheduler.live.metrics import Metrics, Reading
 from forebay.scheduler.live.telling import Teller
 from forebay.scheduler.live.volumes import Volumes
@@ -265,6 +265,8 @@ class Scheduler:
                 self.teller.report(one)
             elif isinstance(one, FreeClaim):
                 self.binder.free(one)
+            elif isinstance(one, Load):
+                self.teller.order(one)
         self.binder.submit(binds)
 
     def _bound(self, bind: Bind, seconds: float) -> None:
