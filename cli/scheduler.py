@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -52,7 +53,8 @@ def run(*, config: Path | None, kubeconfig: str, namespace: str, listen: str, le
     log_to_stderr(verbose=verbose)
     settings, text = _settings(config)
     identity = f"{socket.gethostname()}_{os.getpid()}"
-    options = Options(settings, config, text, namespace, identity, leader_elect)
+    gc.disable()  # until the cluster is taken in: all of it stays, and walking it again and again took a third of a restart
+    options = Options(settings, config, text, namespace, identity, leader_elect, begun=_keep_what_is_there)
     address = listening(listen)
     transport = connect(kubeconfig, "forebay-scheduler", kept=settings.bind_threads + 16)
     running = Scheduler(transport, options)
@@ -69,6 +71,12 @@ def run(*, config: Path | None, kubeconfig: str, namespace: str, listen: str, le
     transport.close()
     if why:
         raise CommandError(why)
+
+
+def _keep_what_is_there() -> None:
+    """What the copies hold is walked by no collection any more: one of 150,000 pods would stop all threads for a second."""
+    gc.freeze()
+    gc.enable()
 
 
 def _settings(config: Path | None) -> tuple[configuration.Configuration, str]:

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,10 @@ DISCOVER = 30.0
 
 
 class Options(NamedTuple):
-    """`namespace`: of the lease, and of Events about the process; `identity`: the pod's name and more; `config`: the file."""
+    """`namespace`: of the lease, and of Events about the process; `identity`: the pod's name and more; `config`: the file.
+
+    `begun`: called on the deciding thread once the cluster is taken in, before anything is decided.
+    """
 
     settings: Configuration = Configuration()
     config: Path | None = None
@@ -64,6 +67,7 @@ class Options(NamedTuple):
     namespace: str = "forebay-system"
     identity: str = ""
     elect: bool = True
+    begun: Callable[[], None] = lambda: None
 
 
 class _Changed(NamedTuple):
@@ -185,6 +189,7 @@ class Scheduler:
         )
         for one in early:
             self._take_safely(one)
+        self.options.begun()
         self.ready = True
         LOG.info("copies are whole after %.1f s: %d objects", time.monotonic() - self._started, len(early))
         return True
