@@ -189,6 +189,8 @@ class PodSpec(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaul
     priority: int = 0
     priority_class_name: str = ""
     preemption_policy: str = ""
+    restart_policy: str = ""
+    active_deadline_seconds: int | None = None
 
 
 class ContainerStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
@@ -215,6 +217,7 @@ class PodResourceClaimStatus(msgspec.Struct, frozen=True, gc=False, rename="came
 
 class PodStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     phase: str = ""
+    start_time: str = ""
     nominated_node_name: str = ""
     conditions: tuple[PodCondition, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()

@@ -28,6 +28,7 @@ from forebay.scheduler.arrays import Bools, Ints
 from forebay.scheduler.cluster_rows import Rows
 from forebay.scheduler.compiled import Compiled, World
 from forebay.scheduler.devices.card import Part
+from forebay.scheduler.holds import Holds
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.nominations import Nomination, Nominations
 from forebay.scheduler.pod_amounts import PODS
@@ -72,6 +73,7 @@ class Cluster(Rows):
         self._last = 0
         self.nominations = Nominations()
         self._reader = Reader()
+        self.holds = Holds()
 
     @property
     def storage(self) -> Storage:
@@ -310,6 +312,9 @@ class Cluster(Rows):
             passed = np.ones(len(self), np.bool_) if passed is None else passed.copy()
             for row in ahead:
                 passed[row] = passed[row] and self._fits_beside(request, row, ahead[row])
+        if self.holds.active:
+            passed = np.ones(len(self), np.bool_) if passed is None else passed.copy()
+            passed[self.holds.shut(self, request)] = False
         return passed
 
     def _priority(self, request: Request) -> int:
@@ -343,6 +348,10 @@ class Cluster(Rows):
         if held:
             failed = np.isin(rows, np.array(held))
             found.append((Lack("held for nominated pods of no lower priority", "wait for those or raise the priority"), failed))
+        shut = self.holds.shut(self, request)
+        if len(shut) and self.holds.kept is not None:  # of those, nodes that would do if they were not held
+            failed = np.isin(rows, shut[self.feasible(request, shut)])
+            found.append((Lack(f"held for {self.holds.kept.who}", "wait until that has started", "held"), failed))
         return [(lack, failed) for lack, failed in found if failed.any()]
 
     def _class(self, request: Request) -> Compiled:

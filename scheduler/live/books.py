@@ -121,6 +121,16 @@ class Books:
         ask = self.ask(pod)
         return request if ask is None else with_devices(self.cluster, request, ask)
 
+    def requests(self, pods: Iterable[Pod]) -> list[Request]:
+        """Of those that do not contradict themselves: the others are told when they are tried."""
+        found = list[Request]()
+        for pod in pods:
+            try:
+                found.append(self.request(pod))
+            except Unplaceable:
+                continue
+        return found
+
     def ask(self, pod: Pod) -> PodAsk | None:
         """What it asks of cards, None for nothing. Raises Unplaceable."""
         if not _may_ask(pod):

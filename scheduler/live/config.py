@@ -63,9 +63,9 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     """`scheduler_name`: which pods are ours. `qps`, `burst`: bindings and conditions a second, 0 for no bound of ours.
 
     `bind_threads`: bindings under way at once. `gpu_mem_unit`: of one `aliyun.com/gpu-mem`. `preemption`: whether pods are
-    deleted to make room for others. `gates`: whether pods of other schedulers that wait at our gate are placed too.
-    `flush_seconds`: a job that waits for a change is tried again after that long without. `volume_deadline_seconds`: until the
-    claims of a pod that was placed must be bound.
+    deleted to make room for others. `reservations`: whether room is kept for the first job that finds none. `gates`: whether
+    pods of other schedulers that wait at our gate are placed too. `flush_seconds`: a job that waits for a change is tried after
+    that long without. `volume_deadline_seconds`: until the claims of a pod that was placed must be bound.
     """
 
     scheduler_name: str = "forebay"
@@ -81,6 +81,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     mix_cores: bool = False
     patience_seconds: float = 3600.0
     preemption: bool = True
+    reservations: bool = True
     gates: bool = False
     flush_seconds: float = 60.0
     volume_deadline_seconds: float = 600.0

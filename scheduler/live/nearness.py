@@ -54,6 +54,8 @@ class Nearness:
         self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
         self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
         self._freshened = 0.0
+        self.until: dict[str, float] = {}
+        """Gangs that wait for room near their data, and when that is over."""
 
     # --- what is published ---
 
@@ -131,6 +133,7 @@ class Nearness:
         None leaves the choice to others: nothing is known of the data, or not all of the gang fits.
         """
         self._follow()
+        self.until.pop(gang.name, None)
         data = self._data(dataset, now)
         if data is None or not gang.members:
             return None
@@ -145,6 +148,7 @@ class Nearness:
             extra = choice.data_seconds - (best.data_seconds if best is not None else choice.data_seconds)
             longest = min(extra, self.settings.longest_wait_seconds)  # a lie about sizes must not hold a gang for ever
             if best is not None and self.settings.wait and not may_go(longest, waited):
+                self.until[gang.name] = now + longest - waited
                 return Later(longest - waited, self._sentence(dataset, data, best, extra, longest - waited))
         return self._take(gang, choice, now_free)
 
