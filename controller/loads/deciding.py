@@ -15,6 +15,7 @@ import msgspec
 
 from forebay.api.conditions import Condition, merge
 from forebay.api.dataload import ONCE, After, LoadSpec
+from forebay.api.fluidnames import operation_finalizer
 from forebay.api.loadresult import LoadResult
 from forebay.api.status import OperationPhase, OperationStatus, Progress, WaitingFor
 from forebay.runtimes.engine import Finding, Loading, Object, Ref
@@ -26,7 +27,7 @@ WAITING = "Waiting"
 """Condition type of ours beside Fluid's `Complete` and `Failed`: what a load waits for, or that it does not."""
 AT_ONCE = 4
 """Loads of one dataset that run at the same time; its workers take eight long orders, of which drains are some."""
-FINALIZER = "fluid-dataload-controller-finalizer"
+FINALIZER = operation_finalizer("DataLoad")
 """Fluid's. Ours needs none: all that a load is goes with its owner."""
 ENDED: tuple[OperationPhase, ...] = ("Complete", "Failed")
 _TYPES = ("Complete", "Failed", WAITING)
