@@ -199,6 +199,7 @@ def _facts(pods: Iterable[Pod], held: Mapping[str, HeldDataset], drains: Mapping
                 loaded_bytes=said.loaded_bytes,
                 revision=said.revision,
                 places=said.places,
+                trouble=said.trouble,
                 drain=drain.drain,
                 overdue=drain.overdue,
             )

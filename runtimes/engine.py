@@ -66,6 +66,7 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True):
     loaded_bytes: int = 0  # of what came from stores, what loads asked for
     revision: str = ""  # of the configuration that it serves; "" = it did not say
     places: tuple[str, ...] = ()  # of the mounts that it serves
+    trouble: str = ""  # why a store gives it nothing
     drain: Literal["", "Running", "Done", "Refused"] = ""
     overdue: bool = False  # the drain has taken longer than its bound
     silent: bool = False  # it said nothing itself: of it is known only how its drain goes

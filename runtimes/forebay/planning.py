@@ -267,7 +267,9 @@ def retire(subject: Subject, found: Found) -> Plan:
 
 
 def in_use(found: Found) -> Finding | None:
-    """Who keeps a dataset from being deleted."""
+    """Who keeps a dataset from being deleted. Who waits for a claim that was never made holds nothing."""
+    if not any(ref.kind in _HOLDING for ref in found.objects):
+        return None
     if found.users:
         return Finding("warning", "InUse", f"deletion waits for pods that use the claim: {_some(found.users)}; end them")
     if found.referrers:
