@@ -69,7 +69,7 @@ def report(dataset: Object, loads: list[Object], runtime: Object | None) -> dict
     said: Object = dataset.get("status") or {}
     conditions = said.get("conditions") or []
     ready: Object = next((c for c in conditions if c.get("type") == "Ready"), {})
-    fails = next((c for c in conditions if c.get("reason") == "StoreFails"), {})
+    fails: Object = next((c for c in conditions if c.get("reason") == "StoreFails"), {})
     mine = [x for x in loads if _key(x)[0] == namespace and ((x.get("spec") or {}).get("dataset") or {}).get("name") == name]
     return {
         "namespace": namespace,
