@@ -65,14 +65,16 @@ PYTEST = $(BIN)/pytest -q -rs -o cache_dir=.pytest_cache/$@
 test-unit: $(STAMPS)/venv
 	@$(PYTEST) -n 2 --dist loadfile -m "not long" tests/unit
 
+# With a quick S3 server: moto, in its place, costs these tests minutes.
 test-mount: $(STAMPS)/venv
-	@$(PYTEST) -m "not long" tests/cluster tests/mount
+	@$(BUILD) versitygw >/dev/null
+	@FOREBAY_VERSITYGW="$$($(BUILD) versitygw | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["versitygw"])')" $(PYTEST) -m "not long" tests/cluster tests/mount
 
 # Built once, outside the repository (docs/kube.md): minutes on two cores the first time, 0.1 s then.
 PLANE := kube-apiserver kube-controller-manager kube-scheduler etcd helm
 test-kube: $(STAMPS)/venv ## of it what talks to a real API server; the first time it builds Kubernetes
 	@$(BUILD) $(PLANE) >/dev/null
-	@$(PYTEST) -n 3 --dist loadfile $(AGAIN) -m "not long" tests/kube
+	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(AGAIN) -m "not long" tests/kube
 
 csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
 	@$(BUILD) csi-sanity >/dev/null
@@ -80,6 +82,7 @@ csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
 
 # In the order in which the stages of `.ci/run` want them; what is built already costs 0.1 s.
 programs: $(STAMPS)/venv ## everything that tests build once: Kubernetes and what belongs to it
+	@$(BUILD) versitygw >/dev/null
 	@$(BUILD) $(PLANE) >/dev/null
 	@$(BUILD) csi-sanity >/dev/null
 	@PYTHONPATH=deploy $(BIN)/python -P -c 'from harness import build, cluster; build.get(list(cluster.PROGRAMS))'

@@ -57,10 +57,14 @@ class S3Store:
 
 
 @contextmanager
-def s3_server(folder: Path, objects: dict[str, bytes]) -> Iterator[str]:
-    """A bucket with these objects on versitygw, or on moto where there is none (FOREBAY_VERSITYGW= is none). Yields its URL."""
+def s3_server(folder: Path, objects: dict[str, bytes], *, any_key: bool = False) -> Iterator[str]:
+    """A bucket with these objects on versitygw, or on moto where there is none (FOREBAY_VERSITYGW= is none). Yields its URL.
+
+    `any_key`: of a server that takes other keys than its own; moto does. It reads the whole object for each range of it, which
+    is why it is not the first choice.
+    """
     gateway = os.environ.get("FOREBAY_VERSITYGW", shutil.which("versitygw") or (str(BUILT) if BUILT.exists() else ""))
-    if not gateway:
+    if any_key or not gateway:
         with moto() as url:
             client = boto(url)
             client.create_bucket(Bucket=BUCKET)
@@ -83,8 +87,8 @@ def s3_server(folder: Path, objects: dict[str, bytes]) -> Iterator[str]:
 
 
 @contextmanager
-def s3_store(folder: Path, objects: dict[str, bytes]) -> Iterator[S3Store]:
-    with s3_server(folder, objects) as url, HttpLink(("127.0.0.1", int(url.rpartition(":")[2]))) as link:
+def s3_store(folder: Path, objects: dict[str, bytes], *, any_key: bool = False) -> Iterator[S3Store]:
+    with s3_server(folder, objects, any_key=any_key) as url, HttpLink(("127.0.0.1", int(url.rpartition(":")[2]))) as link:
         yield S3Store(link, link.url, url)
 
 
