@@ -98,6 +98,6 @@ def test_copies_go_first_and_follow_the_members(tmp_path: Path) -> None:
             assert a.read(f"/{name}") == data[name]
         eventually(lambda: any(o.ino for o in rows(a).values()))
         (tmp_path / "members").write_text(json.dumps(lists[1]))
-        eventually(lambda: held(b)[1] == 0, 20)
-        eventually(lambda: held(a)[1] == held(a)[0] > 0, 20)
+        eventually(lambda: held(b)[1] == 0)
+        eventually(lambda: held(a)[1] == held(a)[0] > 0)
         assert not any(o.flags & COPY for o in rows(b).values())

@@ -208,10 +208,10 @@ class Running:
         said = self.controller.workers.statistics()
         return not said.queued and not said.processing
 
-    def settle(self, quiet: float = 1.0, seconds: float = 60.0) -> None:
-        """Until no pass was made for `quiet` seconds."""
+    def settle(self, quiet: float = 1.0, seconds: float = 60.0, unless: Callable[[], bool] = lambda: False) -> None:
+        """Until no pass was made for `quiet` seconds, or `unless` holds."""
         end, since, before = time.monotonic() + seconds, time.monotonic(), -1
-        while time.monotonic() - since < quiet:
+        while time.monotonic() - since < quiet and not unless():
             assert time.monotonic() < end, "it does not come to rest"
             said = self.controller.workers.statistics()
             if said.handed_out != before or said.queued or said.processing:
