@@ -70,11 +70,13 @@ test-mount: $(STAMPS)/venv
 	@$(BUILD) versitygw >/dev/null
 	@FOREBAY_VERSITYGW="$$($(BUILD) versitygw | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["versitygw"])')" $(PYTEST) -m "not long" tests/cluster tests/mount
 
+# Files of tests at once. Each process has API servers of its own, which take an eighth of a core each even when nobody asks them.
+AT_ONCE ?= 3
 # Built once, outside the repository (docs/kube.md): minutes on two cores the first time, 0.1 s then.
 PLANE := kube-apiserver kube-controller-manager kube-scheduler etcd helm
 test-kube: $(STAMPS)/venv ## of it what talks to a real API server; the first time it builds Kubernetes
 	@$(BUILD) $(PLANE) >/dev/null
-	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(AGAIN) -m "not long" tests/kube
+	@$(PYTEST) -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(AGAIN) -m "not long" tests/kube
 
 csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
 	@$(BUILD) csi-sanity >/dev/null

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterlab import ClusterLab, NodeLab, ports_for, random_objects
+from clusterlab import ClusterLab, NodeLab, random_objects
+from servers import ports_for
 from workerlab import MIB, eventually, file_mount
 
 from forebay.cache.peers import controlwire as c

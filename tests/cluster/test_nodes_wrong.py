@@ -15,10 +15,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from clusterlab import ClusterLab, NodeLab, ports_for, random_objects
+from clusterlab import ClusterLab, NodeLab, random_objects
 from faultlink import Fault
 from faultserver import FaultServer, Request, Wire
 from peerkit import read_answer, signed
+from servers import ports_for
 from workerlab import MIB, eventually, file_mount
 
 from forebay.cache.client import DoorError

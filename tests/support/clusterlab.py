@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from typing import Any
 import msgspec
 import yaml
 from faultlink import HttpLink
-from servers import KEY, SECRET, boto, moto, versitygw
+from servers import KEY, SECRET, boto, moto, ports_for, versitygw
 from workerlab import Lab, eventually
 
 from forebay.api.spec import Cluster, Freshness, Mount, Tier, encode_spec
@@ -211,23 +210,6 @@ class ClusterLab:
 def random_objects(sizes: dict[str, int], seed: int = 1) -> dict[str, bytes]:
     rng = random.Random(seed)
     return {name: rng.randbytes(size) for name, size in sizes.items()}
-
-
-def ports_for(count: int) -> list[int]:
-    """Ports below those that the kernel gives to connections: a worker's stays free while it is down."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    for _ in range(1000):
-        port = random.randrange(12_000, min(lowest, 32_000))
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        if port not in found:
-            found.append(port)
-        if len(found) >= count:
-            return found
-    raise RuntimeError(f"no {count} free ports below {lowest}")
 
 
 def holds(condition: Any, seconds: float, every: float = 0.1) -> bool:
