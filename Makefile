@@ -53,7 +53,7 @@ demo: $(STAMPS)/venv ## the main job: three stores, one tree, mounted, read cold
 TEST := lint test-here test-kube
 # The same for `.ci/run`, and what belongs to it there, in its order. What is joined by + goes on at the same time (pods mostly
 # wait), what is joined by commas one after the other in it. Tests of mounts and workers are alone: they look at the clock.
-CI := lint test-mount e2e+test-kube,test-unit,csi-sanity
+CI_STEPS := lint test-mount e2e+test-kube,test-unit,csi-sanity
 
 test: $(TEST) ## all that must pass
 
@@ -90,7 +90,7 @@ programs: $(STAMPS)/venv ## everything that tests build once: Kubernetes and wha
 	@PYTHONPATH=deploy $(BIN)/python -P -c 'from harness import build, cluster; build.get(list(cluster.PROGRAMS))'
 
 ci-stages:
-	@echo $(CI)
+	@echo $(CI_STEPS)
 
 test-long: $(STAMPS)/venv ## chaos, scale, long random sequences
 	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/kube --ignore=tests/e2e
