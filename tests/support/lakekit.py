@@ -160,7 +160,7 @@ class Lake:
             self.pods.apply(thing)
 
     def status(self) -> dict[str, Any]:
-        found = json.loads(self.pods.kubectl("get", "dataset", self.name, "-o", "json"))
+        found = json.loads(self.pods.read(f"/apis/data.fluid.io/v1alpha1/NAMESPACE/datasets/{self.name}"))
         status: dict[str, Any] = found.get("status", {})
         return status
 

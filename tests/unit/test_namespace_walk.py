@@ -23,7 +23,7 @@ def forest(dirs: int = 12, files: int = 5) -> dict[bytes, bytes]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():
             await trio.sleep(0.005)
 
