@@ -139,7 +139,7 @@ class Books:
             request = self.cluster.request(pod)
         except QuantityError as wrong:
             raise Unplaceable(f"an amount that it asks for is none: {wrong}; {wrong.remedy}") from wrong
-        if not pod.spec.node_name and (why := self.claims.mapped(pod_amounts(pod))):
+        if not pod.spec.node_name and (why := self.claims.mapped(self.cluster.facts(pod).amounts)):
             raise Unplaceable(why)
         ask = self.ask(pod)
         return request if ask is None else with_devices(self.cluster, request, ask)
