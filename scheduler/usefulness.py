@@ -1,12 +1,20 @@
-"""How much of a node's free cards the pods that usually come could still take: what the policy `forebay` protects.
+"""How much of a node's free cards the pods that usually come could still fill: what the policy `forebay` protects.
 
-U(n) = sum over typical pods t of weight(t) x scarcity(t) x milli(t) x pods(n, t), in milli. pods(n, t) is how many of t would go
-on the node: the least of what its accepted cards carry (whole units on each card) and, for each resource, free / asked, not
-rounded; 0 where not even one goes. scarcity(t) is cards of the cluster / cards that t accepts: a model that few pods name but
-that is rare is worth keeping free for them.
+U(n) = sum over sets g of accepted models of weight(g) x scarcity(g) x (mean over typical pods t of g of fill(n, t)^8)^(1/8)
 
-It differs from FGD's F in three ways: what is left is counted in pods, not as the free part of the cards that fit one; CPU and
-memory bound it, so that cards without the CPU to run them count as lost; and a request for rare models weighs by their rarity.
+fill(n, t) = milli(t) x pods(n, t), in milli. pods(n, t) is how many of t would go on the node: the least of what its accepted
+cards carry (whole units on each card) and, for each resource, free / asked, not rounded; 0 where not even one goes. The mean goes by
+weight, how often each comes. scarcity(g) is cards of the cluster / cards that g accepts: a model that few pods name but that is
+rare is worth keeping free for them.
+
+The power is what matters most. Pods are sent where they fit, so a node is filled by those of them that suit it, not by the
+average one: with a plain mean, cards with little CPU seem worth little since many pods could not run there, any pod that can
+is sent there first, and takes what CPU they have. On openb those of nodes with 8 CPUs a card so ended 15 % idle, for want of CPU,
+while nodes with 52 CPUs a card kept most of theirs. With the power such a node is worth nearly all its cards as long as *some*
+usual pods could fill them, and losing that is what costs. (The maximum would ask that of the best pod alone, however rare.)
+
+It differs from FGD's F in four ways: in that; what is left is counted in pods, not as the free part of the cards that fit one;
+CPU and memory bound it, so that cards without the CPU to run them count as lost; and requests for rare models weigh by their rarity.
 """
 
 from __future__ import annotations
@@ -19,16 +27,20 @@ from forebay.scheduler.arrays import Floats, Halves, Ints, Shorts
 from forebay.scheduler.request import FULL, Request
 from forebay.scheduler.state import State
 
+SQUARINGS = 3
+"""2^3 = 8 is the power of the mean. By squares and square roots, which are the same bit for bit on every machine."""
+
 
 class Usefulness:
-    """U for many node states at once, of D columns, C places, K kinds (share and accepted models) of T typical pods.
+    """U for many node states at once: D columns, C places, T typical pods of K kinds (share, accepted models), A sets of models.
 
     Each state is summed up by itself, in an order that does not depend on the others: its U is the same, bit for bit, in any
     company. `models` is how many card models there were; for more it has to be made anew.
     """
 
     def __init__(self, pods: Sequence[tuple[Request, float]], state: State) -> None:
-        asking = [(request, weight) for request, weight in pods if request.cards]
+        asking = sorted(((request, weight) for request, weight in pods if request.cards), key=lambda one: repr(one[0].models))
+        choices = list(dict.fromkeys(request.models for request, _ in asking))
         kinds = sorted({(request.milli, request.models) for request, _ in asking}, key=repr)
         supply = np.bincount(state.card_model[state.card_milli > 0], minlength=len(state.models))
         self.pods, self.models = len(asking), len(state.models)
@@ -44,14 +56,21 @@ class Usefulness:
         self._never = np.where(self._asked, 0.0, np.inf)  # what is not asked for bounds nothing
         self._asked[self._asked == 0] = 1
         self._bounded = bool(self._never.any())
-        self._worth = np.zeros(len(asking))
-        for place, (request, weight) in enumerate(asking):
-            within = supply.sum() if request.models is None else supply[list(request.models)].sum()
-            self._worth[place] = weight * request.card_milli * (supply.sum() / within if within else 0)
+        every = sum(weight for _, weight in asking)
+        whole = {models: sum(weight for request, weight in asking if request.models == models) for models in choices}
+        self._cards_asked = np.array([request.card_milli / FULL for request, _ in asking])
+        self._share = np.array([weight / whole[request.models] for request, weight in asking])
+        self._starts = np.array(
+            [next(at for at, (r, _) in enumerate(asking) if r.models == models) for models in choices], np.int64
+        )
+        self._worth = np.zeros(len(choices))
+        for place, models in enumerate(choices):
+            within = supply.sum() if models is None else supply[list(models)].sum()
+            self._worth[place] = FULL * whole[models] / every * (supply.sum() / within if within else 0)
 
     def same(self, other: Usefulness) -> bool:
         """Whether both measure every state alike."""
-        names = ("_units", "_kind", "_cards", "_columns", "_asked", "_never", "_worth")
+        names = ("_units", "_kind", "_cards", "_columns", "_asked", "_never", "_cards_asked", "_share", "_starts", "_worth")
         return self.models == other.models and all(np.array_equal(getattr(self, one), getattr(other, one)) for one in names)
 
     def measure(self, free: Ints, card_free: Ints, card_model: Shorts) -> Floats:
@@ -67,8 +86,15 @@ class Usefulness:
                 share += self._never
             np.minimum(fit, share.min(axis=1), out=fit)
         fit[fit < 1] = 0
-        fit *= self._worth
-        result: Floats = fit.sum(axis=1)
+        fit *= self._cards_asked
+        for _ in range(SQUARINGS):
+            fit *= fit
+        fit *= self._share
+        filled: Floats = np.add.reduceat(fit, self._starts, axis=1)  # [S, A]
+        for _ in range(SQUARINGS):
+            np.sqrt(filled, out=filled)
+        filled *= self._worth
+        result: Floats = filled.sum(axis=1)
         return result
 
 
