@@ -3,7 +3,8 @@
 U(n) = sum over sets g of accepted models of weight(g) x scarcity(g) x (mean over typical pods t of g of fill(n, t)^8)^(1/8)
 
 fill(n, t) = milli(t) x pods(n, t), in milli. pods(n, t) is how many of t would go on the node: the least of what its accepted
-cards carry (whole units on each card) and, for each resource, free / asked, not rounded; 0 where not even one goes. The mean goes by
+cards carry (whole units on each card) and, for each resource, free / asked, not rounded; 0 where not even one goes. The mean
+goes by
 weight, how often each comes. scarcity(g) is cards of the cluster / cards that g accepts: a model that few pods name but that is
 rare is worth keeping free for them.
 
@@ -14,7 +15,8 @@ while nodes with 52 CPUs a card kept most of theirs. With the power such a node 
 usual pods could fill them, and losing that is what costs. (The maximum would ask that of the best pod alone, however rare.)
 
 It differs from FGD's F in four ways: in that; what is left is counted in pods, not as the free part of the cards that fit one;
-CPU and memory bound it, so that cards without the CPU to run them count as lost; and requests for rare models weigh by their rarity.
+CPU and memory bound it, so that cards without the CPU to run them count as lost; and requests for rare models weigh by their
+rarity.
 """
 
 from __future__ import annotations
