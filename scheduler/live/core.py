@@ -124,10 +124,11 @@ class Core:
             self.queue.stir()
 
     def _node(self, old: Any, new: Any) -> None:
+        name = (old if new is None else new).metadata.name
         if new is not None:
             self.books.node(new)
+            self._raced(name)  # cards or amounts may be gone that were promised
             return
-        name = old.metadata.name
         for flight in self.flights.on(name):
             self._call_back(flight, f"node {name} is gone")
         self.books.node_gone(name)
