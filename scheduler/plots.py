@@ -39,7 +39,9 @@ def html_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def nice(low: float, high: float) -> list[float]:
     """Round marks of an axis from `low` or below to `high` or above: steps of 1, 2 or 5 times a power of ten."""
-    span = (high - low) or abs(high) or 1.0
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    span = high - low
     size = 10.0 ** math.floor(math.log10(span / STEPS))
     step = next(size * times for times in (1, 2, 5, 10) if size * times * STEPS >= span * (1 - 1e-9))
     first = math.floor(low / step + 1e-9)
