@@ -195,4 +195,5 @@ def read_claims(pod: Pod) -> tuple[str, ...]:
 def read_devices(pod: Pod) -> tuple[str, ...]:
     """`PodClass.devices` of a pod."""
     made = {one.name: one.resource_claim_name for one in pod.status.resource_claim_statuses}
-    return tuple(one.resource_claim_name or made.get(one.name) or "" for one in pod.spec.resource_claims)
+    names = (one.resource_claim_name or made.get(one.name, "") for one in pod.spec.resource_claims)
+    return tuple(name for name in names if name is not None)

@@ -66,7 +66,7 @@ class Core:
         self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
         self.preemption = Preemption(self.books, groups, self.planner)
-        self.keeping = Keeping(self.books, self.planner, self.queue, groups, self._booked)
+        self.keeping = Keeping(self.books, self.planner, self.queue, groups, self.nearness, self._booked)
         self._lacking: Gang | None = None  # what the job that is being tried found no room for
         self._refused = False  # whether quotas did not let it start
         self.counts = Counts()
@@ -272,6 +272,7 @@ class Core:
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """What came of a Bind."""
+        self.books.claims.landed(outcome.number)
         self.counts.outcomes[outcome.result] = self.counts.outcomes.get(outcome.result, 0) + 1
         flight = self.flights.get(outcome.uid)
         if flight is None or flight.number != outcome.number:
@@ -318,7 +319,7 @@ class Core:
         for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
-        self.keeping.end()
+        self._pending += self.keeping.end(self._wall(), self.pods)
         self._tell_late()
         if now - self._swept_at > SWEEP:
             self._sweep(now)
@@ -328,8 +329,7 @@ class Core:
         return done
 
     def _tell_late(self) -> None:
-        """Gangs that waited longer than they set; those whose gate was opened and which their scheduler did not bind in time."""
-        self._pending += self.keeping.timeouts.over(self._wall(), self.pods)
+        """Gangs whose gate was opened and which their scheduler did not bind in time."""
         for late in self.opened.late(self._wall(), self.settings.gangs.repair_seconds):
             self._pending += told_late(late, self.groups.regarding(late.gang), self.settings.gangs)
 
@@ -361,6 +361,7 @@ class Core:
                 nominations.put(one, self.books.cluster.row_of.get(one.node, NOWHERE))
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
+        self._pending += self.books.claims.give_back(pods)
         if job.key in self._look_again:
             self.queue.later(job, now, self._look_again.pop(job.key))
         for uid in job.pods:
@@ -471,8 +472,8 @@ class Core:
             pod = self.pods[placement.pod]
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
-            wishes = self.books.volume_wishes(pod, placement.node)
-            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod)))
+            wishes, claims = self.books.volume_wishes(pod, placement.node), self.books.claims.take_off(pod, flight.number)
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod), claims))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
 

@@ -13,7 +13,7 @@ for a node is `scheduler/holds.py`'s. Nothing of it is written down: after a res
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -51,6 +51,11 @@ class Holder:
     found: Found
     promise: float
     requests: tuple[Request, ...]
+
+    @property
+    def pods(self) -> Mapping[str, int]:
+        """How many of its pods each node is held for."""
+        return self.found.pods
 
 
 class Holding:

@@ -9,7 +9,10 @@ from forebay.scheduler.gang import Gang
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.books import Books
 from forebay.scheduler.live.holding import Holding
+from forebay.scheduler.live.instructions import Instruction
+from forebay.scheduler.live.nearness import Nearness
 from forebay.scheduler.live.ordering import verdict
+from forebay.scheduler.live.prefetching import Prefetching
 from forebay.scheduler.live.queueholding import QueueHolding
 from forebay.scheduler.live.timeouts import Timeouts
 from forebay.scheduler.live.waiting import Job, Queue
@@ -19,11 +22,20 @@ from forebay.scheduler.planner import Planner
 class Keeping:
     """Asked by the core around each attempt. `pod_of` gives a booked pod; times are seconds of the epoch."""
 
-    def __init__(self, books: Books, planner: Planner, queue: Queue, groups: Groups, pod_of: Callable[[str], Pod | None]) -> None:
+    def __init__(  # noqa: PLR0917 - what it works on
+        self,
+        books: Books,
+        planner: Planner,
+        queue: Queue,
+        groups: Groups,
+        nearness: Nearness,
+        pod_of: Callable[[str], Pod | None],
+    ) -> None:
         self._books = books
         self.nodes = Holding(books, planner, queue, pod_of)
         self.queues = QueueHolding(books, queue, pod_of)
         self.timeouts = Timeouts(groups, queue)
+        self.prefetching = Prefetching(books, nearness, queue)
         self._behind: dict[str, str] = {}
 
     def configure(self, planner: Planner, *, wanted: bool) -> None:
@@ -37,9 +49,10 @@ class Keeping:
         self.queues.begin()
         self._behind.clear()
 
-    def end(self) -> None:
-        """After them."""
+    def end(self, now: float, pods: dict[str, Pod]) -> list[Instruction]:
+        """After them: what is said of gangs that waited too long, and asked of nodes. `pods`: those that wait."""
         self.nodes.end()
+        return [*self.timeouts.over(now, pods), *self.prefetching.look(now, pods, self.nodes.holder)]
 
     def behind(self, job: Job, pods: Sequence[Pod], now: float) -> str:
         """Why quotas' order keeps it back although its queue admits it, "" if it does not."""

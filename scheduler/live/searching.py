@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,8 +36,9 @@ class Going:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """By node: `needs` of the job [R], `going` that may end there, `coming`: those of them that are counted on."""
+    """By node: its `pods`, what they need [R], what is `going` to end there, `coming`: those of that which are counted on."""
 
+    pods: Mapping[str, int]
     needs: Mapping[str, Ints]
     going: Mapping[str, tuple[Going, ...]]
     coming: Mapping[str, tuple[str, ...]]
@@ -132,7 +134,7 @@ class Search:
         start = max((self._free_at(node, needs[node], there[node], now, cards=cards) for node in needs), default=math.inf)
         coming = {node: tuple(self._counted(node, needs[node], there[node], start)) for node in needs}
         whole = any(cluster.coupled(one) for one in requests.values())
-        return Found(needs, there, coming, start, cards, whole)
+        return Found(Counter(places.values()), needs, there, coming, start, cards, whole)
 
     def _free_at(self, node: str, needs: Ints, there: tuple[Going, ...], now: float, *, cards: bool) -> float:
         cluster = self._books.cluster

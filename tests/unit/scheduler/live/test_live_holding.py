@@ -4,69 +4,13 @@ from __future__ import annotations
 
 import heapq
 import random
-from typing import Any
 
 import msgspec
 import pytest
-from livekit import binds, bound, ending, node, pod
+from livekit import JOB, World, aged, bound, ending, gang, node, pod
 
-from forebay.api.corev1 import Pod
-from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration
-from forebay.scheduler.live.core import Core
-from forebay.scheduler.live.instructions import Bind, Report
-
-T0 = 1_767_225_600.0  # 2026-01-01, when the pods of test_live_core are made
-JOB = {"restartPolicy": "Never"}
-
-
-class World:
-    """A core under a clock of its own; whatever it binds is bound at once."""
-
-    def __init__(self, nodes: dict[str, int], **settings: Any) -> None:
-        self.now = 0.0
-        self.core = Core(Configuration(**{"preemption": False, **settings}), Groups(), lambda: int((T0 + self.now) * 1e9))
-        for name, cpu in nodes.items():
-            self.core.apply("Node", None, node(name, cpu))
-        self.pods: dict[str, Pod] = {}
-        self.started: dict[str, float] = {}
-
-    def arrive(self, *pods: Pod) -> None:
-        for one in pods:
-            self.pods[one.metadata.uid] = one
-            self.core.apply("Pod", None, one)
-
-    def run(self, name: str, where: str) -> None:
-        """A pod that somebody has put there."""
-        self.arrive(bound(self.pods.pop(name, None) or pod(name, **JOB), where))
-
-    def end(self, name: str) -> None:
-        self.core.apply("Pod", self.pods.pop(name), None)
-
-    def decide(self) -> dict[str, str]:
-        done = self.core.decide(self.now)
-        for one in done:
-            if isinstance(one, Bind):
-                old = self.pods[one.pod.uid]
-                self.pods[one.pod.uid] = bound(old, one.node)
-                self.core.apply("Pod", old, self.pods[one.pod.uid])
-                self.started[one.pod.uid] = self.now
-        return binds(done)
-
-    def reason(self, name: str) -> str:
-        return next(job.reason for job in self.core.queue.jobs.values() if name in job.pods)
-
-
-def aged(one: Pod, seconds: float) -> Pod:
-    """Made that long after the others."""
-    meta = msgspec.structs.replace(
-        one.metadata, creation_timestamp=f"2026-01-01T00:{int(seconds) // 60:02}:{int(seconds) % 60:02}Z"
-    )
-    return msgspec.structs.replace(one, metadata=meta)
-
-
-def gang(name: str, size: int, cpu: int = 1, seconds: float = 0.0, **more: Any) -> list[Pod]:
-    return [aged(pod(f"{name}{n}", cpu, gang=(name, size), **JOB, **more), seconds) for n in range(size)]
+from forebay.scheduler.live.instructions import Report
 
 
 def test_nobody_passes_what_is_first() -> None:
