@@ -344,8 +344,7 @@ class Core:
                 reason, places = self._make_room(job, self._lacking, pods, reason)
             if reason:
                 making = bool(places) or self.preemption.waits(job)
-                refused, wall = self._refused, self._wall()
-                told = self.keeping.failed(job, pods, self._lacking, wall, refused=refused, making=making)
+                told = self.keeping.failed(job, pods, self._lacking, self._wall(), refused=self._refused, making=making)
                 reason = f"{reason}; {told}" if told else reason
         except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
             LOG.exception("job %s: it could not be tried", job.key)
