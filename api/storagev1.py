@@ -113,6 +113,27 @@ class CSINode(msgspec.Struct, frozen=True):
     spec: CSINodeSpec = CSINodeSpec()
 
 
+class CSIDriverSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """`storage_capacity`: the driver says where how much is left, and wants to be asked."""
+
+    storage_capacity: bool = False
+
+
+class CSIDriver(msgspec.Struct, frozen=True):
+    metadata: Meta
+    spec: CSIDriverSpec = CSIDriverSpec()
+
+
+class CSIStorageCapacity(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What is left for volumes of a class on the nodes that `node_topology` means; None means none."""
+
+    metadata: Meta
+    storage_class_name: str = ""
+    node_topology: LabelSelector | None = None
+    capacity: str | int | None = None
+    maximum_volume_size: str | int | None = None
+
+
 def class_of(claim: PersistentVolumeClaim) -> str:
     """The claim's storage class; "" for none. The old annotation still wins over the field."""
     return claim.metadata.annotations.get(LEGACY_CLASS, claim.spec.storage_class_name or "")

@@ -25,6 +25,7 @@ import numpy as np
 from forebay.api.corev1 import Namespace, Node, Pod
 from forebay.api.storagev1 import CSINode
 from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.claims.book import ClaimBook
 from forebay.scheduler.cluster_rows import Rows
 from forebay.scheduler.compiled import Compiled, World
 from forebay.scheduler.devices.card import Part
@@ -77,6 +78,15 @@ class Cluster(Rows):
     def storage(self) -> Storage:
         """Volumes and claims; tell it of them directly."""
         return self.world.storage
+
+    @property
+    def claims(self) -> ClaimBook:
+        """Claims on devices, their classes and the devices; whoever changes it calls `noted`."""
+        return self.world.claims
+
+    def noted(self) -> None:
+        """Something changed that is in no row: what is kept until the next tick is not true any more."""
+        self.tick += 1
 
     # --- nodes ---
 
@@ -235,10 +245,14 @@ class Cluster(Rows):
 
     def _wait(self, uid: str, record: Record) -> None:
         self._early.setdefault(record.node, {})[uid] = None
-        self.storage.use(NOWHERE, self._compiled[record.request.constraints].claims)
+        kept = self._compiled[record.request.constraints]
+        self.storage.use(NOWHERE, kept.claims)
+        kept.use(1)
 
     def _unuse(self, record: Record) -> None:
-        self.storage.leave(NOWHERE, self._compiled[record.request.constraints].claims)
+        kept = self._compiled[record.request.constraints]
+        self.storage.leave(NOWHERE, kept.claims)
+        kept.use(-1)
 
     def _nominate(self, uid: str, node: str, priority: int, request: Request) -> None:
         if node:
@@ -351,8 +365,10 @@ class Cluster(Rows):
         """As in `State`; claims that wait for their first pod get a volume or a place. Trusts `allowed` of the same moment."""
         kept = self._class(request) if request.constraints else None
         chosen = kept.volumes.choose(row) if kept is not None and kept.volumes is not None else {}
+        allotted = kept.allocated.choose(row) if kept is not None and kept.allocated is not None else {}
         super().place(row, request, cards, parts)
         self.storage.decide(chosen)
+        self.claims.decide(allotted)
 
     def _move(self, row: int, request: Request, taken: list[int], wanted: Ints, sign: int) -> None:
         super()._move(row, request, taken, wanted, sign)

@@ -110,7 +110,7 @@ def read_pod(pod: Pod) -> PodClass:
         ),
         ports=_ports(spec),
         claims=_claims(pod),
-        devices=_devices(pod),
+        devices=device_claims(pod),
         leaving=meta.deletion_timestamp is not None,
     )
 
@@ -191,6 +191,8 @@ def _claims(pod: Pod) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _devices(pod: Pod) -> tuple[str, ...]:
+def device_claims(pod: Pod) -> tuple[str, ...]:
+    """Names of its ResourceClaims, "" for one that is not made from its template yet; without those that turned out needless."""
     made = {one.name: one.resource_claim_name for one in pod.status.resource_claim_statuses}
-    return tuple(one.resource_claim_name or made.get(one.name) or "" for one in pod.spec.resource_claims)
+    names = (one.resource_claim_name or made.get(one.name, "") for one in pod.spec.resource_claims)
+    return tuple(name for name in names if name is not None)

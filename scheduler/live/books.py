@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +29,7 @@ from forebay.scheduler.devices.ledger import Ledger, Refused
 from forebay.scheduler.devices.pod import read_pod
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import with_devices
+from forebay.scheduler.live.claims import Claims
 from forebay.scheduler.live.instructions import VolumeWish
 from forebay.scheduler.plan import Placement
 from forebay.scheduler.pod_amounts import pod_amounts
@@ -52,7 +54,10 @@ class Books:
 
     def __init__(self, settings: DeviceSettings, patience: float) -> None:
         self.cluster, self.devices, self.quotas = Cluster(), Ledger(), Quotas(patience)
+        self.claims = Claims(self.cluster)
         self.inventories: dict[str, Inventory] = {}
+        self._nodes: dict[str, Node] = {}
+        self._device_objects: dict[str, Mapping[str, object]] = {}
         self._settings = settings
         self._seen = 0  # counts appearances: the ledger wants their order
         self._unread: dict[str, dict[str, Pod]] = {}  # by node: bound pods whose cards are not known yet
@@ -75,19 +80,35 @@ class Books:
             return
         self._totals = None
         findings = Findings()
-        found = read_node(node, findings, settings=self._settings)
+        self._nodes[name] = node
+        found = read_node(node, findings, device=self._device_objects.get(name), settings=self._settings)
         for problem in findings.problems:
             LOG.warning("%s", problem)
         self.inventories[name] = found
         self.devices.set_node(name, found.devices, found.rules)
+        self.claims.counted(name, found.devices)
         if found.devices:
             for pod in list(self._unread.pop(name, {}).values()):
                 self.pod(pod)
+
+    def device(self, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
+        """Koordinator's Device of a node, called as the node: its cards one by one. `new` None for one that is gone."""
+        one = new if new is not None else old
+        name = str(((one or {}).get("metadata") or {}).get("name", ""))
+        if new is not None:
+            self._device_objects[name] = new
+        else:
+            self._device_objects.pop(name, None)
+        if name in self._nodes:
+            self.node(self._nodes[name])
+            self.cluster.noted()
 
     def node_gone(self, name: str) -> None:
         self.cluster.remove_node(name)
         self.devices.drop_node(name)
         self.inventories.pop(name, None)
+        self._nodes.pop(name, None)
+        self.claims.counted(name, ())
         self._totals = None
 
     def totals(self) -> Amounts:
@@ -115,6 +136,8 @@ class Books:
             request = self.cluster.request(pod)
         except QuantityError as wrong:
             raise Unplaceable(f"an amount that it asks for is none: {wrong}; {wrong.remedy}") from wrong
+        if not pod.spec.node_name and (why := self.claims.mapped(pod_amounts(pod))):
+            raise Unplaceable(why)
         ask = self.ask(pod)
         return request if ask is None else with_devices(self.cluster, request, ask)
 
@@ -133,7 +156,7 @@ class Books:
         if not _may_ask(pod):
             return None
         findings = Findings()
-        ask = read_ask(read_pod(pod, findings), findings, settings=self._settings)
+        ask = read_ask(replace(read_pod(pod, findings), claims={}), findings, settings=self._settings)  # claims: `self.claims`
         wrong = [problem for problem in findings.problems if problem.severity == "error"]
         if wrong:
             one = wrong[0]
@@ -191,7 +214,7 @@ class Books:
         inventory = self.inventories.get(node, Inventory())
         record: Record | None = None
         try:
-            record = read_record(read_pod(pod, Findings()), inventory, settings=self._settings)
+            record = read_record(replace(read_pod(pod, Findings()), claims={}), inventory, settings=self._settings)
         except ValueError as wrong:
             LOG.warning("%s", wrong)
         if record is None and (kept := self.devices.records.get(uid)) is not None and kept.node == node:
@@ -372,6 +395,9 @@ class Books:
 
     def other(self, kind: str, old: Any, new: Any) -> None:
         """Storage, namespaces, what drivers attach: `new` None for what is gone."""
+        if kind == "Device":
+            self.device(old, new)
+            return
         cluster, one = self.cluster, new if new is not None else old
         name, namespace = one.metadata.name, one.metadata.namespace
         if kind == "Namespace":
@@ -384,9 +410,11 @@ class Books:
             cluster.storage.set_class(new) if new is not None else cluster.storage.remove_class(name)
         elif kind == "CSINode":
             cluster.set_driver_limits(new) if new is not None else cluster.remove_driver_limits(name)
-        elif kind == "ResourceClaim":
-            cluster.storage.set_device_claim(new) if new is not None else cluster.storage.remove_device_claim(namespace, name)
-        else:
+        elif kind == "CSIDriver":
+            cluster.storage.set_driver(new) if new is not None else cluster.storage.remove_driver(name)
+        elif kind == "CSIStorageCapacity":
+            cluster.storage.set_capacity(new) if new is not None else cluster.storage.remove_capacity(namespace, name)
+        elif not self.claims.change(kind, old, new):
             raise ValueError(f"a change of {kind}, which nobody here reads")
 
     # --- quotas ---
@@ -419,8 +447,6 @@ def total(amounts: Iterable[Amounts]) -> dict[str, int]:
 def _may_ask(pod: Pod) -> bool:
     """Whether any container asks for more than CPU, memory and the like: reading the rest costs ten times as much."""
     spec = pod.spec
-    if spec.resource_claims:
-        return True
     for container in (*spec.containers, *spec.init_containers):
         if any("/" in name for name in container.resources.limits) or any("/" in name for name in container.resources.requests):
             return True

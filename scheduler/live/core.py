@@ -271,6 +271,7 @@ class Core:
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """What came of a Bind."""
+        self.books.claims.landed(outcome.number)
         self.counts.outcomes[outcome.result] = self.counts.outcomes.get(outcome.result, 0) + 1
         flight = self.flights.get(outcome.uid)
         if flight is None or flight.number != outcome.number:
@@ -344,8 +345,7 @@ class Core:
                 reason, places = self._make_room(job, self._lacking, pods, reason)
             if reason:
                 making = bool(places) or self.preemption.waits(job)
-                refused, wall = self._refused, self._wall()
-                told = self.keeping.failed(job, pods, self._lacking, wall, refused=refused, making=making)
+                told = self.keeping.failed(job, pods, self._lacking, self._wall(), refused=self._refused, making=making)
                 reason = f"{reason}; {told}" if told else reason
         except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
             LOG.exception("job %s: it could not be tried", job.key)
@@ -359,6 +359,7 @@ class Core:
                 nominations.put(one, self.books.cluster.row_of.get(one.node, NOWHERE))
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
+        self._pending += self.books.claims.give_back(pods)
         if job.key in self._look_again:
             self.queue.later(job, now, self._look_again.pop(job.key))
         for uid in job.pods:
@@ -469,8 +470,8 @@ class Core:
             pod = self.pods[placement.pod]
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
-            wishes = self.books.volume_wishes(pod, placement.node)
-            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod)))
+            wishes, claims = self.books.volume_wishes(pod, placement.node), self.books.claims.take_off(pod, flight.number)
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod), claims))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
 

@@ -26,12 +26,13 @@ from forebay.kube.objects import Key, Reference
 from forebay.kube.recorder import Recorder
 from forebay.kube.transport import Transport
 from forebay.scheduler.groups import Groups
+from forebay.scheduler.live.allocations import Allocations
 from forebay.scheduler.live.binder import Binder
 from forebay.scheduler.live.config import Configuration, Reloader, changed_for_nothing
-from forebay.scheduler.live.copies import ALWAYS, Copies, rank
+from forebay.scheduler.live.copies import ALWAYS, ANSWERED, Copies, rank
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.gates import Gates
-from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Load, Outcome, Report, Tell
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, FreeClaim, Instruction, Load, Outcome, Report, Tell
 from forebay.scheduler.live.metrics import Metrics, Reading
 from forebay.scheduler.live.telling import Teller
 from forebay.scheduler.live.volumes import Volumes
@@ -106,6 +107,7 @@ class Scheduler:
         self.binder = Binder(
             self.client,
             Volumes(self.client, settings.volume_deadline_seconds),
+            Allocations(self.client, lambda claim: self._inbox.put(_Changed(ANSWERED, None, claim))),
             self._inbox.put,
             self._bound,
             threads=settings.bind_threads,
@@ -263,6 +265,8 @@ class Scheduler:
                 self.teller.report(one)
             elif isinstance(one, Load):
                 self.teller.order(one)
+            elif isinstance(one, FreeClaim):
+                self.binder.free(one)
         self.binder.submit(binds)
 
     def _bound(self, bind: Bind, seconds: float) -> None:
