@@ -89,6 +89,7 @@ class Looker:
     def look(self, subject: Subject, now: datetime) -> Looked:
         key = Key(*subject.key)
         pods: list[Pod] = self._copies.where("Pod", "worker", c.path(*key))
+        naming: list[Pod] = self._copies.where("Pod", "claim", c.path(*key))
         drains, times = _drains(pods, now)
         held = self._held(key)
         common: dict[str, Any] = {
@@ -97,7 +98,8 @@ class Looker:
             "workers": _facts(pods, held, drains),
             "readers": {node: _reader(h.reader) for node, h in held.items() if isinstance(h.reader, Read)},
             "mounted": {node: h.mounted for node, h in held.items() if h.mounted or h.silent},
-            "users": tuple(sorted(p.metadata.name for p in self._copies.where("Pod", "claim", c.path(*key)) if not p.ended)),
+            "users": tuple(sorted(p.metadata.name for p in naming if not p.ended)),
+            "completed": tuple(sorted(p.metadata.name for p in naming if p.ended)),
             "referrers": self._referrers(key),
             "operations": self._operations(key),
         }
@@ -210,6 +212,7 @@ def _facts(pods: Iterable[Pod], held: Mapping[str, HeldDataset], drains: Mapping
                 loaded_bytes=said.loaded_bytes,
                 revision=said.revision,
                 places=said.places,
+                trouble=said.trouble,
                 drain=drain.drain,
                 overdue=drain.overdue,
             )

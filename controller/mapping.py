@@ -55,7 +55,7 @@ def _of(kind: str, thing: Any, change: Change[Any], copies: Copies) -> Iterable[
         return _of_event(thing, copies)
     if kind == "DataLoad":
         return _of_load(change)
-    if kind == "Job":
+    if kind == "Job" or kind in c.UNDRIVEN:
         return ()
     if kind == "PersistentVolume":
         return [key for text in (c.claim_of(thing), c.data_of(thing)) if (key := key_of(text))]

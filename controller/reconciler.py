@@ -27,7 +27,7 @@ from forebay.kube.objects import Key
 from forebay.kube.workers import Again
 from forebay.runtimes import registry
 from forebay.runtimes.binding import bound_runtime
-from forebay.runtimes.engine import Found, Object, Observed, Plan, Ref, Subject
+from forebay.runtimes.engine import PROTECTION, Found, Object, Observed, Plan, Ref, Subject
 
 LOG = logging.getLogger(__name__)
 
@@ -142,6 +142,8 @@ class Reconciler:
             self._leave(subject, drain.pod, found, now)
         for ref in planned.delete:
             self._write.delete(ref, objects[ref]["metadata"]["uid"] if ref in objects else self._look.uid(ref))
+        for ref in planned.unprotect:
+            self._write.release(objects[ref], [PROTECTION])
         if planned.release:
             self._release(subject)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from forebay.api.crd.kinds import KINDS, OWN_GROUP
 from forebay.api.fluid import GROUP
 from forebay.api.fluidnames import TYPES
+from forebay.controller.copies import UNDRIVEN
 from forebay.runtimes.engine import Object
 
 CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts"
@@ -18,6 +19,8 @@ LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
 _SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES, "DataLoad")]
+_TOLD = [_PLURALS[kind] for kind in UNDRIVEN]
+"""What is not carried out: read, told so, and let go of."""
 _LOOK = ("get", "list", "watch")
 _OWN = (*_LOOK, "create", "patch", "delete")
 
@@ -35,8 +38,8 @@ def controller() -> list[Object]:
     right that it has not itself.
     """
     return [
-        _rule(GROUP, _SERVED, (*_LOOK, "patch")),
-        _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
+        _rule(GROUP, [*_SERVED, *_TOLD], (*_LOOK, "patch")),
+        _rule(GROUP, [f"{plural}/status" for plural in (*_SERVED, *_TOLD)], ("patch",)),
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
         _rule(GROUP, [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]], _LOOK),
         _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),

@@ -98,21 +98,21 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """A wish, written on the DatasetHints of a dataset: `nodes`, with commas, should load it; "" takes it back."""
-
-    namespace: str
-    name: str
-    nodes: str
-
-
-@dataclass(frozen=True, slots=True)
 class FreeClaim:
     """The pod waits, nobody else uses its claim, and where its devices are it does not fit: give them back."""
 
     pod: Named
     claim: str
     uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A wish, written on the DatasetHints of a dataset: `nodes`, with commas, should load it; "" takes it back."""
+
+    namespace: str
+    name: str
+    nodes: str
 
 
 Instruction = Bind | Cancel | Tell | Report | Delete | FreeClaim | Load
