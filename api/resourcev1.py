@@ -102,21 +102,21 @@ class AllocatedDevices(msgspec.Struct, frozen=True, omit_defaults=True):
     results: tuple[Result, ...] = ()
 
 
-class Allocation(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Allocation(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """`node_selector` None: the devices can be used from every node."""
 
     devices: AllocatedDevices = AllocatedDevices()
     node_selector: NodeSelector | None = None
 
 
-class ConsumerReference(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ConsumerReference(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     api_group: str = ""
     resource: str = ""
     name: str = ""
     uid: str = ""
 
 
-class ResourceClaimStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ResourceClaimStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     allocation: Allocation | None = None
     reserved_for: tuple[ConsumerReference, ...] = ()
 
@@ -125,7 +125,7 @@ class ClaimMeta(Meta, frozen=True, rename="camel", omit_defaults=True):
     finalizers: tuple[str, ...] = ()
 
 
-class ResourceClaim(msgspec.Struct, frozen=True):
+class ResourceClaim(msgspec.Struct, frozen=True, gc=False):
     metadata: ClaimMeta
     spec: ResourceClaimSpec = ResourceClaimSpec()
     status: ResourceClaimStatus = ResourceClaimStatus()

@@ -40,7 +40,8 @@ def rules() -> list[Object]:
         _rule("scheduling.x-k8s.io", ["elasticquotas", "podgroups"], LOOK),
         _rule("scheduling.volcano.sh", ["podgroups"], LOOK),
         _rule("scheduling.k8s.io", ["podgroups", "workloads"], LOOK),
-        _rule("forebay.io", ["datasethints", "nodecaches"], LOOK),
+        _rule("forebay.io", ["nodecaches"], LOOK),
+        _rule("forebay.io", ["datasethints"], [*LOOK, "patch"]),  # which nodes should load: a wish, not the status
         _rule("events.k8s.io", ["events"], ["create", "patch"]),
     ]
 

@@ -23,6 +23,7 @@ from forebay.scheduler.cluster import ENDED, Cluster
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import lack
 from forebay.scheduler.devices.fit import Refusal, fit
+from forebay.scheduler.devices.hami import asking
 from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render
 from forebay.scheduler.devices.inputs import Settings as DeviceSettings
 from forebay.scheduler.devices.ledger import Ledger, Refused
@@ -32,7 +33,6 @@ from forebay.scheduler.devices.request import with_devices
 from forebay.scheduler.live.claims import Claims
 from forebay.scheduler.live.instructions import VolumeWish
 from forebay.scheduler.plan import Placement
-from forebay.scheduler.pod_amounts import pod_amounts
 from forebay.scheduler.quota.amounts import Amounts, add
 from forebay.scheduler.quota.check import Findings
 from forebay.scheduler.quota.elastic import of_pod
@@ -43,6 +43,9 @@ from forebay.scheduler.request import Request
 from forebay.scheduler.storage import ClaimKey
 
 LOG = logging.getLogger(__name__)
+
+ASKING = tuple(sorted(asking()))
+"""Annotations that have a say in what a pod asks of devices."""
 
 
 class Unplaceable(ValueError):
@@ -136,15 +139,34 @@ class Books:
             request = self.cluster.request(pod)
         except QuantityError as wrong:
             raise Unplaceable(f"an amount that it asks for is none: {wrong}; {wrong.remedy}") from wrong
-        if not pod.spec.node_name and (why := self.claims.mapped(pod_amounts(pod))):
+        if not pod.spec.node_name and (why := self.claims.mapped(self.cluster.facts(pod).amounts)):
             raise Unplaceable(why)
         ask = self.ask(pod)
         return request if ask is None else with_devices(self.cluster, request, ask)
+
+    def requests(self, pods: Iterable[Pod]) -> list[Request]:
+        """Of those that do not contradict themselves: the others are told when they are tried."""
+        found = list[Request]()
+        for pod in pods:
+            try:
+                found.append(self.request(pod))
+            except Unplaceable:
+                continue
+        return found
 
     def ask(self, pod: Pod) -> PodAsk | None:
         """What it asks of cards, None for nothing. Raises Unplaceable."""
         if not _may_ask(pod):
             return None
+        if pod.spec.resource_claims:  # then it depends on objects too
+            return self._read_ask(pod)
+        asks, notes = self.cluster.facts(pod).asks, pod.metadata.annotations
+        words = tuple(word for key in ASKING if key in notes for word in (key, notes[key])) if notes else ()
+        if words not in asks:
+            asks[words] = self._read_ask(pod)
+        return asks[words]
+
+    def _read_ask(self, pod: Pod) -> PodAsk | None:
         findings = Findings()
         ask = read_ask(replace(read_pod(pod, findings), claims={}), findings, settings=self._settings)  # claims: `self.claims`
         wrong = [problem for problem in findings.problems if problem.severity == "error"]
@@ -369,7 +391,7 @@ class Books:
 
     def _charge(self, pod: Pod, gang: str, *, assumed: bool) -> None:
         label, preemptible = of_pod(pod.metadata.labels)
-        charge = Charge(pod.metadata.namespace, pod_amounts(pod), label, gang, preemptible, assumed)
+        charge = Charge(pod.metadata.namespace, self.cluster.pods[pod.metadata.uid].amounts, label, gang, preemptible, assumed)
         self.quotas.ledger.add(pod.metadata.uid, charge)
 
     def volume_wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:

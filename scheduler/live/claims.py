@@ -13,7 +13,7 @@ from forebay.scheduler.devices.dra import rows
 from forebay.scheduler.live.copies import ANSWERED, CLAIM_KINDS
 from forebay.scheduler.live.instructions import ClaimWish, FreeClaim, Named
 from forebay.scheduler.live.intentions import gated
-from forebay.scheduler.pod_class import device_claims
+from forebay.scheduler.pod_class import read_devices
 from forebay.scheduler.storage import ClaimKey
 
 
@@ -51,7 +51,7 @@ class Claims:
     def take_off(self, pod: Pod, number: int) -> tuple[ClaimWish, ...]:
         """What is to be written before the pod is bound in that attempt. Of a pod that another scheduler binds that one's claims
         are not ours to write."""
-        keys = [ClaimKey(pod.metadata.namespace, name) for name in device_claims(pod) if name]
+        keys = [ClaimKey(pod.metadata.namespace, name) for name in read_devices(pod) if name]
         if not keys or gated(pod):
             return ()
         self._book.take_off(number, keys)
@@ -72,7 +72,7 @@ class Claims:
         found = list[FreeClaim]()
         for pod in pods:
             meta = pod.metadata
-            for name in device_claims(pod):
+            for name in read_devices(pod):
                 claim = self._book.claims.get(ClaimKey(meta.namespace, name))
                 if claim is None or claim.status.allocation is None or self._book.users[ClaimKey(meta.namespace, name)]:
                     continue

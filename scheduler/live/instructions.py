@@ -106,7 +106,16 @@ class FreeClaim:
     uid: str
 
 
-Instruction = Bind | Cancel | Tell | Report | Delete | FreeClaim
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A wish, written on the DatasetHints of a dataset: `nodes`, with commas, should load it; "" takes it back."""
+
+    namespace: str
+    name: str
+    nodes: str
+
+
+Instruction = Bind | Cancel | Tell | Report | Delete | FreeClaim | Load
 
 Result = Literal["bound", "refused", "gone", "failed", "withheld"]
 
