@@ -24,6 +24,9 @@ from forebay.runtimes.engine import LEAVING, Found, Installation, Object, Reader
 FRESH = timedelta(minutes=5)
 """How long an Event counts as a fact: the kubelet repeats what still holds within two minutes."""
 SERVING = ("Bound", "Updating")
+LINGER = timedelta(seconds=30)
+"""How long a claim that is told to go is left to Kubernetes, which keeps it for pods that have ended, too, until somebody deletes
+those. Fluid waits as long."""
 
 
 class Looked(NamedTuple):
@@ -166,6 +169,17 @@ class Looker:
         said = self._copies.get("NodeCache", "", node)
         bandwidth = said.status.bandwidth if said is not None and said.status is not None else None
         return bandwidth if isinstance(bandwidth, Bandwidth) else None
+
+    # --- what goes ---
+
+    def lingering(self, key: Key, now: datetime) -> tuple[Object | None, datetime | None]:
+        """Our claim, where it is kept for pods of which none runs any more; or when that has to be looked at."""
+        claim: Whole | None = self._copies.get("PersistentVolumeClaim", *key)
+        since = None if claim is None else _time(claim.metadata.deletion_timestamp or "")
+        if claim is None or since is None or any(not p.ended for p in self._copies.where("Pod", "claim", c.path(*key))):
+            return None, None
+        end = since + LINGER
+        return (self._object("PersistentVolumeClaim", claim), None) if end <= now else (None, end)
 
     # --- orphans ---
 

@@ -20,18 +20,13 @@ from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
 from forebay.kube.errors import Invalid
 from forebay.kube.objects import Key
+from forebay.runtimes.engine import Installation
 
 DATASET, RUNTIME = (part.strip() for part in SMALL.split("---"))
 WRONG: dict[str, tuple[str, str, str, str]] = {
     # what is applied, then: phase, reason, a part of the message
     "nothing of a spec": (f"{DATASET.partition('spec:')[0]}spec: {{}}\n---\n{RUNTIME}", "Failed", "SpecRefused", "spec.mounts"),
     "a store that no engine speaks": (SMALL.replace("https://h/x/", "ftp://h/x"), "Failed", "SourceRefused", "ftp"),
-    "a class that nobody made": (
-        SMALL.replace("runtimeClassName: forebay", "runtimeClassName: nope"),
-        "NotBound",
-        "ClassUnknown",
-        "nope",
-    ),
     "an engine that is not here": (
         SMALL.replace("{name: d, namespace: SPACE}", "{name: d, namespace: SPACE, annotations: {forebay.io/engine: jindo}}"),
         "NotBound",
@@ -138,7 +133,10 @@ def kubelet_says(cluster: Cluster, pod: Object, reason: str, note: str) -> None:
 
 
 def test_a_secret_that_is_not_there_is_named(cluster: Cluster, running: Running, space: str) -> None:
-    secret = "encryptOptions: [{name: aws.accessKeyId, valueFrom: {secretKeyRef: {name: keys, key: id}}}], "
+    secret = (
+        "encryptOptions: [{name: aws.accessKeyId, valueFrom: {secretKeyRef: {name: keys, key: id}}}, "
+        "{name: aws.secretKey, valueFrom: {secretKeyRef: {name: keys, key: key}}}], "
+    )
     mount = f'mountPoint: "s3://bucket/x", {secret}options: {{endpoint: "https://h"}}'
     cluster.apply(SMALL.replace("SPACE", space).replace('mountPoint: "https://h/x/"', mount))
     key = Key(space, "d")
@@ -176,8 +174,6 @@ def test_a_quota_that_lets_no_worker_be_made_is_named(cluster: Cluster, running:
 
 def test_a_runtime_of_an_engine_that_is_not_here(cluster: Cluster, site: ControlPlane, space: str) -> None:
     """Where the installation serves nothing by default: every kind says which engine it waits for, and how to have it served."""
-    from forebay.runtimes.engine import Installation
-
     key = Key(space, "d")
     kinds = {"AlluxioRuntime": "alluxio", "JindoRuntime": "jindo", "JuiceFSRuntime": "juicefs", "EFCRuntime": "efc"}
     with Running(site.endpoint, Installation()) as running:
@@ -197,3 +193,14 @@ def test_a_runtime_of_an_engine_that_is_not_here(cluster: Cluster, site: Control
             cluster.delete(kind, key)
             until(lambda: cluster.gone(kind, key), 60, lambda: cluster.read(kind, key))  # noqa: B023
             goes(cluster, key)
+
+
+def test_a_class_that_nobody_made(cluster: Cluster, site: ControlPlane, space: str) -> None:
+    """Where the installation serves by default what asks for no engine that is here, it serves that too."""
+    key = Key(space, "d")
+    with Running(site.endpoint, Installation()):
+        cluster.apply(SMALL.replace("SPACE", space).replace("runtimeClassName: forebay", "runtimeClassName: nope"))
+        told = says(cluster, key, "NotBound", "ClassUnknown")
+        assert '"nope"' in told["message"]
+        assert "write forebay" in told["message"]
+        goes(cluster, key)
