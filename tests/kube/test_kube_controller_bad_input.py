@@ -20,7 +20,6 @@ from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
 from forebay.kube.errors import Invalid
 from forebay.kube.objects import Key
-from forebay.runtimes.engine import Installation
 
 DATASET, RUNTIME = (part.strip() for part in SMALL.split("---"))
 WRONG: dict[str, tuple[str, str, str, str]] = {
@@ -170,37 +169,3 @@ def test_a_quota_that_lets_no_worker_be_made_is_named(cluster: Cluster, running:
     assert "raise it" in told["message"]
     running.settle()
     goes(cluster, key)
-
-
-def test_a_runtime_of_an_engine_that_is_not_here(cluster: Cluster, site: ControlPlane, space: str) -> None:
-    """Where the installation serves nothing by default: every kind says which engine it waits for, and how to have it served."""
-    key = Key(space, "d")
-    kinds = {"AlluxioRuntime": "alluxio", "JindoRuntime": "jindo", "JuiceFSRuntime": "juicefs", "EFCRuntime": "efc"}
-    with Running(site.endpoint, Installation()) as running:
-        for kind, engine in kinds.items():
-            cluster.apply(DATASET.replace("SPACE", space))
-            head = f"apiVersion: data.fluid.io/v1alpha1\nkind: {kind}\nmetadata: {{name: d, namespace: {space}}}"
-            cluster.apply(f"{head}\nspec: {{replicas: 1}}")
-            until(lambda: engine in cluster.condition(key).get("message", ""), 60, lambda: cluster.status(key))  # noqa: B023
-            told = says(cluster, key, "NotBound", "EngineNotDriven")
-            assert "forebay.io/engine=native" in told["message"]
-            until(lambda: (cluster.read(kind, key) or {}).get("status"), 60, lambda: cluster.read(kind, key))  # noqa: B023
-            status = (cluster.read(kind, key) or {})["status"]
-            assert (status["workerPhase"], status["engine"]) == ("NotReady", engine)
-            assert "forebay.io/engine=native" in status["workerReason"]
-            until(lambda: any(e["reason"] == "EngineNotDriven" for e in cluster.events(key)), 30, lambda: cluster.events(key))
-            running.settle()
-            cluster.delete(kind, key)
-            until(lambda: cluster.gone(kind, key), 60, lambda: cluster.read(kind, key))  # noqa: B023
-            goes(cluster, key)
-
-
-def test_a_class_that_nobody_made(cluster: Cluster, site: ControlPlane, space: str) -> None:
-    """Where the installation serves by default what asks for no engine that is here, it serves that too."""
-    key = Key(space, "d")
-    with Running(site.endpoint, Installation()):
-        cluster.apply(SMALL.replace("SPACE", space).replace("runtimeClassName: forebay", "runtimeClassName: nope"))
-        told = says(cluster, key, "NotBound", "ClassUnknown")
-        assert '"nope"' in told["message"]
-        assert "write forebay" in told["message"]
-        goes(cluster, key)

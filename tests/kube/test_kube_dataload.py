@@ -230,7 +230,7 @@ def test_what_is_not_carried_out_is_said(loads: Loads, more: str, phase: str, re
     assert not loads.pods("l")
     told = "DataOperationFailed" if phase == "Failed" else "DataOperationNotSupport"
     if reason != "RunAfter":
-        until(lambda: [e["reason"] for e in loads.cluster.events(loads.key("l"), "DataLoad")] == [told], 30, "no Event")
+        until(lambda: told in [e["reason"] for e in loads.cluster.events(loads.key("l"), "DataLoad")], 30, "no Event")
 
 
 def test_it_waits_for_the_workers_that_are_still_to_come(loads: Loads, cluster: Cluster) -> None:
@@ -282,6 +282,7 @@ def test_a_controller_that_is_killed_goes_on_where_it_was(
     loads.make("later")
     second = Command(site, tmp_path)
     try:
+        until(second.leads, 90, second.log.read_text)  # before that it takes no SIGTERM
         loads.comes("l", "Complete", "DataLoadComplete")
         assert len(loads.pods("l")) == 1
         loads.comes("later", "Executing")
