@@ -35,11 +35,13 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """`refresh`: ask the stores for names and versions first. `metadata_only`: fetch nothing but those."""
+    """`refresh`: ask the stores for names and versions first. `metadata_only`: fetch nothing but those. `nodes`: members, by the
+    names of their nodes, that take all of it each; none: each part goes to its owner."""
 
     targets: tuple[Target, ...]
     refresh: bool = False
     metadata_only: bool = False
+    nodes: tuple[str, ...] = ()
 
 
 class LoadError(Exception):
@@ -180,6 +182,8 @@ class Loader:
             for _ in self._doors.load(door, paths, metadata_only=True):
                 pass  # alone: of several at once none says that a path is not there
             return self._doors.load(door, paths, metadata_only=True, nodes=[m["id"] for m in members])
+        if self._order.nodes:
+            return self._doors.load(door, paths, nodes=self._order.nodes)
         if replicas > len(members):
             note = f"{replicas} replicas were asked for, there are {len(members)} workers: each has all of it"
             if note not in self.notes:

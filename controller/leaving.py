@@ -24,7 +24,7 @@ from forebay.kube.errors import Conflict
 from forebay.kube.objects import Key
 from forebay.kube.workers import Again
 from forebay.runtimes import registry
-from forebay.runtimes.engine import Object, Ref
+from forebay.runtimes.engine import PROTECTION, Object, Ref
 
 LOG = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class Leaving:
         uids = {ref: obj["metadata"]["uid"] for each in found.values() for ref, obj in each.objects.items()}
         for ref in planned.delete:
             self._write.delete(ref, uids.get(ref, ""))
+        for ref in planned.unprotect:
+            self._write.release(next(each.objects[ref] for each in found.values() if ref in each.objects), [PROTECTION])
         self._tell.findings(subject.dataset, planned.findings)
         if not planned.release:
             return Again(AGAIN)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.controller import ahead
 from forebay.controller.hinting import Hinter
 from forebay.controller.looking import Looker
 from forebay.controller.pace import Pace
@@ -26,7 +27,7 @@ from forebay.kube.objects import Key
 from forebay.kube.workers import Again
 from forebay.runtimes import registry
 from forebay.runtimes.binding import bound_runtime
-from forebay.runtimes.engine import Found, Object, Observed, Plan, Ref, Subject
+from forebay.runtimes.engine import PROTECTION, Found, Object, Observed, Plan, Ref, Subject
 
 LOG = logging.getLogger(__name__)
 
@@ -36,8 +37,6 @@ REFUSED = 60.0
 """Seconds after which a dataset that cannot be served is looked at again: nobody tells of a foreign object that made room."""
 COMPANION = 2.0
 """Seconds that a new Dataset waits for its runtime: one manifest has both, and workers made without it would start twice."""
-PROTECTION = "kubernetes.io/pvc-protection"
-"""Finalizer by which Kubernetes keeps a claim for its pods."""
 _REFUSED = (ApiError, Unreachable, Unusable)
 
 
@@ -89,6 +88,7 @@ class Reconciler:
                 failure = failure or error
             else:
                 left += [] if again is None else [again]
+                failure = failure or self._ahead(subject)
         if failure is not None:
             raise failure
         if lingers is not None:
@@ -98,6 +98,18 @@ class Reconciler:
         if any(f.severity == "error" for f in planned.findings):
             left.append(REFUSED)
         return Again(min([*left, self._resync * self._random.uniform(0.8, 1.0)]))
+
+    def _ahead(self, subject: Subject) -> Exception | None:
+        """Loads that the scheduler wishes for. They are advice: nothing else of the dataset waits for them."""
+        step = self._look.ahead(subject)
+        try:
+            for load in step.create:
+                self._write.create(load)
+            for one in step.delete:
+                self._write.delete(ahead.ref_of(subject.key[0], one), one.uid)
+        except _REFUSED as error:
+            return error
+        return None
 
     # --- plan ---
 
@@ -133,6 +145,8 @@ class Reconciler:
             self._leave(subject, drain.pod, found, now)
         for ref in planned.delete:
             self._write.delete(ref, objects[ref]["metadata"]["uid"] if ref in objects else self._look.uid(ref))
+        for ref in planned.unprotect:
+            self._write.release(objects[ref], [PROTECTION])
         if planned.release:
             self._release(subject)
 
@@ -149,8 +163,8 @@ class Reconciler:
         self._write.release(subject.dataset, [DATASET_FINALIZER])
 
     def _unprotect(self, key: Key, now: datetime) -> Again | None:
-        """A claim that only pods keep which have ended is let go: a Job's pods lie about until somebody deletes them, and what
-        was deleted would hang as long."""
+        """A claim that only pods keep which have ended is let go, whoever told it to go: the plan does so at once where the dataset
+        ends, this where the Dataset is gone already, or where the claim alone was deleted."""
         claim, later = self._look.lingering(key, now)
         if claim is not None:
             try:

@@ -31,7 +31,8 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
 
 
 def controller() -> list[Object]:
-    """Users' objects are read and marked, never made; deleted is only a DataLoad whose time after its end is over.
+    """Users' objects are read and marked, never made; but for DataLoads of one node, which the scheduler wishes for (`ahead`).
+    Deleted are only those, and DataLoads whose time after their end is over.
 
     Of Secrets it only makes new ones: `get` and `patch` would both hand out those of everybody. The server lets it give nobody a
     right that it has not itself.
@@ -50,7 +51,7 @@ def controller() -> list[Object]:
         _rule("batch", ["jobs"], (*_LOOK, "create", "delete")),
         _rule("", ["serviceaccounts"], ("create",)),  # one for each load, which may write its status
         _rule("rbac.authorization.k8s.io", ["roles", "rolebindings"], ("create",)),
-        _rule(GROUP, [_PLURALS["DataLoad"]], ("delete",)),
+        _rule(GROUP, [_PLURALS["DataLoad"]], ("create", "delete")),
         _rule("policy", ["poddisruptionbudgets"], _OWN),
         _rule("networking.k8s.io", ["networkpolicies"], _OWN),
         _rule("", ["pods"], (*_LOOK, "patch", "delete")),  # the order to leave; a drained one that shall serve again

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusterlab import ClusterLab, NodeLab, ports_for, random_objects
+from clusterlab import ClusterLab, NodeLab, random_objects
+from servers import ports_for
 from workerlab import MIB, eventually, file_mount
 
 from forebay.api.loadresult import FINAL

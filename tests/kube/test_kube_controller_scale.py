@@ -20,7 +20,7 @@ from statistics import median
 from zlib import crc32
 
 import pytest
-from controllerlab import SMALL, Cluster, Command, set_up, wait_for_collector
+from controllerlab import SMALL, Cluster, Command, installed
 from controlplane import ControlPlane
 from controlplane_kit import until
 from hintlab import MIB, HintNode, make_node, said
@@ -104,12 +104,7 @@ class Bounds:
 
 @pytest.fixture
 def plane(tmp_path: Path) -> Iterator[ControlPlane]:
-    off = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
-    with ControlPlane(tmp_path / "plane", manager_flags=[off, "--concurrent-statefulset-syncs=20"]) as running:
-        transport = Transport(running.endpoint)
-        set_up(Client(transport, manager="admin"))
-        wait_for_collector(Client(transport, manager="admin"))
-        transport.close()
+    with installed(tmp_path / "plane", "--concurrent-statefulset-syncs=20") as running:
         yield running
 
 
