@@ -163,8 +163,8 @@ class Reconciler:
         self._write.release(subject.dataset, [DATASET_FINALIZER])
 
     def _unprotect(self, key: Key, now: datetime) -> Again | None:
-        """A claim that only pods keep which have ended is let go, whoever told it to go: the plan does so at once where the dataset
-        ends, this where the Dataset is gone already, or where the claim alone was deleted."""
+        """A claim that only pods keep which have ended is let go, whoever told it to go: the plan does so at once where the
+        dataset ends, this where the Dataset is gone already, or where the claim alone was deleted."""
         claim, later = self._look.lingering(key, now)
         if claim is not None:
             try:
