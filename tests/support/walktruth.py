@@ -174,7 +174,8 @@ class Truth:
     def _left(self) -> Iterable[str]:
         for kind in (*CHILDREN, "Job", "DatasetHints"):
             for obj in self.all(kind, OWNED if kind != "DatasetHints" else ""):
-                name = (obj["metadata"].get("labels") or {}).get("forebay.io/dataset", obj["metadata"]["name"])
+                owners = [o["name"] for o in obj["metadata"].get("ownerReferences", ())]  # all are called as their dataset
+                name = (obj["metadata"].get("labels") or {}).get("forebay.io/dataset") or (owners or [obj["metadata"]["name"]])[0]
                 kept = kind == "PersistentVolumeClaim" and self._protected(at(obj))
                 if Key(obj["metadata"]["namespace"], name) not in self.datasets and not kept:
                     yield f"left: {kind} {at(obj)} of Dataset {name}"
