@@ -33,7 +33,7 @@ from forebay.kube.transport import Transport
 
 BUILD = Path(__file__).resolve().parents[2] / "deploy" / "harness" / "build.py"
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
-READY = 60.0
+READY = 240.0
 """Seconds until the API server must be ready. 2 s are usual; a machine that runs other tests needs more."""
 SERVICES = "10.96.0.0/16"
 
