@@ -53,7 +53,6 @@ REFUSED = {
         "write the path without it",
     ),
     "a name of no Service": (dataset("{mounts: [{mountPoint: 'https://h/x', name: a}]}", "1st"), "is no DNS-1035 label"),
-    "a store that nobody knows": (dataset("{mounts: [{mountPoint: 's4://bucket/x', name: a}]}"), '"s3"'),
 }
 
 
@@ -99,6 +98,8 @@ def test_a_class_a_runtime_and_a_secret_that_are_not_there(lake: Lake, pods: Pod
     until(lambda: "apply it, or rename one of the two" in pods.kubectl(*alone), "a runtime without a Dataset is not told so")
     pods.apply(lake.dataset())
     assert '"nope" is no CacheRuntimeClass' in because(pods, lake.name, "ClassUnknown")
+    assert "anew" in because(pods, lake.name, "ClassUnknown"), "the class of a runtime cannot be changed"
+    pods.delete("cacheruntime", lake.name)
     pods.apply(lake.runtime(workers=1))
     assert f'secret "{lake.name}-cred" not found' in because(pods, lake.name, "MountFailed")
     worker = f"{lake.name}-worker-0"
