@@ -266,7 +266,7 @@ def test_a_web_tree_that_cannot_be_reached_operations_on_it_and_a_reference_to_i
         return world.cluster.kubectl("get", "dataload", load, "-o", "jsonpath={.status}")
 
     until(lambda: "Cron is not served" in of("corpus-refresh"), "the load by a schedule does not say that it waits")
-    until(lambda: '"phase":"Executing"' in of("corpus-load"), "the load does not begin")
+    until(lambda: any(f'"phase":"{p}"' in of("corpus-load") for p in ("Executing", "Failed")), "the load does not begin")
 
     assert "DatasetGrant in namespace default" in world.because("team-b", "corpus-view", "NotGranted")
     granted = {"apiVersion": "forebay.io/v1alpha1", "kind": "DatasetGrant", "metadata": {"name": "corpus"}}

@@ -92,6 +92,20 @@ def test_nothing_goes_while_a_pod_reads(cluster: Cluster, running: Running, spac
     nothing_left(cluster, key)
 
 
+def test_a_pod_that_has_ended_holds_nothing(cluster: Cluster, running: Running, space: str) -> None:
+    """Kubernetes keeps a claim for it, as long as the pod is not deleted: those of a Job stay with the Job."""
+    key = bound(cluster, space)
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "d"}}
+    spec = {"nodeName": "node-0", "containers": [{"name": "c", "image": "i"}], "volumes": [volume]}
+    done = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "done", "namespace": space}, "spec": spec}
+    cluster.client.create(r.PODS, space, done)
+    cluster.client.merge(r.PODS, Key(space, "done"), {"status": {"phase": "Succeeded"}}, sub="status")
+    running.settle()
+    cluster.delete("Dataset", key)
+    nothing_left(cluster, key)
+    assert cluster.read("Pod", Key(space, "done")) is not None
+
+
 def test_a_dataset_that_others_refer_to_waits_for_them(cluster: Cluster, running: Running, space: str) -> None:
     key, other = bound(cluster, space), Key(space, "view")
     text = "apiVersion: data.fluid.io/v1alpha1\nkind: Dataset\nmetadata: {name: view, namespace: SPACE}\n"
