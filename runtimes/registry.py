@@ -189,7 +189,8 @@ def _by_kind(subject: Subject, runtime: Object) -> Choice:
     if kind == "CacheRuntime" and not any(
         c["kind"] == "CacheRuntimeClass" and c["metadata"]["name"] == named for c in subject.classes
     ):
-        message = f"spec.runtimeClassName {show(named)} is no CacheRuntimeClass of this cluster; apply it, or write {OWN}"
+        remedy = f"apply it, or make the CacheRuntime anew with {OWN}"
+        message = f"spec.runtimeClassName {show(named)} is no CacheRuntimeClass of this cluster; {remedy}"
         return Choice(None, name, "ClassUnknown", message)
     return Choice(None, name, "EngineNotDriven", _not_driven(f"{name} of kind {kind}", subject))
 
