@@ -93,8 +93,9 @@ def test_readers_see_no_error_while_everything_of_ours_is_killed_one_after_anoth
         "forebay worker run",
     ):
         for node in NODES:
-            found = pods.cluster.run(node, ["pgrep", "-f", program]).split()
-            pods.cluster.run(node, ["kill", "-9", *found])
+            look = partial(pods.cluster.run, node, ["pgrep", "-f", program], check=False)
+            until(look, f"{program} of {node} is not there again")  # it may be one that the last kill took with it
+            pods.cluster.run(node, ["kill", "-9", *look().split()])
             readers.read_on(f"{program} of {node} was killed")
     for component in ("node", "mounts", "controller"):
         for name in ours(pods, component):
