@@ -95,7 +95,8 @@ ci-stages:
 	@echo $(CI_STEPS)
 
 test-long: $(STAMPS)/venv ## chaos, scale, long random sequences
-	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/kube --ignore=tests/e2e
+	@$(BUILD) $(PLANE) >/dev/null
+	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/e2e
 
 .PHONY: cluster cluster-down e2e image
 # The first time it builds Kubernetes, outside the repository: about ten minutes on two cores. Then seconds.

@@ -86,6 +86,29 @@ def test_a_worker_that_dies_in_the_middle_costs_time_and_little_else(site: Site,
     assert site.lab.store_bytes() < TOTAL * 1.3
 
 
+def test_a_worker_that_comes_in_the_middle_gets_its_share(site: Site) -> None:
+    lab, late = site.lab, site.node(3)
+    late.kill()
+    lab.write_list(without="node-3")
+    eventually(lambda: site.node(1).members() == 2, 60)
+    doors = [node.cluster.control for node in lab.workers[:2]]
+    steps = Loader(site.client, lambda: doors, Order((Target(b"/"),))).run()
+    first = next(steps)
+    assert not first.finished
+    lab.write_list()
+    late.start()
+    for node in lab.workers:
+        eventually(lambda node=node: node.members() == 3, 60)  # type: ignore[misc]
+    last = [first, *steps][-1]
+    assert (last.finished, last.files, last.bytes, last.failed) == (True, len(SIZES), TOTAL, 0)
+    came = sum(late.report()["bytes"].values())
+    assert came > TOTAL // 8, "of three equal shares one, less what chance takes"
+    before = [node.report()["bytes"] for node in lab.workers]
+    again = list(site.loader(Target(b"/")).run())[-1]
+    assert (again.files, again.bytes) == (len(SIZES), TOTAL)
+    assert [node.report()["bytes"] for node in lab.workers] == before, "all lies with its owner"
+
+
 def test_what_is_not_there_is_final_and_named(site: Site) -> None:
     code, result = carried_out(site.loader(Target(b"/small"), Target(b"/nix/*.tar")), lambda _: None)
     assert (code, result.reason) == (FINAL, "TargetNotFound")

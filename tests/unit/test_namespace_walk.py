@@ -161,6 +161,27 @@ def test_the_walk_ends_where_a_store_refuses_and_says_so(tmp_path: Path) -> None
     run(World(tmp_path, store), body)
 
 
+def test_what_failed_is_tried_again_without_anybody_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever corrects a bucket's policy tells nobody here."""
+    store = MemoryStore(forest())
+    monkeypatch.setattr(walk, "RETRY_MOST", 0.1)
+    store.fault = lambda op, key, token: Denied("forbidden")
+
+    async def body(w: World) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(w.ns.run_walk)
+            await until(lambda: w.ns.progress.done and w.ns.progress.failed == 1)
+            (reach,) = w.ns.core.reach
+            assert reach.silent
+            w.clock.now += 1
+            store.fault = lambda op, key, token: None
+            await until(lambda: w.ns.progress.files == 121 and w.ns.progress.done)
+            assert not reach.silent
+            nursery.cancel_scope.cancel()
+
+    run(World(tmp_path, store), body)
+
+
 def test_a_subtree_gives_each_of_its_files_once(tmp_path: Path) -> None:
     store = MemoryStore(forest() | {b"d01/%04d" % i: b"v" for i in range(2500)}, page=400)
 

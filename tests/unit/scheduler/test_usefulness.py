@@ -36,18 +36,45 @@ def plain_scarcity(state: State, request: Request) -> float:
     return len(every) / len(accepted) if accepted else 0.0
 
 
+def plain_measure(state: State, row: int, pods: list[tuple[Request, float]]) -> float:
+    """U as it is defined, sum by sum."""
+    asking = [(request, weight) for request, weight in pods if request.cards]
+    every, total = sum(weight for _, weight in asking), 0.0
+    for models in {request.models for request, _ in asking}:
+        group = [(request, weight) for request, weight in asking if request.models == models]
+        whole = sum(weight for _, weight in group)
+        mean = sum(weight / whole * (request.card_milli * plain_pods(state, row, request)) ** 8 for request, weight in group)
+        total += whole / every * plain_scarcity(state, group[0][0]) * mean ** (1 / 8)
+    return total
+
+
 @settings(max_examples=200, deadline=None)
 @given(states(), st.data())
 def test_measure_equals_definition(state: State, data: st.DataObject) -> None:
     pods = [(request, data.draw(st.floats(0.01, 1))) for request in data.draw(st.lists(requests(state), max_size=12))]
     got = Usefulness(pods, state).measure(state.free, state.card_free, state.card_model)
     for row in range(len(state)):
-        expected = sum(
-            weight * plain_scarcity(state, request) * request.card_milli * plain_pods(state, row, request)
-            for request, weight in pods
-            if request.cards
-        )
-        assert got[row] == pytest.approx(expected, rel=1e-9, abs=1e-6)
+        assert got[row] == pytest.approx(plain_measure(state, row, pods), rel=1e-9, abs=1e-6)
+
+
+def test_cards_are_worth_what_the_pods_that_suit_them_would_take() -> None:
+    """Of two kinds that come equally often one has no CPU here: the node is worth most of its cards, not half of them."""
+    state = State([Node("n", {"cpu": 4, "memory": 99}, (Card("a"),) * 4)], COLUMNS)
+    light, heavy = Request((1, 0), 1, 1000), Request((50, 0), 1, 1000)
+    worth = Usefulness([(light, 0.5), (heavy, 0.5)], state).measure(state.free, state.card_free, state.card_model)
+    assert worth[0] == pytest.approx(4000 * 0.5 ** (1 / 8))
+
+
+def test_a_node_with_little_cpu_is_left_to_pods_that_ask_little() -> None:
+    nodes = [Node("poor", {"cpu": 8, "memory": 99}, (Card("a"),) * 4), Node("rich", {"cpu": 80, "memory": 99}, (Card("a"),) * 4)]
+    state = State(nodes, COLUMNS)  # the poor one stands first
+    planner = Planner(state, make("forebay", Setting()))
+    light, heavy = Request((2, 1), 1, 1000), Request((8, 1), 1, 1000)
+    for _ in range(typical.FIRST):
+        planner.policy.observe(state, light)
+        planner.policy.observe(state, heavy)
+    rows = [choice.row for request in (heavy, light, heavy, light) if (choice := planner.place(request))]
+    assert rows == [1, 0, 1, 0]
 
 
 def test_cards_without_cpu_to_run_them_are_worth_nothing() -> None:
