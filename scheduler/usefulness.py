@@ -2,10 +2,10 @@
 
 U(n) = sum over sets g of accepted models of weight(g) x scarcity(g) x (mean over typical pods t of g of fill(n, t)^8)^(1/8)
 
-fill(n, t) = milli(t) x pods(n, t), in milli. pods(n, t) is how many of t would go on the node: the least of what its accepted cards
-carry (whole units on each card) and, for each resource, free / asked, not rounded; 0 where not even one goes. The mean goes by
-weight, how often each comes. scarcity(g) is cards of the cluster / cards that g accepts: a model that few pods name but that is
-rare is worth keeping free for them.
+fill(n, t) = milli(t) x pods(n, t), in milli. pods(n, t) is how many of t would go on the node: the least of what its accepted
+cards carry (whole units on each card) and, for each resource, free / asked, not rounded; 0 where not even one goes. The mean
+goes by weight, how often each comes. scarcity(g) is cards of the cluster / cards that g accepts: a model that few pods name but
+that is rare is worth keeping free for them.
 
 The power is what matters most. Pods are sent where they fit, so a node is filled by those of them that suit it, not by the
 average one: with a plain mean, cards with little CPU seem worth little since many pods could not run there, any pod that can
@@ -13,8 +13,9 @@ is sent there first, and takes what CPU they have. On openb those of nodes with 
 while nodes with 52 CPUs a card kept most of theirs. With the power such a node is worth nearly all its cards as long as *some*
 usual pods could fill them, and losing that is what costs. (The maximum would ask that of the best pod alone, however rare.)
 
-It differs from FGD's F in four ways: in that; what is left is counted in pods, not as the free part of the cards that fit one; CPU
-and memory bound it, so that cards without the CPU to run them count as lost; and requests for rare models weigh by their rarity.
+It differs from FGD's F in four ways: in that; what is left is counted in pods, not as the free part of the cards that fit one;
+CPU and memory bound it, so that cards without the CPU to run them count as lost; and requests for rare models weigh by their
+rarity.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Usefulness:
         whole = {models: sum(weight for request, weight in asking if request.models == models) for models in choices}
         self._cards_asked = np.array([request.card_milli / FULL for request, _ in asking])
         self._share = np.array([weight / whole[request.models] for request, weight in asking])
-        self._starts = np.array([next(at for at, (r, _) in enumerate(asking) if r.models == models) for models in choices], np.int64)
+        accepted_by = [request.models for request, _ in asking]  # sorted like `choices`
+        self._starts = np.array([accepted_by.index(models) for models in choices], np.int64)
         self._worth = np.zeros(len(choices))
         for place, models in enumerate(choices):
             within = supply.sum() if models is None else supply[list(models)].sum()
