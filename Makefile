@@ -14,7 +14,7 @@ DEBIAN := python3-venv fuse3 nginx-light util-linux iproute2
 # What the nodes of `make cluster` run beside what deploy/harness/build.py builds and unpacks (docs/harness.md).
 DEBIAN_CLUSTER := util-linux iproute2 nftables iptables
 
-.PHONY: help demo test test-here test-kube test-long lint bench clean setup csi-sanity programs ci-stages
+.PHONY: help demo test test-here test-unit test-mount test-kube test-long lint bench clean setup csi-sanity programs ci-stages
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,20 +49,34 @@ setup: $(STAMPS)/venv ## Debian packages and the virtual environment, nothing el
 demo: $(STAMPS)/venv ## the main job: three stores, one tree, mounted, read cold and warm, every byte verified
 	@$(BIN)/forebay demo
 
-# What must pass, in order. `.ci/run` goes through the same list, and then through CI_ALSO.
+# What must pass, in order.
 TEST := lint test-here test-kube
-CI_ALSO := csi-sanity e2e
+# The same for `.ci/run`, and what belongs to it there, in its order. What is joined by + goes on at the same time (pods mostly
+# wait), what is joined by commas one after the other in it. Tests of mounts and workers are alone: they look at the clock.
+CI_STEPS := lint test-mount e2e+test-kube,test-unit,csi-sanity
 
 test: $(TEST) ## all that must pass
 
-test-here: $(STAMPS)/venv ## of it what needs no Kubernetes
-	@$(BIN)/pytest -q -rs -m "not long" --ignore=tests/kube --ignore=tests/e2e
+test-here: test-unit test-mount ## of it what needs no Kubernetes
 
+# `-n`: processes at once, a file of tests in one of them, since fixtures belong to files. Each stage of tests remembers by itself
+# what failed: stages that run at the same time would forget each other's.
+PYTEST = $(BIN)/pytest -q -rs -o cache_dir=.pytest_cache/$@
+test-unit: $(STAMPS)/venv
+	@$(PYTEST) -n 2 --dist loadfile -m "not long" tests/unit
+
+# With a quick S3 server: moto, in its place, costs these tests minutes.
+test-mount: $(STAMPS)/venv
+	@$(BUILD) versitygw >/dev/null
+	@FOREBAY_VERSITYGW="$$($(BUILD) versitygw | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["versitygw"])')" $(PYTEST) -m "not long" tests/cluster tests/mount
+
+# Files of tests at once. Each process has API servers of its own, which take an eighth of a core each even when nobody asks them.
+AT_ONCE ?= 3
 # Built once, outside the repository (docs/kube.md): minutes on two cores the first time, 0.1 s then.
 PLANE := kube-apiserver kube-controller-manager kube-scheduler etcd helm
 test-kube: $(STAMPS)/venv ## of it what talks to a real API server; the first time it builds Kubernetes
 	@$(BUILD) $(PLANE) >/dev/null
-	@$(BIN)/pytest -q -rs $(AGAIN) -m "not long" tests/kube
+	@$(PYTEST) -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(AGAIN) -m "not long" tests/kube
 
 csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
 	@$(BUILD) csi-sanity >/dev/null
@@ -70,15 +84,17 @@ csi-sanity: $(STAMPS)/venv ## the CSI driver against csi-sanity, in full (root)
 
 # In the order in which the stages of `.ci/run` want them; what is built already costs 0.1 s.
 programs: $(STAMPS)/venv ## everything that tests build once: Kubernetes and what belongs to it
+	@$(BUILD) versitygw >/dev/null
 	@$(BUILD) $(PLANE) >/dev/null
 	@$(BUILD) csi-sanity >/dev/null
 	@PYTHONPATH=deploy $(BIN)/python -P -c 'from harness import build, cluster; build.get(list(cluster.PROGRAMS))'
 
 ci-stages:
-	@echo $(TEST) $(CI_ALSO)
+	@echo $(CI_STEPS)
 
 test-long: $(STAMPS)/venv ## chaos, scale, long random sequences
-	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/kube --ignore=tests/e2e
+	@$(BUILD) $(PLANE) >/dev/null
+	@$(BIN)/pytest -q -m "long" --timeout 3600 --ignore=tests/e2e
 
 .PHONY: cluster cluster-down e2e image
 # The first time it builds Kubernetes, outside the repository: about ten minutes on two cores. Then seconds.
@@ -92,7 +108,7 @@ image: $(STAMPS)/venv ## .build/forebay.tar: image forebay:dev, for `ctr images 
 	@PYTHONPATH=deploy $(BIN)/python -P -m harness.image .build/forebay.tar
 
 e2e: $(STAMPS)/venv $(STAMPS)/debian-cluster ## pods on a Kubernetes of two nodes, which it starts and ends (root)
-	@$(BIN)/pytest -q -rs $(AGAIN) -m "not long" tests/e2e
+	@$(PYTEST) $(AGAIN) -m "not long" tests/e2e
 
 lint: $(STAMPS)/venv ## ruff, strict types, import contract
 	@$(BIN)/ruff check .

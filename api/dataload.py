@@ -15,8 +15,14 @@ Object = dict[str, Any]
 ONCE = "Once"
 TARGETS_MOST = 1000
 REPLICAS_MOST = 4096
-OPTIONS = {"timeout": "how long it may take, such as 2h30m", "metadataOnly": "true loads names, sizes and versions only"}
-"""`spec.options` that are acted on. `timeout` is Fluid's for JuiceFS, `metadataOnly` ours."""
+NODES_MOST = 100
+OPTIONS = {
+    "timeout": "how long it may take, such as 2h30m",
+    "metadataOnly": "true loads names, sizes and versions only",
+    "nodes": "names of nodes whose workers take all of it, such as node-1,node-2",
+}
+"""`spec.options` that are acted on. `timeout` is Fluid's for JuiceFS, `metadataOnly` and `nodes` ours."""
+_NODE = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?\Z")
 
 
@@ -47,6 +53,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[LoadTarget, ...]
     refresh: bool  # loadMetadata: the stores are asked for names and versions first
     metadata_only: bool
+    nodes: tuple[str, ...]  # whose workers take all of it; none: each part goes to its owner
     timeout: int  # seconds, 0 for none
     policy: str
     ttl: int | None  # seconds that the object stays after its end, None for ever
@@ -87,6 +94,7 @@ def read_load(load: Object) -> LoadSpec:
         targets=tuple(_targets(spec.get("target") or [])),
         refresh=bool(spec.get("loadMetadata")),
         metadata_only=_truth("metadataOnly", str(options.get("metadataOnly", "false"))),
+        nodes=_nodes(str(options.get("nodes", ""))),
         timeout=_seconds("timeout", str(options.get("timeout", ""))),
         policy=str(spec.get("policy") or ONCE),
         ttl=None if ttl is None else max(0, int(ttl)),
@@ -116,6 +124,16 @@ def _targets(listed: list[Any]) -> list[LoadTarget]:
             raise LoadSpecError(f"spec.target[{i}].replicas {replicas} is out of range; write 1 to the number of workers")
         found[path] = max(replicas, found.get(path, 0))
     return [LoadTarget(path, replicas) for path, replicas in found.items()] or [LoadTarget("/")]
+
+
+def _nodes(value: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(one for part in value.split(",") if (one := part.strip())))
+    if len(found) > NODES_MOST:
+        raise LoadSpecError(f"spec.options.nodes names {len(found)} nodes, at most {NODES_MOST}; make several loads")
+    for one in found:
+        if not _NODE.fullmatch(one):
+            raise LoadSpecError(f"spec.options.nodes {show(one)} is no name of a node; write such as node-1,node-2")
+    return found
 
 
 def _truth(option: str, value: str) -> bool:

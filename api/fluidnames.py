@@ -53,6 +53,10 @@ def runtime_finalizer(kind: str) -> str:
     return f"{TYPES[kind]}-runtime-controller-finalizer"
 
 
+def operation_finalizer(kind: str) -> str:
+    return f"fluid-{kind.lower()}-controller-finalizer"
+
+
 def shorten(head: str, text: str, tail: str, limit: int, *, key: str = "", clear: bool = True) -> str:
     """`head` + `text` + `tail` where that fits, else `text` cut and told apart by 50 bits of its hash.
 

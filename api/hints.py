@@ -15,6 +15,9 @@ from forebay.api.crd.structs import Written, listing, moment, size, told
 MAX_NODES = 100
 """Nodes by name: a gang larger than that is placed by the sums of its zone."""
 MAX_ZONES = 64
+LOAD_ON = "forebay.io/load-on"
+"""Annotation of a DatasetHints, written by the scheduler: names of nodes, with commas, that should load the dataset because pods
+that wait will likely run there. A wish: nothing depends on its being followed."""
 WATCH = "forebay.io/watch"
 """Annotation of a Dataset: `true` for hints although no pod waits."""
 

@@ -236,7 +236,9 @@ def _refuse_twice(loaded: Loaded) -> None:
         elif found.group == fluid.GROUP and found.kind in fluid.RUNTIMES:
             other = bound.setdefault((found.namespace, found.name), found)
             if other is not found:
-                where = f"{other.kind} at {other.node.file}:{other.node.line}"
+                where = (
+                    f"{other.kind} at {other.node.file}:{other.node.line}" if other.node.line else f"{other.kind} that is there"
+                )
                 loaded.problems.append(
                     Problem(
                         "error",

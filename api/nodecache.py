@@ -13,6 +13,7 @@ import msgspec
 
 from forebay.api.conditions import Conditions
 from forebay.api.crd.structs import Written, listing, moment, size, told
+from forebay.api.said import TROUBLE
 from forebay.api.spec import Medium
 
 MAX_DATASETS = 512
@@ -60,6 +61,7 @@ class Served(Written, frozen=True):
         tuple[str, ...], told("Paths of the mounts that it serves, while there are at most 32.", max_length=MAX_PLACES)
     ] = ()
     drain: Annotated[Literal["", "Running", "Done", "Refused"], told("How far it is with giving away what it owns.")] = ""
+    trouble: Annotated[str, told("Why a store of the dataset gives nothing; empty while all do.", max_length=TROUBLE)] = ""
 
 
 class Read(Written, frozen=True):

@@ -34,6 +34,15 @@ class QuantityError(ValueError):
 
 def parse_quantity(value: str | int) -> int:
     """Bytes of a quantity such as `10Gi`, `1.5G`, `100m` or 1024; rounded up. Raises `QuantityError`."""
+    amount = parse_exact(value)
+    whole = -(-amount.numerator // amount.denominator)
+    if abs(whole) > MAX:
+        raise QuantityError("is out of range", "write less than 8Ei")
+    return whole
+
+
+def parse_exact(value: str | int) -> Fraction:
+    """The quantity itself, nothing rounded. Raises `QuantityError`."""
     if isinstance(value, int):
         text = str(value)
     else:
@@ -57,10 +66,7 @@ def parse_quantity(value: str | int) -> int:
         if abs(exponent) > 64:
             raise QuantityError("is out of range", "write at most 8Ei")
         amount *= Fraction(10) ** exponent
-    whole = -(-amount.numerator // amount.denominator)
-    if abs(whole) > MAX:
-        raise QuantityError("is out of range", "write less than 8Ei")
-    return whole
+    return amount
 
 
 def format_quantity(n: int) -> str:

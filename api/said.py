@@ -15,6 +15,8 @@ from forebay.api.spec import Medium
 VERSION = 1
 MOST = 64 << 10
 """Bytes of the file that are read."""
+TROUBLE = 300
+"""Characters of what is wrong with a store."""
 _MOST_BYTES = 1 << 60
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=_MOST_BYTES)]
@@ -52,7 +54,8 @@ class SaidLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
     """`from_store`, `from_peers`: bytes that came; `loaded`: those that a load asked for, from wherever; `missed`: the rest, for
-    readers or ahead of them. `local`: bytes of files that were opened again and lay here whole."""
+    readers or ahead of them. `local`: bytes of files that were opened again and lay here whole. `trouble`: why a store gives
+    nothing, without what comes from Secrets."""
 
     version: int = VERSION
     owns: bool
@@ -69,6 +72,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     places: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=4096)], ...], msgspec.Meta(max_length=1024)] = ()
     drain: Literal["", "Running", "Done", "Refused"] = ""
     load: SaidLoad | None = None
+    trouble: Annotated[str, msgspec.Meta(max_length=TROUBLE)] = ""
 
 
 def encode(said: Said) -> bytes:

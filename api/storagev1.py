@@ -17,22 +17,22 @@ DELAYED = "WaitForFirstConsumer"
 ONCE_POD = "ReadWriteOncePod"
 
 
-class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reference(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     name: str = ""
     namespace: str = ""
     uid: str = ""
 
 
-class CSISource(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class CSISource(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     driver: str
     volume_handle: str = ""
 
 
-class VolumeNodeAffinity(msgspec.Struct, frozen=True, omit_defaults=True):
+class VolumeNodeAffinity(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     required: NodeSelector | None = None
 
 
-class VolumeSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class VolumeSpec(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     capacity: Quantities = {}
     access_modes: tuple[str, ...] = ()
     storage_class_name: str = ""
@@ -43,17 +43,17 @@ class VolumeSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     csi: CSISource | None = None
 
 
-class VolumeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+class VolumeStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     phase: str = ""
 
 
-class PersistentVolume(msgspec.Struct, frozen=True):
+class PersistentVolume(msgspec.Struct, frozen=True, gc=False):
     metadata: Meta
     spec: VolumeSpec = VolumeSpec()
     status: VolumeStatus = VolumeStatus()
 
 
-class ClaimSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class ClaimSpec(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     access_modes: tuple[str, ...] = ()
     resources: Resources = Resources()
     selector: LabelSelector | None = None
@@ -63,54 +63,75 @@ class ClaimSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     volume_name: str = ""
 
 
-class ClaimStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+class ClaimStatus(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     phase: str = ""
 
 
-class PersistentVolumeClaim(msgspec.Struct, frozen=True):
+class PersistentVolumeClaim(msgspec.Struct, frozen=True, gc=False):
     metadata: Meta
     spec: ClaimSpec = ClaimSpec()
     status: ClaimStatus = ClaimStatus()
 
 
-class TopologyExpression(msgspec.Struct, frozen=True, omit_defaults=True):
+class TopologyExpression(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     key: str
     values: tuple[str, ...] = ()
 
 
-class TopologyTerm(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class TopologyTerm(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     match_label_expressions: tuple[TopologyExpression, ...] = ()
 
 
-class StorageClass(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class StorageClass(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     metadata: Meta
     provisioner: str = ""
     volume_binding_mode: str = "Immediate"
     allowed_topologies: tuple[TopologyTerm, ...] = ()
 
 
-class DriverLimit(msgspec.Struct, frozen=True, omit_defaults=True):
+class DriverLimit(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """`count` None: no limit is known."""
 
     count: int | None = None
 
 
-class NodeDriver(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class NodeDriver(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     name: str
     allocatable: DriverLimit | None = None
 
 
-class CSINodeSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+class CSINodeSpec(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """`drivers` is null on the wire while there are none."""
 
     drivers: tuple[NodeDriver, ...] | None = ()
 
 
-class CSINode(msgspec.Struct, frozen=True):
+class CSINode(msgspec.Struct, frozen=True, gc=False):
     """Called as the node it speaks of."""
 
     metadata: Meta
     spec: CSINodeSpec = CSINodeSpec()
+
+
+class CSIDriverSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """`storage_capacity`: the driver says where how much is left, and wants to be asked."""
+
+    storage_capacity: bool = False
+
+
+class CSIDriver(msgspec.Struct, frozen=True):
+    metadata: Meta
+    spec: CSIDriverSpec = CSIDriverSpec()
+
+
+class CSIStorageCapacity(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What is left for volumes of a class on the nodes that `node_topology` means; None means none."""
+
+    metadata: Meta
+    storage_class_name: str = ""
+    node_topology: LabelSelector | None = None
+    capacity: str | int | None = None
+    maximum_volume_size: str | int | None = None
 
 
 def class_of(claim: PersistentVolumeClaim) -> str:

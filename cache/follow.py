@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 """Seconds between looks. The kubelet itself brings a change within a minute."""
+HIDDEN = 4
+"""Characters from which on a text of a Secret is hidden: shorter ones stand in any sentence by chance."""
 KEPT = 60.0
 """Seconds a store whose credentials were replaced stays open for what is being read of it."""
 
@@ -34,6 +37,7 @@ class Told(msgspec.Struct, frozen=True):
 
     spec: DatasetSpec
     revision: str = ""  # `podconfig.revision`; "" where nobody asks for one
+    hidden: frozenset[str] = frozenset()  # texts from Secrets, which nobody else is to see
 
 
 class Files(Protocol):
@@ -83,6 +87,7 @@ class PodFiles:
         self._credentials = Path(credentials)
         self._here = {"node": node, "listen": listen, "control": control}
         self._named: list[Path] = []  # credentials that the last configuration needs
+        self._hidden: set[str] = set()
         self._seen: tuple[tuple[int, ...] | None, ...] = ()
 
     def _now(self) -> tuple[tuple[int, ...] | None, ...]:
@@ -96,7 +101,8 @@ class PodFiles:
         config = decode(self._config.read_bytes())
         self._named = [self._credentials / p for f in config.files for p in (*f.secrets.values(), *f.options.values())]
         self._seen = self._now()
-        return Told(self._spec(config), revision(config))
+        self._hidden.clear()
+        return Told(self._spec(config), revision(config), frozenset(self._hidden))
 
     def _spec(self, config: Config) -> DatasetSpec:
         spec = fill(config, self._credential)
@@ -106,7 +112,20 @@ class PodFiles:
 
     def _credential(self, name: str) -> str:
         """A value without the line end that files made by hand have."""
-        return (self._credentials / name).read_text(encoding="utf-8").rstrip("\r\n")
+        value = (self._credentials / name).read_text(encoding="utf-8").rstrip("\r\n")
+        self._hidden |= {value, *_of_address(value)}
+        return value
+
+
+def _of_address(value: str) -> list[str]:
+    """What a message may repeat of an endpoint."""
+    if "://" not in value:
+        return []
+    try:
+        parts = urlsplit(value)
+        return [part for part in (value.rstrip("/"), parts.netloc, parts.hostname) if part]
+    except ValueError:
+        return []
 
 
 class Served:
@@ -119,7 +138,14 @@ class Served:
     def serves(self, told: Told) -> None:
         self.revision = told.revision
         self.places = [m.path for m in told.spec.mounts]
+        self._hidden = sorted((text for text in told.hidden if len(text) >= HIDDEN), key=len, reverse=True)
         self.since = time.time()
+
+    def without_secrets(self, text: str) -> str:
+        """A message for others."""
+        for each in self._hidden:
+            text = text.replace(each, "***")
+        return text
 
     def report(self) -> dict[str, object]:
         return {"revision": self.revision, "places": self.places, "error": self.error, "since": round(self.since, 3)}

@@ -21,6 +21,8 @@ PATIENCE = 600.0
 ROUNDS = 8
 """Orders in a row that brought nothing further; with the waits between them this is two and a half minutes."""
 LONGEST_WAIT = 30.0
+SPREADS = 8
+"""Times that everything is ordered again because workers came meanwhile: what is theirs lies with others then."""
 _FINAL = {"NotFound": "TargetNotFound", "Malformed": "TargetRefused", "Protocol": "WorkersOutdated"}
 """Refusals that the same order meets again, and the reason that people read."""
 
@@ -33,11 +35,13 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """`refresh`: ask the stores for names and versions first. `metadata_only`: fetch nothing but those."""
+    """`refresh`: ask the stores for names and versions first. `metadata_only`: fetch nothing but those. `nodes`: members, by the
+    names of their nodes, that take all of it each; none: each part goes to its owner."""
 
     targets: tuple[Target, ...]
     refresh: bool = False
     metadata_only: bool = False
+    nodes: tuple[str, ...] = ()
 
 
 class LoadError(Exception):
@@ -104,6 +108,7 @@ class Loader:
         self._doors, self._addresses, self._order = doors, addresses, order
         self._sleep, self._clock = sleep, clock
         self._turn = 0
+        self._met: set[str] = set()
         self.notes: list[str] = []
         """What was done otherwise than it was asked for."""
 
@@ -112,8 +117,22 @@ class Loader:
         if self._order.refresh:
             for target in self._order.targets:
                 self._refresh(_certain(target.path))
-        groups = _groups(self._order)
-        done, shown = c.Progress(), c.Progress()
+        last = c.Progress()
+        for left in range(SPREADS, -1, -1):
+            self._met = set()
+            shown = msgspec.structs.replace(last, finished=False)
+            for last in self._pass(shown):
+                if not last.finished:
+                    yield last
+            if not (came := self._came() if left else set()):
+                break
+            log("load", "spread", members=sorted(came))
+        yield last
+
+    # --- all targets once
+
+    def _pass(self, shown: c.Progress) -> Iterator[c.Progress]:
+        groups, done = _groups(self._order), c.Progress()
         for n, (replicas, paths) in enumerate(groups, 1):
             last = c.Progress()
             for last in self._group(paths, replicas):
@@ -121,6 +140,15 @@ class Loader:
                 if not last.finished or n == len(groups):
                     yield shown
             done = _joined(done, last, final=True)
+
+    def _came(self) -> set[str]:
+        """Members that were none when the first order was given. Who does not answer now is asked for nothing more."""
+        for door in self._addresses():
+            try:
+                return {m["id"] for m in self._members(door)} - self._met
+            except c.ControlError as e:
+                log("load", "not_counted", door=door, error=str(e))
+        return set()
 
     # --- a group of targets with as many replicas
 
@@ -149,10 +177,13 @@ class Loader:
 
     def _stream(self, door: str, paths: Sequence[bytes], replicas: int) -> Iterator[c.Progress]:
         members = self._members(door)
+        self._met = self._met or {m["id"] for m in members}
         if self._order.metadata_only:  # each node has names of its own
             for _ in self._doors.load(door, paths, metadata_only=True):
                 pass  # alone: of several at once none says that a path is not there
             return self._doors.load(door, paths, metadata_only=True, nodes=[m["id"] for m in members])
+        if self._order.nodes:
+            return self._doors.load(door, paths, nodes=self._order.nodes)
         if replicas > len(members):
             note = f"{replicas} replicas were asked for, there are {len(members)} workers: each has all of it"
             if note not in self.notes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import trio
 
 from forebay.api import places
-from forebay.api.said import Said, SaidLoad, SaidTier, encode
+from forebay.api.said import TROUBLE, Said, SaidLoad, SaidTier, encode
 from forebay.cache.log import log
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ EVERY = 5.0
 """Seconds between looks. A look costs some 50 us."""
 ALIVE = 20.0
 """Seconds after which an unchanged file is touched."""
+LASTS = 120.0
+"""Seconds that a failure counts once everything is listed: nobody asks again by himself then, and the store may be well."""
 UNKNOWN_ROOM = 1 << 60
 """Of a file system that nobody could ask yet."""
 
@@ -51,6 +53,7 @@ def said(w: Worker) -> Said:
         places=tuple(m.path for m in w.spec.mounts if not m.gone),
         drain=cast(Literal["", "Running", "Done", "Refused"], orders.drained.state if orders is not None else ""),
         load=_load(w),
+        trouble=_trouble(w),
     )
 
 
@@ -75,6 +78,23 @@ def _load(w: Worker) -> SaidLoad | None:
     now = [count.progress() for count in running]
     remaining = sum(max(p.bytes_total - p.bytes, 0) for p in now)
     return SaidLoad(remaining=remaining, rate=int(sum(p.rate for p in now)))
+
+
+def _trouble(w: Worker) -> str:
+    """The first store that gives nothing, and how many more, without what came from Secrets. Until all is listed failed
+    listings are tried again and again, so that what failed last still holds."""
+    core, progress = w.namespace.core, w.namespace.progress
+    counts = not progress.done or progress.failed
+    found = [
+        f"{mount.path}: {reach.error}"
+        for mount, reach in zip(core.spec.mounts, core.reach, strict=True)
+        if not mount.gone and reach.silent and (counts or core.clock() - reach.trouble_at < LASTS)
+    ]
+    if not found:
+        return ""
+    more = f" (and {len(found) - 1} more mounts)" if len(found) > 1 else ""
+    text = found[0] if w.served is None else w.served.without_secrets(found[0])
+    return text[: TROUBLE - len(more)] + more
 
 
 class Telling:

@@ -186,11 +186,12 @@ descriptors, so that either of the two pods may be replaced under readers (docs/
 )
 @click.option("--kubelet", default=KUBELET, metavar="DIR", show_default=True, callback=_absolute, help="Kubelet's --root-dir.")
 @click.option("--cache", default=CACHE, metavar="DIR", show_default=True, callback=_absolute, help="As of `forebay csi`.")
-def mounts(*, kubelet: str, cache: str) -> None:
+@click.option("--endpoint", default="", metavar="unix:PATH", help="As of `forebay csi`: asked before this process ends.")
+def mounts(*, kubelet: str, cache: str, endpoint: str) -> None:
     """Keep the mounts of this node for the CSI driver."""
     from forebay.fuse.csi.keeper import Keeper
 
     _root_or_fail("mounts")
     layout = _layout(kubelet, cache)
     os.chdir("/")
-    Keeper(layout).run()
+    Keeper(layout, _socket(endpoint)).run()

@@ -112,12 +112,13 @@ def drain(*, run_dir: str, if_leaving: bool) -> None:
 )
 @click.option("--refresh", is_flag=True, help="Ask the stores for names and versions first.")
 @click.option("--metadata-only", is_flag=True, help="Walk the tree on every worker and fetch no file.")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="A node whose worker takes all of it (repeatable).")
 @click.option("--report-to", default="", metavar="NAME", help="The DataLoad whose status.progress is written.")
 @click.option("--uid", default="", metavar="UID", help="Of the DataLoad.")
 @click.option("--result", default="", metavar="FILE", help="Where the result goes at the end, as JSON.")
 def load(
     *, dataset: str, workers: str, control_port: int, secret: str, targets: tuple[str, ...], refresh: bool, metadata_only: bool,
-    report_to: str, uid: str, result: str,
+    nodes: tuple[str, ...], report_to: str, uid: str, result: str,
 ) -> None:  # fmt: skip
     """Have the workers of a dataset load paths of it, and say how far they are.
 
@@ -126,5 +127,5 @@ def load(
     from forebay.cache.loader import Order
     from forebay.cli import loading  # not with `run`: a worker that serves needs none of it
 
-    order = Order(tuple(loading.target(t) for t in targets), refresh=refresh, metadata_only=metadata_only)
+    order = Order(tuple(loading.target(t) for t in targets), refresh=refresh, metadata_only=metadata_only, nodes=nodes)
     sys.exit(loading.run(loading.Asked(dataset, workers, control_port, secret, order, report_to, uid, result)))

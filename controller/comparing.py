@@ -41,7 +41,9 @@ def same_status(live: Any, wanted: Object) -> bool:
 
 def _by_type(status: Object) -> Object:
     conditions = status.get("conditions")
-    return status if not conditions else {**status, "conditions": {c.get("type"): c for c in conditions}}
+    if not isinstance(conditions, (list, tuple)) or not all(isinstance(c, dict) for c in conditions):
+        return status  # no schema stood over who wrote that
+    return {**status, "conditions": {c.get("type"): c for c in conditions}} if conditions else status
 
 
 def _covers(live: Any, wanted: Any, field: str) -> bool:

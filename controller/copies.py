@@ -18,6 +18,8 @@ OWNED = "app.kubernetes.io/managed-by=forebay"
 """Of kinds of which clusters have many, only ours are copied."""
 CHILDREN = ("ConfigMap", "Service", "PodDisruptionBudget", "NetworkPolicy", "StatefulSet", "PersistentVolumeClaim")
 RUNTIMES = tuple(TYPES)
+UNDRIVEN = ("DataMigrate", "DataBackup", "DataProcess")
+"""Data operations that this version does not carry out."""
 DATASET_LABEL, COMPONENT_LABEL, WORKER, LOADER = "forebay.io/dataset", "forebay.io/component", "worker", "loader"
 JOB_LABEL = "batch.kubernetes.io/job-name"
 DATA = "forebay.io/dataset"
@@ -130,6 +132,7 @@ COPIED: Mapping[str, Copied] = {
     "Event": Copied(Event, Selection(fields="type=Warning"), {"about": _one(about)}),
     **{kind: Copied(Whole, Selection(labels=OWNED)) for kind in CHILDREN},
     "DataLoad": Copied(Whole, indexers={"dataset": loaded, "after": loaded_after}),
+    **{kind: Copied(Whole) for kind in UNDRIVEN},
     "Job": Copied(Whole, Selection(labels=OWNED), {"load": owning_load}),
     "PersistentVolume": Copied(Whole, Selection(labels=OWNED), {"claim": _one(claim_of), "data": _one(data_of)}),
 }

@@ -395,7 +395,7 @@ def _daemons(install: Install, component: str, container: Object, more: Object, 
                     **more,
                     "enableServiceLinks": False,
                     "priorityClassName": "system-node-critical",
-                    "terminationGracePeriodSeconds": 30,
+                    "terminationGracePeriodSeconds": 60,  # `fuse.csi.handover.PATIENCE`, and what it takes to end then
                     **_place(install.node),
                     "containers": [{**container, "volumeMounts": mounted}],
                     "volumes": volumes,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from forebay.api.fluidnames import DATASET_FINALIZER, TYPES, runtime_finalizer
+from forebay.api.fluidnames import DATASET_FINALIZER, TYPES, operation_finalizer, runtime_finalizer
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.kinds import RESOURCES, Pod, as_object
@@ -24,7 +24,7 @@ from forebay.kube.errors import Conflict
 from forebay.kube.objects import Key
 from forebay.kube.workers import Again
 from forebay.runtimes import registry
-from forebay.runtimes.engine import Object, Ref
+from forebay.runtimes.engine import PROTECTION, Object, Ref
 
 LOG = logging.getLogger(__name__)
 
@@ -32,9 +32,7 @@ AGAIN = 5.0
 """Seconds until a dataset is looked at again that something holds up: what lets go of it need not change a copy."""
 FINALIZERS: Mapping[str, str] = {"Dataset": DATASET_FINALIZER, **{kind: runtime_finalizer(kind) for kind in TYPES}}
 """What each kind of users' objects may carry of us, as Fluid calls it."""
-OPERATIONS: Mapping[str, str] = {
-    kind: f"fluid-{kind.lower()}-controller-finalizer" for kind in ("DataLoad", "DataMigrate", "DataBackup", "DataProcess")
-}
+OPERATIONS: Mapping[str, str] = {kind: operation_finalizer(kind) for kind in ("DataLoad", *c.UNDRIVEN)}
 """The same of kinds that are no dataset's part: `sweep` lets go of them."""
 SWEPT = ("Job", "DatasetHints")
 """What is made beside datasets; of kinds that users have too, the copies hold only ours."""
@@ -60,6 +58,8 @@ class Leaving:
         uids = {ref: obj["metadata"]["uid"] for each in found.values() for ref, obj in each.objects.items()}
         for ref in planned.delete:
             self._write.delete(ref, uids.get(ref, ""))
+        for ref in planned.unprotect:
+            self._write.release(next(each.objects[ref] for each in found.values() if ref in each.objects), [PROTECTION])
         self._tell.findings(subject.dataset, planned.findings)
         if not planned.release:
             return Again(AGAIN)

@@ -11,6 +11,7 @@ import msgspec
 
 from forebay.api.hints import WATCH
 from forebay.api.nodecache import Bandwidth, HeldDataset, Read, Served
+from forebay.controller import ahead
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.hinting import Situation
@@ -88,6 +89,7 @@ class Looker:
     def look(self, subject: Subject, now: datetime) -> Looked:
         key = Key(*subject.key)
         pods: list[Pod] = self._copies.where("Pod", "worker", c.path(*key))
+        naming: list[Pod] = self._copies.where("Pod", "claim", c.path(*key))
         drains, times = _drains(pods, now)
         held = self._held(key)
         common: dict[str, Any] = {
@@ -96,7 +98,8 @@ class Looker:
             "workers": _facts(pods, held, drains),
             "readers": {node: _reader(h.reader) for node, h in held.items() if isinstance(h.reader, Read)},
             "mounted": {node: h.mounted for node, h in held.items() if h.mounted or h.silent},
-            "users": tuple(sorted(p.metadata.name for p in self._copies.where("Pod", "claim", c.path(*key)) if not p.ended)),
+            "users": tuple(sorted(p.metadata.name for p in naming if not p.ended)),
+            "completed": tuple(sorted(p.metadata.name for p in naming if p.ended)),
             "referrers": self._referrers(key),
             "operations": self._operations(key),
         }
@@ -167,6 +170,16 @@ class Looker:
         bandwidth = said.status.bandwidth if said is not None and said.status is not None else None
         return bandwidth if isinstance(bandwidth, Bandwidth) else None
 
+    def ahead(self, subject: Subject) -> ahead.Step:
+        """What is to be done about loads that the scheduler wishes for."""
+        key = Key(*subject.key)
+        loads: list[Whole] = self._copies.where("DataLoad", "dataset", c.path(*key))
+        made = [x for x in loads if ahead.AHEAD in x.metadata.labels and not x.metadata.deletion_timestamp]
+        known = [ahead.Known(x.metadata.name, x.metadata.uid, phase_of(x) in ("Complete", "Failed")) for x in made]
+        live = self._child(Ref("DatasetHints", *key)) if self._copies.readable("DatasetHints", *key) else None
+        pods: list[Pod] = self._copies.where("Pod", "worker", c.path(*key))
+        return ahead.step(subject.dataset, live, {p.spec.node_name for p in pods if p.ready}, known)
+
     # --- orphans ---
 
     def volumes_of(self, key: Key) -> tuple[Object, ...]:
@@ -199,6 +212,7 @@ def _facts(pods: Iterable[Pod], held: Mapping[str, HeldDataset], drains: Mapping
                 loaded_bytes=said.loaded_bytes,
                 revision=said.revision,
                 places=said.places,
+                trouble=said.trouble,
                 drain=drain.drain,
                 overdue=drain.overdue,
             )

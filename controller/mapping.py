@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from forebay.api.hints import LOAD_ON
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.kinds import Event, Node, NodeCache, Pod, Whole
@@ -41,9 +42,9 @@ def _of(kind: str, thing: Any, change: Change[Any], copies: Copies) -> Iterable[
     if kind == "NodeCache":
         return _cached(change, copies)
     if kind == "DatasetHints":
-        return (
-            [] if change.new else _held(change.key, copies)
-        )  # what is written comes back; what somebody took away is made again
+        # what is written comes back; what somebody took away is made again; what the scheduler wishes for is news
+        wishes = [None if one is None else one.metadata.annotations.get(LOAD_ON, "") for one in (change.old, change.new)]
+        return [] if change.new and wishes[0] == wishes[1] else _held(change.key, copies)
     if kind == "Namespace":
         return _in_namespace(change, copies)
     if kind == "Node":
@@ -54,7 +55,7 @@ def _of(kind: str, thing: Any, change: Change[Any], copies: Copies) -> Iterable[
         return _of_event(thing, copies)
     if kind == "DataLoad":
         return _of_load(change)
-    if kind == "Job":
+    if kind == "Job" or kind in c.UNDRIVEN:
         return ()
     if kind == "PersistentVolume":
         return [key for text in (c.claim_of(thing), c.data_of(thing)) if (key := key_of(text))]

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from forebay.controller.copies import Copies, path
+from forebay.controller.copies import UNDRIVEN, Copies, path
 from forebay.controller.mapping import phase_of
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -70,10 +70,11 @@ class Collector:
             files.add_metric(at, measured.get("files", 0))
             total.add_metric(at, measured.get("totalBytes", 0))
             cached.add_metric(at, measured.get("cachedBytes", 0))
-        loads: Counter[str] = Counter(phase_of(load) or "New" for load in self._copies.stores["DataLoad"].values())
         operations = GaugeMetricFamily("forebay_operations", "Data operations by kind and phase", labels=["kind", "phase"])
-        for phase, count in sorted(loads.items()):
-            operations.add_metric(["DataLoad", phase], count)
+        for kind in ("DataLoad", *UNDRIVEN):
+            known = Counter(phase_of(thing) or "New" for thing in self._copies.stores[kind].values())
+            for phase, count in sorted(known.items()):
+                operations.add_metric([kind, phase], count)
         by_phase = GaugeMetricFamily("forebay_datasets", "Datasets by what their status says", labels=["phase"])
         for phase, count in sorted(phases.items()):
             by_phase.add_metric([phase], count)

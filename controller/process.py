@@ -23,6 +23,7 @@ from forebay.controller.looking import Looker
 from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
 from forebay.controller.nodelabels import nodes
+from forebay.controller.operations import OperationReconciler, operations
 from forebay.controller.reconciler import RESYNC, Reconciler
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
@@ -34,7 +35,7 @@ from forebay.kube.recorder import Recorder
 from forebay.kube.store import Change
 from forebay.kube.transport import Transport
 from forebay.kube.workers import Again, Workers
-from forebay.runtimes.engine import Installation
+from forebay.runtimes.engine import Installation, Ref
 
 LOG = logging.getLogger(__name__)
 K = TypeVar("K")
@@ -151,7 +152,11 @@ class Controller:
         """Passes over other objects than datasets."""
         writer, teller = Writer(self.client), Teller(self.recorder.say)
         loading = LoadReconciler(LoadLooker(self.copies, looker), writer, teller, resync=self._options.resync)
-        found: dict[str, Pool[Any]] = {"dataload": Pool(Workers[Key]("dataload", loading.reconcile, LOAD_WORKERS), loads)}
+        telling = OperationReconciler(self.copies, writer, teller)
+        found: dict[str, Pool[Any]] = {
+            "dataload": Pool(Workers[Key]("dataload", loading.reconcile, LOAD_WORKERS), loads),
+            "operation": Pool(Workers[Ref]("operation", telling.reconcile, 1), operations),
+        }
         if self._options.installation.fluid_node_labels:
             labeller = Labeller(self.copies, looker.subject, self.client)
             found["node-labels"] = Pool(Workers[str]("node-labels", labeller.reconcile, 1), nodes)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.controller import ahead
 from forebay.controller.hinting import Hinter
 from forebay.controller.looking import Looker
 from forebay.controller.pace import Pace
@@ -26,7 +27,7 @@ from forebay.kube.objects import Key
 from forebay.kube.workers import Again
 from forebay.runtimes import registry
 from forebay.runtimes.binding import bound_runtime
-from forebay.runtimes.engine import Found, Object, Observed, Plan, Ref, Subject
+from forebay.runtimes.engine import PROTECTION, Found, Object, Observed, Plan, Ref, Subject
 
 LOG = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Reconciler:
                 failure = failure or error
             else:
                 left += [] if again is None else [again]
+                failure = failure or self._ahead(subject)
         if failure is not None:
             raise failure
         if looked.until is not None:
@@ -93,6 +95,18 @@ class Reconciler:
         if any(f.severity == "error" for f in planned.findings):
             left.append(REFUSED)
         return Again(min([*left, self._resync * self._random.uniform(0.8, 1.0)]))
+
+    def _ahead(self, subject: Subject) -> Exception | None:
+        """Loads that the scheduler wishes for. They are advice: nothing else of the dataset waits for them."""
+        step = self._look.ahead(subject)
+        try:
+            for load in step.create:
+                self._write.create(load)
+            for one in step.delete:
+                self._write.delete(ahead.ref_of(subject.key[0], one), one.uid)
+        except _REFUSED as error:
+            return error
+        return None
 
     # --- plan ---
 
@@ -128,6 +142,8 @@ class Reconciler:
             self._leave(subject, drain.pod, found, now)
         for ref in planned.delete:
             self._write.delete(ref, objects[ref]["metadata"]["uid"] if ref in objects else self._look.uid(ref))
+        for ref in planned.unprotect:
+            self._write.release(objects[ref], [PROTECTION])
         if planned.release:
             self._release(subject)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from forebay.api.crd.kinds import KINDS, OWN_GROUP
 from forebay.api.fluid import GROUP
 from forebay.api.fluidnames import TYPES
+from forebay.controller.copies import UNDRIVEN
 from forebay.runtimes.engine import Object
 
 CONTROLLER, NODE, MOUNTS = "forebay-controller", "forebay-node", "forebay-mounts"
@@ -18,6 +19,8 @@ LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
 _SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES, "DataLoad")]
+_TOLD = [_PLURALS[kind] for kind in UNDRIVEN]
+"""What is not carried out: read, told so, and let go of."""
 _LOOK = ("get", "list", "watch")
 _OWN = (*_LOOK, "create", "patch", "delete")
 
@@ -28,14 +31,15 @@ def _rule(group: str, resources: Sequence[str], verbs: Sequence[str], names: Seq
 
 
 def controller() -> list[Object]:
-    """Users' objects are read and marked, never made; deleted is only a DataLoad whose time after its end is over.
+    """Users' objects are read and marked, never made; but for DataLoads of one node, which the scheduler wishes for (`ahead`).
+    Deleted are only those, and DataLoads whose time after their end is over.
 
     Of Secrets it only makes new ones: `get` and `patch` would both hand out those of everybody. The server lets it give nobody a
     right that it has not itself.
     """
     return [
-        _rule(GROUP, _SERVED, (*_LOOK, "patch")),
-        _rule(GROUP, [f"{plural}/status" for plural in _SERVED], ("patch",)),
+        _rule(GROUP, [*_SERVED, *_TOLD], (*_LOOK, "patch")),
+        _rule(GROUP, [f"{plural}/status" for plural in (*_SERVED, *_TOLD)], ("patch",)),
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
         _rule(GROUP, [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]], _LOOK),
         _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
@@ -47,7 +51,7 @@ def controller() -> list[Object]:
         _rule("batch", ["jobs"], (*_LOOK, "create", "delete")),
         _rule("", ["serviceaccounts"], ("create",)),  # one for each load, which may write its status
         _rule("rbac.authorization.k8s.io", ["roles", "rolebindings"], ("create",)),
-        _rule(GROUP, [_PLURALS["DataLoad"]], ("delete",)),
+        _rule(GROUP, [_PLURALS["DataLoad"]], ("create", "delete")),
         _rule("policy", ["poddisruptionbudgets"], _OWN),
         _rule("networking.k8s.io", ["networkpolicies"], _OWN),
         _rule("", ["pods"], (*_LOOK, "patch", "delete")),  # the order to leave; a drained one that shall serve again

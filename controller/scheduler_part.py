@@ -30,14 +30,18 @@ def rules() -> list[Object]:
         _rule("", ["pods/status"], ["patch"]),
         _rule("", ["pods"], ["delete"]),  # preemption
         _rule("", ["persistentvolumeclaims", "persistentvolumes"], [*LOOK, "patch"]),
-        _rule("storage.k8s.io", ["csinodes", "storageclasses"], LOOK),
-        _rule("resource.k8s.io", ["resourceclaims"], LOOK),
+        _rule("storage.k8s.io", ["csidrivers", "csinodes", "csistoragecapacities", "storageclasses"], LOOK),
+        _rule("resource.k8s.io", ["deviceclasses", "resourceslices"], LOOK),
+        _rule("resource.k8s.io", ["resourceclaims"], [*LOOK, "patch"]),  # the finalizer that protects an allocated claim
+        _rule("resource.k8s.io", ["resourceclaims/status", "resourceclaims/binding"], ["patch"]),
+        _rule("scheduling.koordinator.sh", ["devices"], LOOK),
         _rule("policy", ["poddisruptionbudgets"], LOOK),
         _rule("scheduling.sigs.k8s.io", ["elasticquotas", "elasticquotatrees", "podgroups"], LOOK),
         _rule("scheduling.x-k8s.io", ["elasticquotas", "podgroups"], LOOK),
         _rule("scheduling.volcano.sh", ["podgroups"], LOOK),
         _rule("scheduling.k8s.io", ["podgroups", "workloads"], LOOK),
-        _rule("forebay.io", ["datasethints", "nodecaches"], LOOK),
+        _rule("forebay.io", ["nodecaches"], LOOK),
+        _rule("forebay.io", ["datasethints"], [*LOOK, "patch"]),  # which nodes should load: a wish, not the status
         _rule("events.k8s.io", ["events"], ["create", "patch"]),
     ]
 

@@ -66,6 +66,7 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True):
     loaded_bytes: int = 0  # of what came from stores, what loads asked for
     revision: str = ""  # of the configuration that it serves; "" = it did not say
     places: tuple[str, ...] = ()  # of the mounts that it serves
+    trouble: str = ""  # why a store gives it nothing
     drain: Literal["", "Running", "Done", "Refused"] = ""
     overdue: bool = False  # the drain has taken longer than its bound
     silent: bool = False  # it said nothing itself: of it is known only how its drain goes
@@ -97,6 +98,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     readers: Mapping[str, ReaderFacts] = {}  # by node
     mounted: Mapping[str, bool] = {}  # node that shows the dataset -> whether its mount answers
     users: tuple[str, ...] = ()  # pods that use the claim and have not completed
+    completed: tuple[str, ...] = ()  # pods that name it still, and have
     referrers: tuple[str, ...] = ()  # datasets that refer to this one: namespace/name
     operations: Mapping[str, str] = {}  # kind -> names of data operations in progress, separated by commas
     fresh_secret: str = ""  # text for a dataset secret, should one be needed; made anew by whoever calls
@@ -138,6 +140,8 @@ LEAVING = "forebay.io/leaving"
 """Annotation of a worker's pod that carries out a `Drain`: since when it is to leave (RFC 3339). The pod has it as a file."""
 
 
+PROTECTION = "kubernetes.io/pvc-protection"
+"""Finalizer of Kubernetes: it keeps a claim while any pod names it, one that has ended too, of which a Job may leave many."""
 REVISION = "forebay.io/config-revision"
 """Annotation of a dataset's ConfigMap: which configuration it holds. On a worker's pod it carries out a `Nudge`: what changes a
 pod makes its kubelet look at its volumes."""
@@ -157,7 +161,7 @@ class Nudge(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do, in this order: `create`, `apply`, `nudge`, `drain`, `delete`, then `release`.
+    """What to do, in this order: `create`, `apply`, `nudge`, `drain`, `delete`, `unprotect`, then `release`.
 
     With errors among the findings nothing is made or changed: a bad edit does not take data from readers. Only a claim that
     must not be used any longer (a grant was taken back) is deleted then.
@@ -168,6 +172,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     nudge: tuple[Nudge, ...] = ()  # one that is lost costs a minute, so none is made up for
     drain: tuple[Drain, ...] = ()
     delete: tuple[Ref, ...] = ()
+    unprotect: tuple[Ref, ...] = ()  # claims that are being deleted, and that Kubernetes keeps for pods which have ended
     release: bool = False  # our finalizers may go
     findings: tuple[Finding, ...] = ()
 

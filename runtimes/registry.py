@@ -91,13 +91,14 @@ def plan(subject: Subject, found: Mapping[str, Found], now: str) -> Plan:
     choice = choose(subject)
     retired = [e.retire(subject, found[name]) for name, e in engines().items() if e is not choice.engine and name in found]
     delete = tuple(ref for p in retired for ref in p.delete)
+    unprotect = tuple(ref for p in retired for ref in p.unprotect)
     findings = tuple(f for p in retired for f in p.findings)
     if choice.engine is None:
         refused = Finding("warning", choice.reason, choice.message)
-        return Plan(delete=delete, release=all(p.release for p in retired), findings=(refused, *findings))
+        return Plan(delete=delete, unprotect=unprotect, release=all(p.release for p in retired), findings=(refused, *findings))
     own = choice.engine.plan(subject, found[choice.engine.name], now)
     if any(not p.release for p in retired):  # two engines share the claim's name: the earlier one goes first
-        return Plan(delete=delete, findings=(*own.findings, *findings))
+        return Plan(delete=delete, unprotect=unprotect, findings=(*own.findings, *findings))
     return own
 
 
@@ -116,6 +117,7 @@ def leave(subject: Subject, found: Mapping[str, Found]) -> Plan:
     retired = [e.retire(subject, found[name]) for name, e in engines().items() if name in found]
     return Plan(
         delete=tuple(ref for p in retired for ref in p.delete),
+        unprotect=tuple(ref for p in retired for ref in p.unprotect),
         release=all(p.release for p in retired),
         findings=tuple(f for p in retired for f in p.findings),
     )

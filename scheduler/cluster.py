@@ -25,13 +25,16 @@ import numpy as np
 from forebay.api.corev1 import Namespace, Node, Pod
 from forebay.api.storagev1 import CSINode
 from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.claims.book import ClaimBook
 from forebay.scheduler.cluster_rows import Rows
 from forebay.scheduler.compiled import Compiled, World
 from forebay.scheduler.devices.card import Part
+from forebay.scheduler.holds import Holds
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.nominations import Nomination, Nominations
-from forebay.scheduler.pod_amounts import PODS, pod_amounts
-from forebay.scheduler.pod_class import PodClass, read_pod
+from forebay.scheduler.pod_amounts import PODS
+from forebay.scheduler.pod_class import PodClass
+from forebay.scheduler.pod_facts import Facts, Reader
 from forebay.scheduler.quota.amounts import Amounts, parse_amount
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import Card, Overcommit
@@ -70,11 +73,22 @@ class Cluster(Rows):
         self._compiled: dict[int, Compiled] = {}
         self._last = 0
         self.nominations = Nominations()
+        self._reader = Reader()
+        self.holds = Holds()
 
     @property
     def storage(self) -> Storage:
         """Volumes and claims; tell it of them directly."""
         return self.world.storage
+
+    @property
+    def claims(self) -> ClaimBook:
+        """Claims on devices, their classes and the devices; whoever changes it calls `noted`."""
+        return self.world.claims
+
+    def noted(self) -> None:
+        """Something changed that is in no row: what is kept until the next tick is not true any more."""
+        self.tick += 1
 
     # --- nodes ---
 
@@ -153,7 +167,16 @@ class Cluster(Rows):
 
     def request(self, pod: Pod) -> Request:
         """What a pod asks and where it may go. Equal ones are one class. Raises `QuantityError`."""
-        return self._request(pod_amounts(pod), read_pod(pod))
+        return self._asked(self._reader.read(pod))
+
+    def facts(self, pod: Pod) -> Facts:
+        """What is read of pods like this one. Raises `QuantityError`."""
+        return self._reader.read(pod)
+
+    def _asked(self, facts: Facts) -> Request:
+        if facts.request is None or facts.generation != self.generation:
+            facts.request, facts.generation = self._request(facts.amounts, facts.key), self.generation
+        return facts.request
 
     def _request(self, amounts: Amounts, key: PodClass) -> Request:
         unknown = tuple(sorted((name, amount) for name, amount in amounts.items() if name not in self.columns and amount))
@@ -176,11 +199,11 @@ class Cluster(Rows):
         if pod.status.phase in ENDED:
             self.remove_pod(uid)
             return
-        amounts, key = pod_amounts(pod), read_pod(pod)
-        request = request or self._request(amounts, key)
+        facts = self._reader.read(pod)
+        request = request or self._asked(facts)
         if not pod.spec.node_name:
             if uid not in self.pods:  # else it was placed here, and the API does not know it yet
-                self._nominate(uid, pod.status.nominated_node_name, key.priority, request)
+                self._nominate(uid, pod.status.nominated_node_name, facts.key.priority, request)
             return
         self.nominations.drop(uid)
         kept = self.pods.get(uid)
@@ -188,7 +211,7 @@ class Cluster(Rows):
             return
         self._forget(uid)
         row = self.row_of.get(pod.spec.node_name, NOWHERE)
-        record = self.pods[uid] = Record(pod.spec.node_name, row, request, cards, amounts, key)
+        record = self.pods[uid] = Record(pod.spec.node_name, row, request, cards, facts.amounts, facts.key)
         if row == NOWHERE:
             self._wait(uid, record)
         else:
@@ -208,7 +231,8 @@ class Cluster(Rows):
         if uid in self.pods:
             raise ValueError(f"pod {pod.metadata.namespace}/{pod.metadata.name} counts on node {self.pods[uid].node} already")
         self.nominations.drop(uid)
-        self.pods[uid] = Record(self.names[row], row, request, cards, pod_amounts(pod), read_pod(pod))
+        facts = self._reader.read(pod)
+        self.pods[uid] = Record(self.names[row], row, request, cards, facts.amounts, facts.key)
 
     def _forget(self, uid: str) -> None:
         record = self.pods.pop(uid, None)
@@ -233,10 +257,14 @@ class Cluster(Rows):
 
     def _wait(self, uid: str, record: Record) -> None:
         self._early.setdefault(record.node, {})[uid] = None
-        self.storage.use(NOWHERE, self._compiled[record.request.constraints].claims)
+        kept = self._compiled[record.request.constraints]
+        self.storage.use(NOWHERE, kept.claims)
+        kept.use(1)
 
     def _unuse(self, record: Record) -> None:
-        self.storage.leave(NOWHERE, self._compiled[record.request.constraints].claims)
+        kept = self._compiled[record.request.constraints]
+        self.storage.leave(NOWHERE, kept.claims)
+        kept.use(-1)
 
     def _nominate(self, uid: str, node: str, priority: int, request: Request) -> None:
         if node:
@@ -275,6 +303,7 @@ class Cluster(Rows):
         """Forgets classes that no pod and none of these requests has; their numbers are not given again."""
         live = {record.request.constraints for record in self.pods.values()} | {one.constraints for one in pending}
         live |= self.nominations.classes()
+        self._reader.forget()
         self.world.forget()
         self.world.people.reset(kinds=True)
         self._number_of = {key: number for key, number in self._number_of.items() if number in live}
@@ -297,6 +326,9 @@ class Cluster(Rows):
             passed = np.ones(len(self), np.bool_) if passed is None else passed.copy()
             for row in ahead:
                 passed[row] = passed[row] and self._fits_beside(request, row, ahead[row])
+        if self.holds.active:
+            passed = np.ones(len(self), np.bool_) if passed is None else passed.copy()
+            passed[self.holds.shut(self, request)] = False
         return passed
 
     def _priority(self, request: Request) -> int:
@@ -330,6 +362,10 @@ class Cluster(Rows):
         if held:
             failed = np.isin(rows, np.array(held))
             found.append((Lack("held for nominated pods of no lower priority", "wait for those or raise the priority"), failed))
+        shut = self.holds.shut(self, request)
+        if len(shut) and self.holds.kept is not None:  # of those, nodes that would do if they were not held
+            failed = np.isin(rows, shut[self.feasible(request, shut)])
+            found.append((Lack(f"held for {self.holds.kept.who}", "wait until that has started", "held"), failed))
         return [(lack, failed) for lack, failed in found if failed.any()]
 
     def _class(self, request: Request) -> Compiled:
@@ -342,8 +378,10 @@ class Cluster(Rows):
         """As in `State`; claims that wait for their first pod get a volume or a place. Trusts `allowed` of the same moment."""
         kept = self._class(request) if request.constraints else None
         chosen = kept.volumes.choose(row) if kept is not None and kept.volumes is not None else {}
+        allotted = kept.allocated.choose(row) if kept is not None and kept.allocated is not None else {}
         super().place(row, request, cards, parts)
         self.storage.decide(chosen)
+        self.claims.decide(allotted)
 
     def _move(self, row: int, request: Request, taken: list[int], wanted: Ints, sign: int) -> None:
         super()._move(row, request, taken, wanted, sign)

@@ -6,8 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from forebay.api.corev1 import NodeSelector
 from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.claims.asks import Wanted
+from forebay.scheduler.claims.book import ClaimBook
 from forebay.scheduler.filters.base import Check, NodeMask
+from forebay.scheduler.filters.device_fits import DeviceFits
 from forebay.scheduler.filters.node_affinity import NodeAffinityCheck
 from forebay.scheduler.filters.pod_affinity import AffinityCheck, AntiAffinityCheck, KeptOffCheck
 from forebay.scheduler.filters.ports import PortCheck, UsedPorts
@@ -17,7 +21,7 @@ from forebay.scheduler.filters.taints import TaintCheck
 from forebay.scheduler.filters.volumes import AttachCheck, OncePodCheck, VolumeCheck
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.node_rows import NodeRows
-from forebay.scheduler.pod_class import ANYWHERE, NodeRule, PodClass, PodTerm, Spread, Tolerated
+from forebay.scheduler.pod_class import ANYWHERE, NodeRule, PodClass, PodTerm, Spread, Tolerated, node_terms
 from forebay.scheduler.population import Population
 from forebay.scheduler.selectors import Requirement, selects
 from forebay.scheduler.storage import ClaimKey, Storage
@@ -48,10 +52,12 @@ class World:
     def __init__(self) -> None:
         self.nodes = NodeRows()
         self.storage = Storage()
+        self.claims = ClaimBook()
         self.ports = UsedPorts()
         self.people = Population()
         self._affinities: dict[tuple[NodeRule, str], NodeAffinityCheck] = {}
         self._taints: dict[tuple[tuple[Tolerated, ...], bool], TaintCheck] = {}
+        self._fits: dict[tuple[Wanted, ...], DeviceFits] = {}
 
     def affinity(self, rule: NodeRule, subject: str = "node affinity") -> NodeMask:
         kept = self._affinities.get((rule, subject))
@@ -66,8 +72,19 @@ class World:
             kept = self._taints[tolerations, cordon] = TaintCheck(self.nodes, tolerations, cordon)
         return kept
 
+    def fits(self, wanted: tuple[Wanted, ...]) -> DeviceFits:
+        """Where devices for all of these are free."""
+        kept = self._fits.get(wanted)
+        if kept is None:
+            kept = self._fits[wanted] = DeviceFits(self.nodes, self.claims, self._reached, wanted)
+        return kept
+
+    def _reached(self, selector: NodeSelector) -> NodeMask:
+        return self.affinity(node_terms(selector), "reach of devices")
+
     def forget(self) -> None:
         """Drops all masks; who still needs one makes it anew."""
+        self._fits.clear()
         self._affinities.clear()
         self._taints.clear()
 
@@ -82,10 +99,11 @@ class Compiled:
         self._held = tuple(world.people.holders(term) for term in key.anti_affinity)
         self.claims = tuple(ClaimKey(key.namespace, name) for name in key.claims)
         self.volumes = VolumeCheck(world.nodes, world.storage, world.affinity, self.claims) if key.claims else None
-        self.stored = bool(key.claims or key.devices)
+        self.device_claims = tuple(ClaimKey(key.namespace, name) for name in key.devices if name)
+        self.allocated = self._claim_check() if key.devices else None
         self.rows = self._row_checks()
-        self._moving = self.stored or bool(key.ports)  # whether pods that come and go change a row's answer
-        self._basis: tuple[int, int] | None = None
+        self._moving = bool(key.claims or key.ports)  # whether pods that come and go change a row's answer
+        self._basis: tuple[int, int, int] | None = None
         self._mask: Bools = np.zeros(0, np.bool_)
         self._seen = 0
         self._own = self._wide_checks()
@@ -104,10 +122,17 @@ class Compiled:
             checks.append(PortCheck(world.ports, key.ports))
         if self.volumes is not None:
             checks += [self.volumes, AttachCheck(world.storage, self.claims)]
-        if key.devices:
-            claims = tuple(ClaimKey(key.namespace, name) for name in key.devices)
-            checks.append(ResourceClaimCheck(world.storage, world.affinity, claims))
+        if self.allocated is not None:
+            checks.append(self.allocated)
         return tuple(checks)
+
+    def _claim_check(self) -> ResourceClaimCheck:
+        world, claims = self._world, tuple(ClaimKey(self.key.namespace, name) for name in self.key.devices)
+
+        def mask_of(rule: NodeRule, subject: str) -> NodeMask:  # of one claim: nobody else asks for it
+            return NodeAffinityCheck(world.nodes, rule, subject)
+
+        return ResourceClaimCheck(world.nodes, world.claims, mask_of, world.fits, claims)
 
     def _wide_checks(self) -> tuple[Check, ...]:
         key, world, people = self.key, self._world, self._world.people
@@ -157,9 +182,10 @@ class Compiled:
 
         `tick` is the state's, `changed_since` gives its rows that changed after an earlier one.
         """
-        nodes, storage = self._world.nodes.tick, self._world.storage.version if self.stored else 0
-        if self._basis != (nodes, storage):
-            self._basis, self._mask = (nodes, storage), self._passes(np.arange(len(self._world.nodes)))
+        world, key = self._world, self.key
+        basis = world.nodes.tick, world.storage.version if key.claims else 0, world.claims.version if key.devices else 0
+        if self._basis != basis:
+            self._basis, self._mask = basis, self._passes(np.arange(len(world.nodes)))
         elif self._moving and self._seen != tick:
             rows = changed_since(self._seen)
             self._mask[rows] = self._passes(rows)
@@ -202,3 +228,12 @@ class Compiled:
                 self._world.storage.use(row, self.claims)
             else:
                 self._world.storage.leave(row, self.claims)
+        if self.device_claims:
+            self.use(change)
+
+    def use(self, change: int) -> None:
+        """A pod of the class uses its claims on devices from now on (1), or no more (-1)."""
+        if change > 0:
+            self._world.claims.use(self.device_claims)
+        else:
+            self._world.claims.leave(self.device_claims)

@@ -30,8 +30,6 @@ from forebay.scheduler.transaction import Transaction
 
 LOOK = 32
 """Kinds of gangs that a pass looks at for places far from their data, oldest first."""
-MAIN = 0.5
-"""Share of a gang's pods from which its node loads the whole dataset."""
 
 
 @dataclass(slots=True)
@@ -203,7 +201,7 @@ class Dispatcher:
         self._started(entry, plan, plans)
         if entry.column >= 0:
             for row, count in zip(choice.rows, choice.counts, strict=True):
-                if count >= MAIN * entry.pods and self._ratio[row, entry.column] < 0.99 and self._loadable[entry.column]:
+                if count >= prefetch.MAIN * entry.pods and self._ratio[row, entry.column] < 0.99 and self._loadable[entry.column]:
                     self.loads.ask(row, entry.column, now, started=True)
         return True
 

@@ -109,8 +109,8 @@ def read_pod(pod: Pod) -> PodClass:
             _spread(one, meta.labels) for one in spec.topology_spread_constraints if one.when_unsatisfiable == DO_NOT_SCHEDULE
         ),
         ports=_ports(spec),
-        claims=_claims(pod),
-        devices=_devices(pod),
+        claims=read_claims(pod),
+        devices=read_devices(pod),
         leaving=meta.deletion_timestamp is not None,
     )
 
@@ -181,7 +181,8 @@ def _ports(spec: PodSpec) -> tuple[HostPort, ...]:
     return tuple(sorted(found))
 
 
-def _claims(pod: Pod) -> tuple[str, ...]:
+def read_claims(pod: Pod) -> tuple[str, ...]:
+    """`PodClass.claims` of a pod."""
     names = []
     for volume in pod.spec.volumes:
         if volume.persistent_volume_claim is not None:
@@ -191,6 +192,8 @@ def _claims(pod: Pod) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _devices(pod: Pod) -> tuple[str, ...]:
+def read_devices(pod: Pod) -> tuple[str, ...]:
+    """`PodClass.devices` of a pod."""
     made = {one.name: one.resource_claim_name for one in pod.status.resource_claim_statuses}
-    return tuple(one.resource_claim_name or made.get(one.name) or "" for one in pod.spec.resource_claims)
+    names = (one.resource_claim_name or made.get(one.name, "") for one in pod.spec.resource_claims)
+    return tuple(name for name in names if name is not None)

@@ -13,8 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forebay.api.resourcev1 import ResourceClaim
-from forebay.api.storagev1 import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass, class_of, volume_class_of
+from forebay.api.storagev1 import (
+    CSIDriver,
+    CSINode,
+    CSIStorageCapacity,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+    class_of,
+    volume_class_of,
+)
 from forebay.scheduler.arrays import Ints
 
 NO_LIMIT = np.iinfo(np.int64).max >> 1
@@ -51,7 +59,8 @@ class Storage:
         self.volumes: dict[str, PersistentVolume] = {}
         self.claims: dict[ClaimKey, PersistentVolumeClaim] = {}
         self.classes: dict[str, StorageClass] = {}
-        self.device_claims: dict[ClaimKey, ResourceClaim] = {}
+        self._counting: dict[str, None] = {}
+        self._capacities: dict[tuple[str, str], CSIStorageCapacity] = {}
         self.users: dict[ClaimKey, Counter[int]] = {}
         self.chosen: dict[ClaimKey, Chosen] = {}
         self.version = 0
@@ -97,13 +106,34 @@ class Storage:
         if self.classes.pop(name, None) is not None:
             self.version += 1
 
-    def set_device_claim(self, claim: ResourceClaim) -> None:
-        self.device_claims[ClaimKey(claim.metadata.namespace, claim.metadata.name)] = claim
+    def set_driver(self, driver: CSIDriver) -> None:
+        name = driver.metadata.name
+        if driver.spec.storage_capacity == (name in self._counting):
+            return
+        if driver.spec.storage_capacity:
+            self._counting[name] = None
+        else:
+            del self._counting[name]
         self.version += 1
 
-    def remove_device_claim(self, namespace: str, name: str) -> None:
-        if self.device_claims.pop(ClaimKey(namespace, name), None) is not None:
+    def remove_driver(self, name: str) -> None:
+        if name in self._counting:
+            del self._counting[name]
             self.version += 1
+
+    def set_capacity(self, one: CSIStorageCapacity) -> None:
+        self._capacities[one.metadata.namespace, one.metadata.name] = one
+        self.version += 1
+
+    def remove_capacity(self, namespace: str, name: str) -> None:
+        if self._capacities.pop((namespace, name), None) is not None:
+            self.version += 1
+
+    def capacities(self, kind: StorageClass) -> list[CSIStorageCapacity] | None:
+        """What the class's driver says is left where; None for a driver that says nothing of it."""
+        if kind.provisioner not in self._counting:
+            return None
+        return [one for one in self._capacities.values() if one.storage_class_name == kind.metadata.name]
 
     def set_limits(self, row: int, node: CSINode | None) -> bool:
         """What the drivers of the row's node can attach; None for nothing known. Whether that changed."""

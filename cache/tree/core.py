@@ -15,7 +15,7 @@ import trio
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec, Mount
 from forebay.cache.disk.index import DIR, FIXED, NO_MOUNT, ROOT, Counts, Index, IndexError_, Row
-from forebay.cache.stores.base import BadReply, NotFound, Store, StoreError, Unavailable
+from forebay.cache.stores.base import BadReply, Changed, NotFound, Store, StoreError, Unavailable
 from forebay.cache.tree import numbering
 from forebay.cache.tree.changes import Source, Writer
 from forebay.cache.tree.mounts import components, mount_tree
@@ -55,6 +55,12 @@ class Reach(msgspec.Struct):
     ok_at: float = 0.0
     error_at: float = 0.0
     error: str = ""  # the last error's sentence
+    trouble_at: float = 0.0  # of the last error that was no object's: no answer, refused credentials, nonsense
+
+    @property
+    def silent(self) -> bool:
+        """Whether the store gave nothing when it was asked last."""
+        return self.trouble_at > self.ok_at
 
 
 class Core:
@@ -235,6 +241,10 @@ class Core:
             reach.failed += 1
             reach.listing_errors += listing
             reach.error_at, reach.error = self.clock(), str(e)
+            if isinstance(e, Changed):
+                reach.ok_at = reach.error_at
+            else:
+                reach.trouble_at = reach.error_at
             raise
         reach.ok_at = self.clock()
         return result

@@ -7,6 +7,7 @@ has a larger inode number, so one pass in inode order meets them all. A killed w
 from __future__ import annotations
 
 import logging
+import math
 import random
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,7 +29,7 @@ SCAN_SLICE = 5000
 POLITE_STEP, POLITE_MOST = 0.02, 0.5
 """The background walk lets the foreground pass: steps of 20 ms while somebody waits, half a second at most for each listing."""
 RETRY_FIRST, RETRY_MOST, RETRY_PASSES = 15.0, 300.0, 6
-"""Seconds between passes while some stores do not answer, doubling; after so many passes the walk rests."""
+"""Seconds between passes while some stores do not answer, doubling; after so many passes only as often as at the end."""
 TRUSTED_AGE = 600.0
 
 
@@ -82,8 +83,13 @@ class Walker:
                 pause = min(RETRY_MOST, RETRY_FIRST * 2**attempt) * random.uniform(0.7, 1.3)
                 log.warning("walk: %d directories not listed yet (%s)", self._unanswered, self._progress.error)
                 await trio.sleep(pause)
-            await self._core.new_dirs.wait()
-            await trio.sleep(POLITE_MOST)  # one pass for many new directories
+            with trio.move_on_after(self._rest()):
+                await self._core.new_dirs.wait()
+                await trio.sleep(POLITE_MOST)  # one pass for many new directories
+
+    def _rest(self) -> float:
+        """Seconds until it looks again by itself. What failed is tried for ever: whoever mends a store tells nobody here."""
+        return RETRY_MOST * random.uniform(0.7, 1.3) if self._progress.failed else math.inf
 
     async def _pass(self) -> None:
         p = self._progress

@@ -156,9 +156,11 @@ def datasets(cluster: Cluster, _: str) -> Iterator[Finding]:
 
     listed = [report(d, [], None) for d in cluster.all("Dataset")]
     for each in listed:
+        at = f"Dataset {each['namespace']}/{each['name']}"
         if not each["serves"]:
-            at = f"Dataset {each['namespace']}/{each['name']}"
             yield Finding("warning", at, f"{each['phase']}: {each['reason']}: {each['message']}")
+        elif each["trouble"]:
+            yield Finding("warning", at, each["trouble"])
     yield Finding("ok", "datasets", f"{sum(d['serves'] for d in listed)} of {len(listed)} serve")
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from forebay.api.conditions import Condition, merge
 from forebay.api.dataload import ONCE, After, LoadSpec
+from forebay.api.fluidnames import operation_finalizer
 from forebay.api.loadresult import LoadResult
 from forebay.api.status import OperationPhase, OperationStatus, Progress, WaitingFor
 from forebay.runtimes.engine import Finding, Loading, Object, Ref
@@ -26,21 +27,30 @@ WAITING = "Waiting"
 """Condition type of ours beside Fluid's `Complete` and `Failed`: what a load waits for, or that it does not."""
 AT_ONCE = 4
 """Loads of one dataset that run at the same time; its workers take eight long orders, of which drains are some."""
-FINALIZER = "fluid-dataload-controller-finalizer"
+WORKERS = timedelta(minutes=2)
+"""How long a load waits for workers that are not ready yet, from when the Dataset was Bound or the load was made, whichever was
+later: what began with the first of them would lie with it alone."""
+NOT_SERVED = frozenset({"PolicyNotServed", "RunAfterNotServed"})
+"""Reasons for which a load waits that no time mends: they are said in an Event too."""
+FINALIZER = operation_finalizer("DataLoad")
 """Fluid's. Ours needs none: all that a load is goes with its owner."""
 ENDED: tuple[OperationPhase, ...] = ("Complete", "Failed")
 _TYPES = ("Complete", "Failed", WAITING)
 
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """`unserved`: why no engine serves it, as (reason, message). `bound`: it serves now, `message` says why not."""
+    """`unserved`: why no engine serves it, as (reason, message). `bound`: it serves now, `message` says why not, `since` from
+    when on (RFC 3339). `ready` of the `wanted` workers are ready."""
 
     uid: str
     ending: bool = False
     reference: str = ""  # the mount point, of a Dataset that refers to another
     unserved: tuple[str, str] | None = None
     bound: bool = False
+    since: str = ""
     message: str = ""
+    wanted: int = 0
+    ready: int = 0
 
 
 class PodFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +88,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     release: bool = False
     remove: bool = False  # the load itself: its time is over
     findings: tuple[Finding, ...] = ()
-    told: tuple[str, str] | None = None  # reason and message of the Event that goes with a new end
+    told: tuple[str, str] | None = None  # reason and message of the Event that goes with a new status
     until: datetime | None = None  # when the next decision comes by time alone
 
 
@@ -88,6 +98,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     progress: Progress | None = None  # None: whoever loads writes it
     seconds: int | None = None  # how long it took
+    until: datetime | None = None  # when it is another one by time alone
     waits_for_operation: bool = False
 
 
@@ -97,7 +108,7 @@ def decide(facts: Facts, now: datetime) -> Decision:
         return Decision(release=True)  # what it owns goes with it
     if phase_of(load) in ENDED:
         return _ended(facts, now)
-    verdict = judge(facts)
+    verdict = judge(facts, now)
     create: tuple[Object, ...] = ()
     delete: tuple[Ref, ...] = ()
     if verdict.phase == "Executing" and facts.job is None and facts.loading is not None:
@@ -112,12 +123,12 @@ def decide(facts: Facts, now: datetime) -> Decision:
         own=facts.dataset.uid if facts.dataset is not None and not facts.dataset.ending else "",
         delete=delete,
         findings=_findings(facts),
-        told=_told(facts, verdict) if ended else None,
-        until=now + timedelta(seconds=spec.ttl) if ended and spec is not None and spec.ttl is not None else None,
+        told=_told(facts, verdict) if ended or verdict.reason in NOT_SERVED else None,
+        until=now + timedelta(seconds=spec.ttl) if ended and spec is not None and spec.ttl is not None else verdict.until,
     )
 
 
-def judge(facts: Facts) -> Verdict:
+def judge(facts: Facts, now: datetime) -> Verdict:
     """The first thing that says what it is, most fundamental first."""
     refused = facts.refused or next((f.message for f in _findings(facts) if f.severity == "error"), "")
     if refused:
@@ -160,6 +171,8 @@ def judge(facts: Facts) -> Verdict:
     if facts.taken:
         text = f"{facts.loading.job} exists and is not of this load; remove it if nobody needs it, or give the load another name"
         return _waiting("NameTaken", text)
+    if waits := _workers(facts, dataset, now):
+        return waits
     if len(facts.ahead) >= AT_ONCE:
         text = f"{AT_ONCE} loads of Dataset {name} go first: {', '.join(facts.ahead[:AT_ONCE])}"
         return _waiting("OperationsAhead", text)
@@ -216,6 +229,18 @@ def _why_failed(facts: Facts, job: Object) -> tuple[str, str]:
     return "DataOperationExecutionFailed", f"{said}; see the log of the Job's pods"
 
 
+def _workers(facts: Facts, dataset: DatasetFacts, now: datetime) -> Verdict | None:
+    if dataset.ready >= dataset.wanted:
+        return None
+    times = [at for text in (dataset.since, facts.load["metadata"].get("creationTimestamp")) if (at := _moment(text))]
+    end = max(times) + WORKERS if times else now
+    if end <= now:
+        return None
+    some = f"{dataset.ready} of {dataset.wanted} workers of Dataset {facts.dataset_key[1]} are ready"
+    text = f"{some}; the load begins when all are, and at {stamp(end)} with those that are"
+    return msgspec.structs.replace(_waiting("WorkersStarting", text), until=end)
+
+
 def _after(after: After | None, before: Object | None) -> Verdict | None:
     if after is None:
         return None
@@ -253,13 +278,17 @@ def _ended(facts: Facts, now: datetime) -> Decision:
 
 def _end(load: Object) -> datetime | None:
     """When the condition of its end came to hold."""
-    for condition in known_conditions(load):
-        if condition.type in ENDED and condition.status == "True":
-            try:
-                return datetime.fromisoformat(condition.last_transition_time)
-            except ValueError:
-                return None
-    return None
+    ends = (c for c in known_conditions(load) if c.type in ENDED and c.status == "True")
+    return next((_moment(c.last_transition_time) for c in ends), None)
+
+
+def _moment(text: str | None) -> datetime | None:
+    """An RFC 3339 time; None for what is none, and for one without a zone."""
+    try:
+        at = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
 
 
 # --- status ---------------------------------------------------------------------------------------------------------
@@ -334,6 +363,8 @@ def _sentence(result: LoadResult) -> str:
 def _told(facts: Facts, verdict: Verdict) -> tuple[str, str]:
     if verdict.phase == "Complete":
         return "DataOperationSucceed", verdict.message
+    if verdict.phase == "Pending":
+        return "DataOperationNotSupport", verdict.message
     known = ("DataOperationNotSupport", "TargetDatasetNamespaceNotSame")
     return (verdict.reason if verdict.reason in known else "DataOperationFailed"), f"{verdict.reason}: {verdict.message}"
 

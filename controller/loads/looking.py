@@ -11,6 +11,7 @@ from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.kinds import RESOURCES, Event, Pod, Whole, as_object
 from forebay.controller.loads.deciding import ENDED, DatasetFacts, Facts, PodFacts
+from forebay.controller.loads.mapping import worker_counts
 from forebay.controller.looking import SERVING, Looker
 from forebay.controller.mapping import phase_of
 from forebay.kube.objects import Key
@@ -34,7 +35,7 @@ class LoadLooker:
         spec, refused = _read(load)
         at = dataset_of(load)
         subject = self._datasets.subject(Key(*at)) if at[1] else None
-        dataset = None if subject is None else _dataset(subject)
+        dataset = None if subject is None else self._dataset(subject)
         loading = None
         if subject is not None and dataset is not None and not dataset.reference:
             loading = self._loading(subject, load)
@@ -63,6 +64,29 @@ class LoadLooker:
         return self._datasets.uid(ref)
 
     # --- parts ---
+
+    def _dataset(self, subject: Subject) -> DatasetFacts:
+        meta, status = subject.dataset["metadata"], subject.dataset.get("status")
+        known: dict[str, Any] = status if isinstance(status, dict) else {}
+        choice = registry.choose(subject)
+        ready = next((x for x in known.get("conditions") or () if isinstance(x, dict) and x.get("type") == "Ready"), {})
+        counts = [self._workers(ref) for ref in choice.engine.children(subject)] if choice.engine is not None else []
+        return DatasetFacts(
+            uid=meta.get("uid", ""),
+            ending=bool(meta.get("deletionTimestamp")),
+            reference=refers(subject.dataset),
+            unserved=None if choice.engine is not None else (choice.reason, choice.message),
+            bound=known.get("phase") in SERVING,
+            since=str(ready.get("lastTransitionTime") or ""),
+            message=str(ready.get("message") or ""),
+            wanted=sum(wanted for wanted, _ in counts),
+            ready=sum(ready for _, ready in counts),
+        )
+
+    def _workers(self, ref: Ref) -> tuple[int, int]:
+        """How many pods one of the engine's objects wants, and how many of them are ready."""
+        found = self._copies.get(ref.kind, ref.namespace, ref.name) if ref.kind == "StatefulSet" else None
+        return (0, 0) if found is None else worker_counts(found)
 
     def _loading(self, subject: Subject, load: Object) -> Loading | None:
         choice = registry.choose(subject)
@@ -126,21 +150,6 @@ def _read(load: Object) -> tuple[LoadSpec | None, str]:
         return read_load(load), ""
     except LoadSpecError as error:
         return None, str(error)
-
-
-def _dataset(subject: Subject) -> DatasetFacts:
-    meta, status = subject.dataset["metadata"], subject.dataset.get("status")
-    known: dict[str, Any] = status if isinstance(status, dict) else {}
-    choice = registry.choose(subject)
-    ready = next((x for x in known.get("conditions") or () if isinstance(x, dict) and x.get("type") == "Ready"), {})
-    return DatasetFacts(
-        uid=meta.get("uid", ""),
-        ending=bool(meta.get("deletionTimestamp")),
-        reference=refers(subject.dataset),
-        unserved=None if choice.engine is not None else (choice.reason, choice.message),
-        bound=known.get("phase") in SERVING,
-        message=str(ready.get("message") or ""),
-    )
 
 
 def _waits_its_turn(other: Whole) -> bool:

@@ -12,8 +12,6 @@ from forebay.controller.mapping import phase_of
 from forebay.kube.objects import Key
 from forebay.kube.store import Change
 
-WATCHED = ("DataLoad", "Dataset", "Job", "Pod", "Event")
-
 
 def loads(kind: str, change: Change[Any], copies: Copies) -> set[Key]:
     """Keys that need a pass."""
@@ -26,6 +24,8 @@ def loads(kind: str, change: Change[Any], copies: Copies) -> set[Key]:
                     found.update(_beside(thing, copies))
     elif kind == "Dataset":
         found.update(_keys(copies.where("DataLoad", "dataset", c.path(*change.key))))
+    elif kind == "StatefulSet":
+        found.update(_waiting_for(change, copies))
     elif kind in ("Job", "Pod", "Event"):
         for thing in (change.old, change.new):
             if thing is not None:
@@ -43,6 +43,21 @@ def _beside(load: Whole, copies: Copies) -> Iterable[Key]:
     yield from _keys(copies.where("DataLoad", "after", c.path(meta.namespace, meta.name)))
     for text in c.loaded(load):
         yield from _keys(copies.where("DataLoad", "dataset", text))
+
+
+def _waiting_for(change: Change[Whole], copies: Copies) -> list[Key]:
+    """Loads that have not begun wait for workers to be ready; nothing else of what makes workers is news."""
+    if (change.old and worker_counts(change.old)) == (change.new and worker_counts(change.new)):
+        return []
+    meta = (change.new or change.old).metadata  # type: ignore[union-attr] # one of the two is there
+    of = c.path(meta.namespace, meta.labels.get(c.DATASET_LABEL, ""))
+    return _keys(load for load in copies.where("DataLoad", "dataset", of) if phase_of(load) in ("", "Pending"))
+
+
+def worker_counts(set_: Whole) -> tuple[int, int]:
+    """Of a StatefulSet: pods that are wanted, pods that are ready."""
+    spec, status = (part if isinstance(part, dict) else {} for part in (set_.spec, set_.status))
+    return int(spec.get("replicas", 1)), int(status.get("readyReplicas") or 0)
 
 
 def _of(kind: str, thing: Any, copies: Copies) -> Iterable[Key]:

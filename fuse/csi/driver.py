@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import threading
+import time
 from dataclasses import dataclass
 
 from forebay.cache.log import log
+from forebay.fuse.csi import handover
 from forebay.fuse.csi.controller import Controller
 from forebay.fuse.csi.health import Health
 from forebay.fuse.csi.hints.collecting import Caches
@@ -114,8 +116,19 @@ class Driver:
             signal.signal(number, lambda *_: self._over.set())
         self.start()
         self._over.wait()
+        self._hand_over()
         self.stop()
         return self._code
+
+    def _hand_over(self) -> None:
+        """Serve on until `forebay mounts` has every mount that is held here; it may be told to end at the same moment."""
+        if not self.settings.keeper:
+            return  # supervisors are in sessions of their own
+        sites = [self.settings.layout.site(kept.namespace, kept.dataset) for kept in self.known.kept.all()]
+        held = [site for site in sites if self.mounts.holds(site)]
+        if held:
+            for pause in handover.turn(self.settings.layout.base, lambda: all(self.mounts.state(site) for site in held)):
+                time.sleep(pause)
 
     def stop(self) -> None:
         """Mounts stay: who reads goes on reading, and the next process finds them."""
@@ -137,6 +150,8 @@ class Driver:
         layout = self.settings.layout
         if not os.path.isdir(f"{layout.state}/volumes"):  # the Controller's, who may be somewhere else next time
             shutil.rmtree(layout.state, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(f"{layout.base}/{handover.LOCK}")
         for folder in (f"{layout.base}/datasets", f"{layout.base}/mounts", layout.runs, f"{layout.cache}/clients", layout.base):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)

@@ -110,7 +110,10 @@ class Inline:
 
 
 def _give(path: str, uid: int | None) -> None:
-    """To the worker's user. What an earlier user of another id left in it is given too, once."""
+    """To the worker's user. What an earlier user of another id left in it is given too, once.
+
+    That user may still be running and put links where directories were: each directory is held open, nothing is named by a path.
+    """
     if uid is None:
         os.chmod(path, ANYBODY)
         return
@@ -119,9 +122,14 @@ def _give(path: str, uid: int | None) -> None:
     os.chown(path, uid, uid)
     if before in (0, uid):
         return
-    for folder, names, files in os.walk(path):
-        for name in (*names, *files):
-            os.lchown(f"{folder}/{name}", uid, uid)
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _, names, files, folder in os.fwalk(".", dir_fd=top):
+            for name in (*names, *files):
+                with contextlib.suppress(FileNotFoundError):  # that user took it away meanwhile
+                    os.chown(name, uid, uid, dir_fd=folder, follow_symlinks=False)
+    finally:
+        os.close(top)
 
 
 def remove(target: str) -> None:

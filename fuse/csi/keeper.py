@@ -21,6 +21,7 @@ import socket
 from typing import Any
 
 from forebay.cache.log import log
+from forebay.fuse.csi import handover, health
 from forebay.fuse.csi.holder import Direct
 from forebay.fuse.csi.refusal import Refusal
 from forebay.fuse.csi.site import Layout
@@ -33,8 +34,10 @@ GRACE = 10.0
 class Keeper:
     """One loop, one thread. `run` returns when it was told to end (SIGTERM)."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, driver: str = "") -> None:
+        """`driver`: the socket of the node plugin; "" is the usual place."""
         self._layout = layout
+        self._driver = driver or f"{layout.base}/csi.sock"
         self._direct = Direct()
         self._selector = selectors.DefaultSelector()
         os.makedirs(layout.base, mode=0o700, exist_ok=True)
@@ -56,11 +59,17 @@ class Keeper:
         self._selector.register(inner, selectors.EVENT_READ, woken)
         log("mounts", "ready", pid=os.getpid(), socket=self._layout.keeper)
         while not self._over:
-            for key, _ in self._selector.select():
-                key.data()
+            self._listen(None)
+        if any(leftovers.processes_of(run) for run in _runs(self._layout.runs)):
+            for pause in handover.turn(self._layout.base, lambda: not health.problem(self._driver)):
+                self._listen(pause)
         self._server.close()
         os.unlink(self._layout.keeper)
         self._end()
+
+    def _listen(self, seconds: float | None) -> None:
+        for key, _ in self._selector.select(seconds):
+            key.data()
 
     def _reap(self) -> None:
         """As the first process of a container, orphans are ours too."""
@@ -114,6 +123,9 @@ class Keeper:
             poll.poll(GRACE * 1000)
             os.close(pidfd)
         log("mounts", "ended", processes=len(waiting))
+        if not os.path.isdir(self._layout.state):  # the driver has gone, too, with the last dataset
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self._layout.base}/{handover.LOCK}")
         for folder in (self._layout.runs, self._layout.base):
             with contextlib.suppress(OSError):  # in use, or gone: the plugin's matter
                 os.rmdir(folder)

@@ -164,6 +164,7 @@ def _container(subject: Subject, load: Object, spec: LoadSpec, names: Names) -> 
             *(f"--target={target.replicas}:{target.path}".replace("$", "$$") for target in spec.targets),
             *(["--refresh"] if spec.refresh else []),
             *(["--metadata-only"] if spec.metadata_only else []),
+            *(f"--node={node}" for node in spec.nodes),
             f"--report-to={meta['name']}",
             f"--uid={meta.get('uid', '')}",
             f"--result={RESULT}",

@@ -19,12 +19,24 @@ from forebay.runtimes.forebay.planning import ending, in_use
 from forebay.runtimes.forebay.pods import worst
 from forebay.runtimes.forebay.runtime_status import runtime_status
 from forebay.runtimes.forebay.settings import reads_only
-from forebay.runtimes.forebay.view import NAME, View, event, measured, merged, refused_set, say, sentences, view, why_none
+from forebay.runtimes.forebay.view import (
+    NAME,
+    View,
+    event,
+    measured,
+    merged,
+    refused_set,
+    say,
+    sentences,
+    trouble,
+    view,
+    why_none,
+)
 from forebay.runtimes.states import generation, idle, written_mounts
 
 READY = "The ddc runtime is ready."
 """Fluid's own words: scripts look for them."""
-ACCESS_REDUCED, DELETING = "AccessReduced", "Deleting"
+ACCESS_REDUCED, DELETING, ANSWER = "AccessReduced", "Deleting", "StoresAnswer"
 """Condition types of ours, beside Fluid's."""
 
 
@@ -54,7 +66,7 @@ def observe(subject: Subject, found: Found, now: str) -> Observed:
         dataset=_dataset(seen, verdict, now),
         runtime=status,
         mountable=verdict.bound and not ending(subject),
-        findings=seen.wanted.findings,
+        findings=(*seen.wanted.findings, *([failing] if (failing := trouble(seen)) is not None else [])),
     )
 
 
@@ -76,11 +88,13 @@ def judge(seen: View) -> Verdict:
     if seen.behind:
         text = f"{len(seen.behind)} of {len(seen.ready)} ready workers still serve the mounts of before"
         return Verdict("Updating", "DatasetUpdating", text)
+    failing = trouble(seen)
+    but = f" But {failing.message}" if failing is not None else ""
     if len(seen.ready) >= seen.desired:
-        return Verdict("Bound", "DatasetReady", READY)
+        return Verdict("Bound", "DatasetReady", f"{READY}{but}")
     bad = worst(seen.pods)
     why = f"; {bad.name}: {bad.why}" if bad is not None else f": {said}" if (said := refused_set(seen)) else ""
-    return Verdict("Bound", "DatasetReady", f"{READY} {len(seen.ready)} of {seen.desired} workers serve{why}")
+    return Verdict("Bound", "DatasetReady", f"{READY} {len(seen.ready)} of {seen.desired} workers serve{why}{but}")
 
 
 def claim_problem(names: Names, found: Found) -> tuple[str, str] | None:
@@ -140,6 +154,7 @@ def _dataset(seen: View, verdict: Verdict, now: str) -> DatasetStatus:
         say(
             ACCESS_REDUCED, bool(writable), "EngineReadsOnly" if writable else "AsAsked", reads_only(writable) if writable else ""
         ),
+        _answer(seen, facts),
         *_deleting(seen.subject, found),
     ]
     return DatasetStatus(
@@ -156,6 +171,15 @@ def _dataset(seen: View, verdict: Verdict, now: str) -> DatasetStatus:
         operation_ref=dict(sorted(found.operations.items())),
         dataset_ref=tuple(sorted(found.referrers)),
     )
+
+
+def _answer(seen: View, facts: Measured | None) -> Condition:
+    """Whether the stores give what they are asked for, as workers say."""
+    if (failing := trouble(seen)) is not None:
+        return say(ANSWER, False, failing.reason, failing.message)
+    if facts is None or not seen.ready:
+        return say(ANSWER, False, "NotAskedYet", "no worker has said what its stores give")
+    return say(ANSWER, True, "Listed" if facts.listed else "Listing", "")
 
 
 def _deleting(subject: Subject, found: Found) -> tuple[Condition, ...]:

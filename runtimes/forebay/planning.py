@@ -10,7 +10,7 @@ from forebay.api.spec import DatasetSpec
 from forebay.api.spec import Tier as SpecTier
 from forebay.runtimes import documents
 from forebay.runtimes.binding import bound_runtime
-from forebay.runtimes.engine import REVISION, Finding, Found, Nudge, Object, Plan, Ref, Subject
+from forebay.runtimes.engine import PROTECTION, REVISION, Finding, Found, Nudge, Object, Plan, Ref, Subject
 from forebay.runtimes.forebay import around, reference, scaling, volumes
 from forebay.runtimes.forebay.names import DATASET, children, names_of, ref_of
 from forebay.runtimes.forebay.pods import Pod, read_pods
@@ -190,7 +190,7 @@ def _reference(subject: Subject, target: reference.Target, found: Found, now: st
     if finding is not None:  # never given, or taken back: pods that read now may end, no other begins
         pair = [ref for ref in children(names)[:2] if ref in found.objects and _ours(found.objects[ref], subject)]
         delete = tuple(ref for ref in pair if not found.objects[ref]["metadata"].get("deletionTimestamp"))
-        return Plan(delete=delete, findings=(finding,))
+        return Plan(delete=delete, unprotect=_unprotect(found), findings=(finding,))
     if foreign := _foreign(subject, found):
         return Plan(findings=foreign)
     shown = reference.claimed(subject, target, names, owner_of(subject.dataset))
@@ -263,11 +263,21 @@ def retire(subject: Subject, found: Found) -> Plan:
         return Plan(findings=(held,))
     there = [ref for ref in children(names) if ref in found.objects and _ours(found.objects[ref], subject)]
     delete = tuple(ref for ref in there if not found.objects[ref]["metadata"].get("deletionTimestamp"))
-    return Plan(delete=delete, release=not any(ref.kind in _HOLDING for ref in there))
+    return Plan(delete=delete, unprotect=_unprotect(found), release=not any(ref.kind in _HOLDING for ref in there))
+
+
+def _unprotect(found: Found) -> tuple[Ref, ...]:
+    """No pod that runs is asked for: those that have ended have no volume any more, and none that begins gets this one."""
+    if found.users or not found.completed:
+        return ()
+    claims = ((ref, obj["metadata"]) for ref, obj in found.objects.items() if ref.kind == "PersistentVolumeClaim")
+    return tuple(ref for ref, meta in claims if meta.get("deletionTimestamp") and PROTECTION in meta.get("finalizers", ()))
 
 
 def in_use(found: Found) -> Finding | None:
-    """Who keeps a dataset from being deleted."""
+    """Who keeps a dataset from being deleted. Who waits for a claim that was never made holds nothing."""
+    if not any(ref.kind in _HOLDING for ref in found.objects):
+        return None
     if found.users:
         return Finding("warning", "InUse", f"deletion waits for pods that use the claim: {_some(found.users)}; end them")
     if found.referrers:

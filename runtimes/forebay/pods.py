@@ -80,7 +80,7 @@ def _state(pod: Object, node: str, nodes: Mapping[str, bool], said: Mapping[tupl
     if not node:
         scheduled = conditions.get("PodScheduled", {})
         if scheduled.get("status") == "False":
-            return "Unschedulable", scheduled.get("message", "") or scheduled.get("reason", "")
+            return "Unschedulable", _unschedulable(scheduled.get("message", "") or scheduled.get("reason", ""))
         return "Starting", "it has no node yet"
     for container in status.get("containerStatuses") or []:
         waiting = (container.get("state") or {}).get("waiting") or {}
@@ -90,6 +90,16 @@ def _state(pod: Object, node: str, nodes: Mapping[str, bool], said: Mapping[tupl
         if message := said.get((name, event)):
             return "MountFailed", message
     return "Starting", f"it is starting on {node}"
+
+
+def _unschedulable(said: str) -> str:
+    """The scheduler's words; where it is our own rule that keeps the pod off, what to do about it."""
+    if "pod anti-affinity" not in said:
+        return said
+    return (
+        f"{said.partition(' no new claims to deallocate')[0]} Datasets of placement Exclusive, the default, share no node, "
+        "and two workers of one dataset never do: write placement: Shared in all of them, ask for fewer workers, or add nodes"
+    )
 
 
 def _waiting(container: Object, waiting: Object) -> str:

@@ -8,6 +8,7 @@ import msgspec
 
 from forebay.api import podconfig as config
 from forebay.api.conditions import Condition, ConditionStatus, merge
+from forebay.api.problem import strip_credentials
 from forebay.api.status import Measured
 from forebay.runtimes.engine import Finding, Found, Object, ReaderFacts, Ref, Subject, WorkerFacts
 from forebay.runtimes.forebay.names import Names, names_of
@@ -112,6 +113,16 @@ def merged(obj: Object, wanted: list[Condition], now: str, *, probe: bool = Fals
     known = [c for c in known_conditions(obj) if c.type in types]
     stamped = [msgspec.structs.replace(c, observed_generation=at) for c in wanted]
     return merge(known, stamped, now, "last_probe_time" if probe else "last_update_time")
+
+
+def trouble(seen: View) -> Finding | None:
+    """What keeps ready workers from reading a store, by what the first of them says. The dataset serves what it has."""
+    found = [(p, said) for p in seen.ready if (said := seen.facts(p).trouble)]
+    if not found:
+        return None
+    pod, said = found[0]
+    text = f"{len(found)} of {len(seen.ready)} workers get nothing from a store; {pod.name}: {strip_credentials(said)}"
+    return Finding("warning", "StoreFails", f"{text}; what is cached is served, the rest is an I/O error")
 
 
 def measured(seen: View) -> Measured | None:

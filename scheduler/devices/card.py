@@ -178,6 +178,11 @@ def collapse(seats: Sequence[Seat], parts: Iterable[Part]) -> dict[str, Use]:
 
 
 def _peak(device: str, seats: Sequence[Seat], parts: dict[str, list[Part]]) -> Use:
+    if len(parts) == 1:  # one container has the card: whenever that runs, it is the most
+        only = use_of(next(iter(parts.values())))
+        if len(set(only.instances)) < len(only.instances):
+            raise ValueError(f"two containers hold the same part of {device} at the same time")
+        return only
     staying, moments, instances = list[Part](), list[Use](), set[Instance]()
     for seat in seats:
         if seat.role == "app":

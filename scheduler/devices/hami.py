@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import msgspec
 
@@ -31,6 +32,14 @@ CORDON = "hami.io/device-cordon"
 def rows() -> list[tuple[Kind, Names]]:
     """All names of the table that HAMi has words for."""
     return [(kind, names) for kind in KINDS.values() for names in kind.names if names.words]
+
+
+@cache
+def asking() -> frozenset[str]:
+    """Annotations that `read_ask` reads, and nothing else does."""
+    words = [names.words for _, names in rows() if names.words]
+    some = [key for word in words for key in (word.use_type, word.no_use_type, word.use_id, word.no_use_id, word.numa)]
+    return frozenset(key for key in (*some, CARDS_BY, NODES_BY) if key)
 
 
 def extras(box: Box) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import msgspec
 
@@ -61,6 +62,8 @@ def plain(value: Object | msgspec.Struct) -> Object:
 
 def mapping(value: object) -> Object:
     """The value if it is a mapping, else an empty one."""
+    if type(value) is dict:  # nearly always, and ten times as fast as asking for any mapping
+        return value
     return value if isinstance(value, Mapping) else {}
 
 
@@ -115,7 +118,7 @@ def _box(value: Object, role: Role, source: str, findings: Findings) -> Box:
         if "/" not in str(key):  # cpu, memory, hugepages: not devices
             continue
         try:
-            count = parse_quantity(amount if isinstance(amount, int) else str(amount))
+            count = _quantity(amount if isinstance(amount, int) else str(amount))
         except QuantityError as wrong:
             findings.add("error", source, f"container {name} {key}", amount, str(wrong), wrong.remedy)
             continue
@@ -127,6 +130,12 @@ def _box(value: Object, role: Role, source: str, findings: Findings) -> Box:
     return Box(name, role, asked, claims)
 
 
+@lru_cache(maxsize=4096)
+def _quantity(amount: str | int) -> int:
+    """Of thousands of pods there are few different ones, and a restart reads them all."""
+    return parse_quantity(amount)
+
+
 def amounts(value: object, names: Iterable[str], source: str, findings: Findings) -> dict[str, int]:
     """Named resources of a node's list, in whole units; those it does not have are left out."""
     found = dict[str, int]()
@@ -135,7 +144,7 @@ def amounts(value: object, names: Iterable[str], source: str, findings: Findings
         if amount is None:
             continue
         try:
-            found[name] = parse_quantity(amount if isinstance(amount, int) else str(amount))
+            found[name] = _quantity(amount if isinstance(amount, int) else str(amount))
         except QuantityError as wrong:
             findings.add("error", source, name, amount, str(wrong), wrong.remedy)
     return found

@@ -5,7 +5,10 @@ free volume fits it, the smallest first, or where its class may make one (`allow
 given out smallest claim first, as the binder of kube-scheduler does. Anything else that is not bound, missing or being deleted
 keeps the pod from everywhere. What was decided for a claim in an earlier placement holds for the next pod that uses it.
 
-Not read: CSIStorageCapacity, VolumeAttachments of volumes that no pod uses, in-tree volumes, inline ones.
+Where the driver says how much it has left (CSIStorageCapacity), a volume is made only where that suffices. What other claims were
+promised meanwhile is not subtracted: the driver refuses then, and the claim is decided anew.
+
+Not read: VolumeAttachments of volumes that no pod uses, in-tree volumes, inline ones.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from forebay.api.storagev1 import (
     NO_PROVISIONER,
     ONCE_POD,
     SELECTED_NODE,
+    CSIStorageCapacity,
     PersistentVolume,
     PersistentVolumeClaim,
     StorageClass,
@@ -75,6 +79,23 @@ class ZoneCheck(NodeMask):
     def lack(self) -> Lack:
         zones = ", ".join(f"{key}={value}" for key, value in self._zones.items())
         return Lack(f"volume {self._volume} is in another zone ({zones})", "move the data or use a node of its zone")
+
+
+class CapacityCheck(NodeMask):
+    """Nodes where the driver of the class has enough left for a claim."""
+
+    def __init__(self, nodes: NodeRows, key: ClaimKey, kind: StorageClass, enough: list[NodeMask]) -> None:
+        super().__init__(nodes)
+        self._key, self._class, self._enough = key, kind.metadata.name, enough
+
+    def compute(self, rows: Ints) -> Bools:
+        passed = np.zeros(len(rows), np.bool_)
+        for mask in self._enough:
+            passed |= mask.passes(rows)
+        return passed
+
+    def lack(self) -> Lack:
+        return Lack(f"too little storage of class {self._class} left for claim {self._key}", "free storage or ask for less")
 
 
 @dataclass(slots=True)
@@ -162,7 +183,12 @@ class VolumeCheck(Check):
         if self._waiting:
             names = ", ".join(one.key.name for one in self._waiting)
             lack = Lack(f"no volume for claim {names}", "add a PersistentVolume there or a class that makes one")
-            found.append((lack, ~self._served(rows)))
+            short = ~self._served(rows)
+            for mask in (mask for one in self._waiting for mask in one.made_where if isinstance(mask, CapacityCheck)):
+                full = short & ~mask.passes(rows)
+                found.append((mask.lack(), full))
+                short = short & ~full
+            found.append((lack, short))
         return found
 
     def lack(self) -> Lack:
@@ -228,6 +254,10 @@ class VolumeCheck(Check):
                 for term in kind.allowed_topologies
             )
             one.made_where.append(self._mask_of(NodeRule((), terms), f"allowedTopologies of class {kind.metadata.name}"))
+        capacities = self._storage.capacities(kind)
+        if capacities is not None:
+            enough = [self._reached(each) for each in capacities if each.node_topology is not None and _left(each) >= size]
+            one.made_where.append(CapacityCheck(self._nodes, key, kind, enough))
         chosen = self._storage.chosen.get(key)
         selected = claim.metadata.annotations.get(SELECTED_NODE)
         if chosen is not None and not chosen.volume:
@@ -237,6 +267,9 @@ class VolumeCheck(Check):
         else:
             one.volumes = self._fitting(key, claim, size, chosen)
         return one
+
+    def _reached(self, one: CSIStorageCapacity) -> NodeMask:
+        return self._mask_of(NodeRule(read_selector(one.node_topology) or ()), "reach of storage")
 
     def _fitting(
         self, key: ClaimKey, claim: PersistentVolumeClaim, size: int, chosen: Chosen | None
@@ -264,6 +297,12 @@ class VolumeCheck(Check):
                 found.append((capacity, name, self._affinity(volume)))
         found.sort(key=lambda each: each[:2])
         return [(name, mask) for _, name, mask in found]
+
+
+def _left(one: CSIStorageCapacity) -> int:
+    """The largest volume that can be made; 0 where nobody says."""
+    said = one.capacity if one.maximum_volume_size is None else one.maximum_volume_size
+    return 0 if said is None else parse_amount("storage", said)
 
 
 def _reserved(volume: PersistentVolume, key: ClaimKey, claim: PersistentVolumeClaim) -> bool:

@@ -87,6 +87,11 @@ class Groups:
             return Membership("+".join(together), chosen.name)
         return Membership(chosen.key, chosen.group)
 
+    def part(self, pod: Pod) -> str:
+        """Its part of its gang, "" for none."""
+        member = self.membership(pod)
+        return member.group if member is not None else ""
+
     def spec(self, gang: str, pods: Iterable[Pod]) -> Spec | str:
         """What is said of a gang, from its objects and these pods of it; a sentence for what is missing or contradicts itself."""
         by_name = dict[str, list[Naming]]()

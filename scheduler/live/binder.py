@@ -1,8 +1,8 @@
 """Threads that bind pods: what the core decided goes to the API server, and what came of it comes back. Decides nothing.
 
-The binds of one gang are one attempt of up to three phases, each begun when all have done the one before: a rehearsal of every
-binding (dry run), volumes, bindings. A failure in the first two ends the attempt before anything is bound; one in the last
-holds back whatever has not been sent.
+The binds of one gang are one attempt of up to four phases, each begun when all have done the one before: a rehearsal of every
+binding (dry run), volumes, claims on devices, bindings. A failure before the last ends the attempt before anything is bound;
+one in the last holds back whatever has not been sent. A pod that is not bound gives its claims back before its outcome is told.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from forebay.kube.leader import NotLeading
 from forebay.kube.objects import Key
 from forebay.kube.pacing import TokenBucket
 from forebay.kube.resources import PODS
-from forebay.scheduler.live.instructions import Bind, Outcome
+from forebay.scheduler.live.allocations import AllocationFailed, Allocations
+from forebay.scheduler.live.instructions import Bind, FreeClaim, Outcome
 from forebay.scheduler.live.volumes import Volumes, VolumesFailed
 
 LOG = logging.getLogger(__name__)
@@ -31,9 +32,9 @@ SLOW = 8
 ASK_AGAIN = 5
 """Times that the server is asked what became of a binding whose answer was lost."""
 
-REHEARSE, VOLUMES, BIND = "rehearse", "volumes", "bind"
+REHEARSE, VOLUMES, CLAIMS, BIND = "rehearse", "volumes", "claims", "bind"
 
-Failures = (ApiError, Unreachable, Unusable, ConfigError, NotLeading, VolumesFailed)
+Failures = (ApiError, Unreachable, Unusable, ConfigError, NotLeading, VolumesFailed, AllocationFailed)
 
 
 class Attempt:
@@ -45,6 +46,7 @@ class Attempt:
         self.left = 0
         self.failed: dict[int, Outcome] = {}
         self.stopped = False
+        self.claimed: set[int] = set()
 
 
 class Binder:
@@ -57,6 +59,7 @@ class Binder:
         self,
         client: Client,
         volumes: Volumes,
+        allocations: Allocations,
         deliver: Callable[[Outcome], None],
         bound: Callable[[Bind, float], None],
         *,
@@ -65,6 +68,7 @@ class Binder:
         gated: Callable[[Sequence[Bind]], list[Outcome]] | None = None,
     ) -> None:
         self._client, self._volumes, self._deliver, self._bound, self._gated = client, volumes, deliver, bound, gated
+        self._allocations = allocations
         self.rehearse = rehearse
         self.defect = ""
         self._lock = threading.Lock()
@@ -112,6 +116,10 @@ class Binder:
         for members in gangs.values():
             self._begin(members)
 
+    def free(self, claim: FreeClaim) -> None:
+        """Devices that a claim holds where its pod cannot go."""
+        self._quick.put(lambda: self._allocations.free(claim))
+
     def cancel(self, numbers: Iterable[int]) -> None:
         """Those that have not been sent yet will not be."""
         with self._lock:
@@ -124,6 +132,8 @@ class Binder:
             self._slow.put(lambda: self._write_gated(binds))
             return
         phases = [BIND]
+        if any(bind.claims for bind in binds):
+            phases.insert(0, CLAIMS)
         if any(bind.volumes for bind in binds):
             phases.insert(0, VOLUMES)
         if len(binds) > 1 and self.rehearse:
@@ -149,7 +159,7 @@ class Binder:
             last = attempt.left == 0
         if phase == BIND:
             assert outcome is not None
-            self._end(outcome)
+            self._end(outcome, attempt, bind)
         elif last:
             if not attempt.stopped:
                 self._phase(attempt)
@@ -157,7 +167,7 @@ class Binder:
             why = next(iter(attempt.failed.values()))
             for one in attempt.binds:
                 held = Outcome(one.number, one.pod.uid, "withheld", f"another member failed: {why.sentence}")
-                self._end(attempt.failed.get(one.number, held))
+                self._end(attempt.failed.get(one.number, held), attempt, one)
 
     def _do(self, attempt: Attempt, phase: str, bind: Bind) -> Outcome | None:
         """None where a phase before the last went well."""
@@ -174,6 +184,11 @@ class Binder:
             if phase == VOLUMES:
                 self._volumes.carry_out(bind)
                 return None
+            if phase == CLAIMS:
+                with self._lock:
+                    attempt.claimed.add(bind.number)
+                self._allocations.reserve(bind)
+                return None
             began = time.monotonic()
             self._post(bind, dry_run=False)
             self._bound(bind, time.monotonic() - began)
@@ -181,7 +196,9 @@ class Binder:
         except Failures as error:
             return self._failed(bind, error, sent=phase == BIND)
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, attempt: Attempt | None = None, bind: Bind | None = None) -> None:
+        if attempt is not None and bind is not None and outcome.result != "bound" and bind.number in attempt.claimed:
+            self._allocations.release(bind)
         with self._lock:
             self._open.discard(outcome.number)
             self._called_back.discard(outcome.number)

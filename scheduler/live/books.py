@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -22,15 +23,16 @@ from forebay.scheduler.cluster import ENDED, Cluster
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import lack
 from forebay.scheduler.devices.fit import Refusal, fit
+from forebay.scheduler.devices.hami import asking
 from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render
 from forebay.scheduler.devices.inputs import Settings as DeviceSettings
 from forebay.scheduler.devices.ledger import Ledger, Refused
 from forebay.scheduler.devices.pod import read_pod
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import with_devices
+from forebay.scheduler.live.claims import Claims
 from forebay.scheduler.live.instructions import VolumeWish
 from forebay.scheduler.plan import Placement
-from forebay.scheduler.pod_amounts import pod_amounts
 from forebay.scheduler.quota.amounts import Amounts, add
 from forebay.scheduler.quota.check import Findings
 from forebay.scheduler.quota.elastic import of_pod
@@ -42,6 +44,9 @@ from forebay.scheduler.storage import ClaimKey
 
 LOG = logging.getLogger(__name__)
 
+ASKING = tuple(sorted(asking()))
+"""Annotations that have a say in what a pod asks of devices."""
+
 
 class Unplaceable(ValueError):
     """The pod contradicts itself: nothing but a change of it helps. One sentence."""
@@ -52,7 +57,10 @@ class Books:
 
     def __init__(self, settings: DeviceSettings, patience: float) -> None:
         self.cluster, self.devices, self.quotas = Cluster(), Ledger(), Quotas(patience)
+        self.claims = Claims(self.cluster)
         self.inventories: dict[str, Inventory] = {}
+        self._nodes: dict[str, Node] = {}
+        self._device_objects: dict[str, Mapping[str, object]] = {}
         self._settings = settings
         self._seen = 0  # counts appearances: the ledger wants their order
         self._unread: dict[str, dict[str, Pod]] = {}  # by node: bound pods whose cards are not known yet
@@ -75,19 +83,35 @@ class Books:
             return
         self._totals = None
         findings = Findings()
-        found = read_node(node, findings, settings=self._settings)
+        self._nodes[name] = node
+        found = read_node(node, findings, device=self._device_objects.get(name), settings=self._settings)
         for problem in findings.problems:
             LOG.warning("%s", problem)
         self.inventories[name] = found
         self.devices.set_node(name, found.devices, found.rules)
+        self.claims.counted(name, found.devices)
         if found.devices:
             for pod in list(self._unread.pop(name, {}).values()):
                 self.pod(pod)
+
+    def device(self, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
+        """Koordinator's Device of a node, called as the node: its cards one by one. `new` None for one that is gone."""
+        one = new if new is not None else old
+        name = str(((one or {}).get("metadata") or {}).get("name", ""))
+        if new is not None:
+            self._device_objects[name] = new
+        else:
+            self._device_objects.pop(name, None)
+        if name in self._nodes:
+            self.node(self._nodes[name])
+            self.cluster.noted()
 
     def node_gone(self, name: str) -> None:
         self.cluster.remove_node(name)
         self.devices.drop_node(name)
         self.inventories.pop(name, None)
+        self._nodes.pop(name, None)
+        self.claims.counted(name, ())
         self._totals = None
 
     def totals(self) -> Amounts:
@@ -115,15 +139,36 @@ class Books:
             request = self.cluster.request(pod)
         except QuantityError as wrong:
             raise Unplaceable(f"an amount that it asks for is none: {wrong}; {wrong.remedy}") from wrong
+        if not pod.spec.node_name and (why := self.claims.mapped(self.cluster.facts(pod).amounts)):
+            raise Unplaceable(why)
         ask = self.ask(pod)
         return request if ask is None else with_devices(self.cluster, request, ask)
+
+    def requests(self, pods: Iterable[Pod]) -> list[Request]:
+        """Of those that do not contradict themselves: the others are told when they are tried."""
+        found = list[Request]()
+        for pod in pods:
+            try:
+                found.append(self.request(pod))
+            except Unplaceable:
+                continue
+        return found
 
     def ask(self, pod: Pod) -> PodAsk | None:
         """What it asks of cards, None for nothing. Raises Unplaceable."""
         if not _may_ask(pod):
             return None
+        if pod.spec.resource_claims:  # then it depends on objects too
+            return self._read_ask(pod)
+        asks, notes = self.cluster.facts(pod).asks, pod.metadata.annotations
+        words = tuple(word for key in ASKING if key in notes for word in (key, notes[key])) if notes else ()
+        if words not in asks:
+            asks[words] = self._read_ask(pod)
+        return asks[words]
+
+    def _read_ask(self, pod: Pod) -> PodAsk | None:
         findings = Findings()
-        ask = read_ask(read_pod(pod, findings), findings, settings=self._settings)
+        ask = read_ask(replace(read_pod(pod, findings), claims={}), findings, settings=self._settings)  # claims: `self.claims`
         wrong = [problem for problem in findings.problems if problem.severity == "error"]
         if wrong:
             one = wrong[0]
@@ -181,7 +226,7 @@ class Books:
         inventory = self.inventories.get(node, Inventory())
         record: Record | None = None
         try:
-            record = read_record(read_pod(pod, Findings()), inventory, settings=self._settings)
+            record = read_record(replace(read_pod(pod, Findings()), claims={}), inventory, settings=self._settings)
         except ValueError as wrong:
             LOG.warning("%s", wrong)
         if record is None and (kept := self.devices.records.get(uid)) is not None and kept.node == node:
@@ -346,7 +391,7 @@ class Books:
 
     def _charge(self, pod: Pod, gang: str, *, assumed: bool) -> None:
         label, preemptible = of_pod(pod.metadata.labels)
-        charge = Charge(pod.metadata.namespace, pod_amounts(pod), label, gang, preemptible, assumed)
+        charge = Charge(pod.metadata.namespace, self.cluster.pods[pod.metadata.uid].amounts, label, gang, preemptible, assumed)
         self.quotas.ledger.add(pod.metadata.uid, charge)
 
     def volume_wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
@@ -362,6 +407,9 @@ class Books:
 
     def other(self, kind: str, old: Any, new: Any) -> None:
         """Storage, namespaces, what drivers attach: `new` None for what is gone."""
+        if kind == "Device":
+            self.device(old, new)
+            return
         cluster, one = self.cluster, new if new is not None else old
         name, namespace = one.metadata.name, one.metadata.namespace
         if kind == "Namespace":
@@ -374,9 +422,11 @@ class Books:
             cluster.storage.set_class(new) if new is not None else cluster.storage.remove_class(name)
         elif kind == "CSINode":
             cluster.set_driver_limits(new) if new is not None else cluster.remove_driver_limits(name)
-        elif kind == "ResourceClaim":
-            cluster.storage.set_device_claim(new) if new is not None else cluster.storage.remove_device_claim(namespace, name)
-        else:
+        elif kind == "CSIDriver":
+            cluster.storage.set_driver(new) if new is not None else cluster.storage.remove_driver(name)
+        elif kind == "CSIStorageCapacity":
+            cluster.storage.set_capacity(new) if new is not None else cluster.storage.remove_capacity(namespace, name)
+        elif not self.claims.change(kind, old, new):
             raise ValueError(f"a change of {kind}, which nobody here reads")
 
     # --- quotas ---
@@ -409,8 +459,6 @@ def total(amounts: Iterable[Amounts]) -> dict[str, int]:
 def _may_ask(pod: Pod) -> bool:
     """Whether any container asks for more than CPU, memory and the like: reading the rest costs ten times as much."""
     spec = pod.spec
-    if spec.resource_claims:
-        return True
     for container in (*spec.containers, *spec.init_containers):
         if any("/" in name for name in container.resources.limits) or any("/" in name for name in container.resources.requests):
             return True

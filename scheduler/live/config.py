@@ -49,7 +49,8 @@ class Events(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
 class Locality(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """`wait`: whether a gang may wait for room on the nodes that hold its data, `longest_wait_seconds` at most, from when its
     first pod was made. `node_bytes_per_second`, `store_bytes_per_second`: of one node's link and of all stores together, 0 for
-    what is usual (10 and 5 Gb/s). `publishers`: the namespace whose node plugins tell what nodes hold.
+    what is usual (10 and 5 Gb/s). `publishers`: the namespace whose node plugins tell what nodes hold. `orders`: whether nodes
+    are asked to load what gangs wait for.
     """
 
     wait: bool = True
@@ -57,15 +58,16 @@ class Locality(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     node_bytes_per_second: int = 0
     store_bytes_per_second: int = 0
     publishers: str = "forebay-system"
+    orders: bool = True
 
 
 class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """`scheduler_name`: which pods are ours. `qps`, `burst`: bindings and conditions a second, 0 for no bound of ours.
 
     `bind_threads`: bindings under way at once. `gpu_mem_unit`: of one `aliyun.com/gpu-mem`. `preemption`: whether pods are
-    deleted to make room for others. `gates`: whether pods of other schedulers that wait at our gate are placed too.
-    `flush_seconds`: a job that waits for a change is tried again after that long without. `volume_deadline_seconds`: until the
-    claims of a pod that was placed must be bound.
+    deleted to make room for others. `reservations`: whether room is kept for the first job that finds none. `gates`: whether
+    pods of other schedulers that wait at our gate are placed too. `flush_seconds`: a job that waits for a change is tried after
+    that long without. `volume_deadline_seconds`: until the claims of a pod that was placed must be bound.
     """
 
     scheduler_name: str = "forebay"
@@ -81,6 +83,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     mix_cores: bool = False
     patience_seconds: float = 3600.0
     preemption: bool = True
+    reservations: bool = True
     gates: bool = False
     flush_seconds: float = 60.0
     volume_deadline_seconds: float = 600.0

@@ -10,8 +10,15 @@ import msgspec
 from forebay.api.corev1 import Namespace, Node, Pod
 from forebay.api.hints import DatasetHintsStatus
 from forebay.api.nodecache import NodeCacheStatus
-from forebay.api.resourcev1 import ResourceClaim
-from forebay.api.storagev1 import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
+from forebay.api.resourcev1 import DeviceClass, ResourceClaim, ResourceSlice
+from forebay.api.storagev1 import (
+    CSIDriver,
+    CSINode,
+    CSIStorageCapacity,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+)
 from forebay.kube import resources as r
 from forebay.kube.informer import Informer
 from forebay.kube.objects import ObjectMeta
@@ -68,7 +75,20 @@ QUOTAS = (
     Resource("scheduling.sigs.k8s.io", "v1alpha1", "elasticquotas", "ElasticQuota"),
     Resource("scheduling.x-k8s.io", "v1alpha1", "elasticquotas", "ElasticQuota"),
 )
-ORDER = ("Node", "Namespace", "PersistentVolume", "PersistentVolumeClaim", "StorageClass", "CSINode", "ResourceClaim", "Quota")
+CLAIM_KINDS = ("ResourceSlice", "DeviceClass", "ResourceClaim")
+ANSWERED = "ResourceClaim answered"
+"""In place of a kind: a claim as the server has it after a write of ours."""
+ORDER = (
+    "Device",
+    "Node",
+    "Namespace",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "StorageClass",
+    "CSINode",
+    *CLAIM_KINDS,
+    "Quota",
+)
 """Of what was listed before the first decision: pods come last, because what they hold is read by what their nodes have."""
 
 
@@ -76,6 +96,11 @@ def optional() -> list[list[Watched]]:
     """Kinds that may be served; of each list the first one that is."""
     found = [[Watched("Quota", resource, Loose, optional=True)] for resource in QUOTAS]
     found.append([Watched("PodDisruptionBudget", r.DISRUPTION_BUDGETS, Loose, optional=True)])
+    found.append([Watched("CSIDriver", r.CSI_DRIVERS, CSIDriver, optional=True)])
+    found.append([Watched("CSIStorageCapacity", r.CSI_CAPACITIES, CSIStorageCapacity, optional=True)])
+    found.append([Watched("Device", r.KOORDINATOR_DEVICES, Loose, optional=True)])
+    found.append([Watched("ResourceSlice", r.RESOURCE_SLICES, ResourceSlice, optional=True)])
+    found.append([Watched("DeviceClass", r.DEVICE_CLASSES, DeviceClass, optional=True)])
     found.append([Watched("ResourceClaim", r.RESOURCE_CLAIMS, ResourceClaim, optional=True)])
     found.append([Watched("NodeCache", r.NODE_CACHES, NodeCache, optional=True)])
     found.append([Watched("DatasetHints", r.DATASET_HINTS, DatasetHints, optional=True)])

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -25,15 +24,18 @@ from forebay.scheduler.cluster import ENDED
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
+from forebay.scheduler.groups.size import too_large
 from forebay.scheduler.live.books import Books, Unplaceable, created
 from forebay.scheduler.live.config import Configuration
+from forebay.scheduler.live.counts import Counts
 from forebay.scheduler.live.flights import Flight, Flights
 from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome
 from forebay.scheduler.live.intentions import GATE, Intention, Opened, gated
 from forebay.scheduler.live.intentions import read as read_intention
+from forebay.scheduler.live.keeping import Keeping
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
 from forebay.scheduler.live.ordering import order, refusal, waiting
-from forebay.scheduler.live.partial import Partials, told_late
+from forebay.scheduler.live.partial import Partials, alive, told_late
 from forebay.scheduler.live.preempting import Preemption
 from forebay.scheduler.live.saying import Sayings, named, quota_changed
 from forebay.scheduler.live.waiting import Job, Queue
@@ -51,15 +53,6 @@ SWEEP = 300.0
 """Seconds between two looks for classes of pods that nobody has any more."""
 
 
-@dataclass(slots=True)
-class Counts:
-    """For metrics: since the start."""
-
-    attempts: dict[str, int] = field(default_factory=lambda: {"scheduled": 0, "unschedulable": 0, "error": 0})
-    outcomes: dict[str, int] = field(default_factory=dict)
-    races: int = 0
-
-
 class Core:
     """See the module. `time_ns`: for the annotations that carry when something was assumed."""
 
@@ -73,8 +66,11 @@ class Core:
         self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
         self.preemption = Preemption(self.books, groups, self.planner)
+        self.keeping = Keeping(self.books, self.planner, self.queue, groups, self.nearness, self._booked)
         self._lacking: Gang | None = None  # what the job that is being tried found no room for
+        self._refused = False  # whether quotas did not let it start
         self.counts = Counts()
+        self.configure(settings)
         self._job_of: dict[str, str] = {}
         self._members: dict[str, dict[str, Pod]] = {}  # gang -> its pods that have a node, ended ones included
         self._failures: dict[str, int] = {}
@@ -90,6 +86,7 @@ class Core:
         if old.policy != settings.policy:
             self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
             self.preemption.planner = self.planner
+        self.keeping.configure(self.planner, wanted=settings.reservations)
         self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
         self.queue.flush = settings.flush_seconds
         self.books.quotas.patience = settings.patience_seconds
@@ -274,6 +271,7 @@ class Core:
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """What came of a Bind."""
+        self.books.claims.landed(outcome.number)
         self.counts.outcomes[outcome.result] = self.counts.outcomes.get(outcome.result, 0) + 1
         flight = self.flights.get(outcome.uid)
         if flight is None or flight.number != outcome.number:
@@ -316,9 +314,11 @@ class Core:
         self.books.sync()
         self.nearness.alive(self._wall())
         self.preemption.new_pass()
+        self.keeping.begin()
         for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
+        self._pending += self.keeping.end(self._wall(), self.pods)
         self._tell_late()
         if now - self._swept_at > SWEEP:
             self._sweep(now)
@@ -333,15 +333,20 @@ class Core:
             self._pending += told_late(late, self.groups.regarding(late.gang), self.settings.gangs)
 
     def _try(self, job: Job, now: float) -> None:
-        seen, self._lacking = self.queue.stirs, None
+        seen, self._lacking, self._refused = self.queue.stirs, None, False
         pods = [self.pods[uid] for uid in job.pods]
         nominations = self.books.cluster.nominations
         held = {one.uid: one for pod in pods if (one := nominations.get(pod.metadata.uid)) is not None}
         places: Mapping[str, str] = {}
         try:
+            self.keeping.nodes.trying(job, pods, self._wall())
             reason = self._place(job, pods, now)
             if self._lacking is not None and self.settings.preemption:
                 reason, places = self._make_room(job, self._lacking, pods, reason)
+            if reason:
+                making = bool(places) or self.preemption.waits(job)
+                told = self.keeping.failed(job, pods, self._lacking, self._wall(), refused=self._refused, making=making)
+                reason = f"{reason}; {told}" if told else reason
         except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
             LOG.exception("job %s: it could not be tried", job.key)
             self.counts.attempts["error"] += 1
@@ -354,11 +359,15 @@ class Core:
                 nominations.put(one, self.books.cluster.row_of.get(one.node, NOWHERE))
         self.counts.attempts["unschedulable"] += len(job.pods)
         self.queue.failed(job, now, reason, seen=seen)
+        self._pending += self.books.claims.give_back(pods)
         if job.key in self._look_again:
             self.queue.later(job, now, self._look_again.pop(job.key))
         for uid in job.pods:
             given_up = "" if uid in held and nominations.get(uid) is None else None
             self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason, places.get(uid, given_up))
+
+    def _booked(self, uid: str) -> Pod | None:
+        return self.books.bound.get(uid) or self.flights.pod(uid)
 
     def _make_room(self, job: Job, gang: Gang, pods: list[Pod], reason: str) -> tuple[str, Mapping[str, str]]:
         """The job found none: perhaps others yield. Reason, and where its pods go once they are gone."""
@@ -384,7 +393,7 @@ class Core:
                 self.planner.policy.observe(self.books.cluster, requests[pod.metadata.uid])
         gang: Gang | None = None
         if job.gang:
-            members = [(pod, Member(pod.metadata.uid, requests[pod.metadata.uid], self._sub_group(pod))) for pod in pods]
+            members = [(pod, Member(pod.metadata.uid, requests[pod.metadata.uid], self.groups.part(pod))) for pod in pods]
             gathered = self.groups.gather(job.gang, members, list(self._members.get(job.gang, {}).values()))
             if isinstance(gathered, str):
                 return gathered
@@ -392,16 +401,15 @@ class Core:
         refused = refusal(self.books, job, pods)
         if refused:
             self._lacking = gang or Gang(job.key, [Member(uid, request) for uid, request in requests.items()], 1)
+            self._refused = True
             return refused
+        if behind := self.keeping.behind(job, pods, self._wall()):
+            return behind
         for pod in pods:
             self.books.cluster.nominations.drop(pod.metadata.uid)
         if gang is not None:
             return self._start_gang(job, gang, now)
         return self._start_pod(job, pods[0], requests[pods[0].metadata.uid])
-
-    def _sub_group(self, pod: Pod) -> str:
-        member = self.groups.membership(pod)
-        return member.group if member is not None else ""
 
     def _start_pod(self, job: Job, pod: Pod, request: Request) -> str:
         uid = pod.metadata.uid
@@ -432,6 +440,8 @@ class Core:
             if any(self.books.cluster.coupled(request) for request in requests.values()):
                 self._coupled.add(job.key)
             self._check_partial(job, gang, plan, now)
+            if large := too_large(self.books.cluster, gang):
+                return large
             self._lacking = gang
             return self.sayings.why_gang(plan)
         self._start(job, plan.placements, requests)
@@ -460,8 +470,8 @@ class Core:
             pod = self.pods[placement.pod]
             flight = self.flights.take_off(pod, placement.node, job.gang, self._attempts)
             self._withdraw(placement.pod)
-            wishes = self.books.volume_wishes(pod, placement.node)
-            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod)))
+            wishes, claims = self.books.volume_wishes(pod, placement.node), self.books.claims.take_off(pod, flight.number)
+            self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod), claims))
             self.counts.attempts["scheduled"] += 1
         self._room_for_coupled()
 
@@ -474,25 +484,17 @@ class Core:
 
     def _check_partial(self, job: Job, gang: Gang, plan: Plan, now: float) -> None:
         """Members are bound, the rest finds no place, and the minimum is not reached."""
-        there = [pod for pod in self._members.get(job.gang, {}).values() if _alive(pod)]
+        there = [pod for pod in self._members.get(job.gang, {}).values() if alive(pod)]
         if there and (gang.minimum or any(gang.group_minimum.values())):
             regarding = self.groups.regarding(job.gang)
-            self._pending += self.partials.stuck(job.gang, there, plan.reason, regarding, now, self.settings.gangs)
+            gangs = self.keeping.timeouts.repair(job, there, self.settings.gangs)
+            self._pending += self.partials.stuck(job.gang, there, plan.reason, regarding, now, gangs)
             if self.partials.untold(job.gang):  # perhaps nothing happens meanwhile that has it tried again in time
-                self._look_again[job.key] = min(self.settings.gangs.repair_seconds, LOOK_AGAIN)
+                self._look_again[job.key] = min(gangs.repair_seconds, LOOK_AGAIN)
 
     def _sweep(self, now: float) -> None:
         self._swept_at = now
-        requests = list[Request]()
-        for pod in self.pods.values():
-            try:
-                requests.append(self.books.request(pod))
-            except Unplaceable:
-                continue  # it is told when it is tried
+        requests = self.books.requests(self.pods.values())
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)
         self.sayings.classes_changed()
-
-
-def _alive(pod: Pod) -> bool:
-    return pod.status.phase not in ENDED and not pod.metadata.deletion_timestamp

@@ -45,6 +45,11 @@ class Flights:
     def get(self, uid: str) -> Flight | None:
         return self._all.get(uid)
 
+    def pod(self, uid: str) -> Pod | None:
+        """The pod of a flight."""
+        flight = self._all.get(uid)
+        return None if flight is None else flight.pod
+
     def take_off(self, pod: Pod, node: str, gang: str, attempt: int) -> Flight:
         self._numbers += 1
         uid = pod.metadata.uid

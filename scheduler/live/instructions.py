@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Named(NamedTuple):
@@ -27,6 +27,18 @@ class VolumeWish(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimWish:
+    """A claim on devices: `devices` (driver, pool, device) that it has, or gets if it has none and `ours`: then `allocation` is
+    written in its status."""
+
+    claim: str
+    uid: str
+    devices: tuple[tuple[str, str, str], ...]
+    allocation: Mapping[str, Any] = field(default_factory=dict)
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Bind:
     """Put the pod on the node, with the annotations that say what it holds. `number` names this attempt in its `Outcome`.
 
@@ -41,6 +53,7 @@ class Bind:
     gang: str = ""
     volumes: tuple[VolumeWish, ...] = ()
     gated: bool = False
+    claims: tuple[ClaimWish, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,25 @@ class Delete:
     sentence: str
 
 
-Instruction = Bind | Cancel | Tell | Report | Delete
+@dataclass(frozen=True, slots=True)
+class FreeClaim:
+    """The pod waits, nobody else uses its claim, and where its devices are it does not fit: give them back."""
+
+    pod: Named
+    claim: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A wish, written on the DatasetHints of a dataset: `nodes`, with commas, should load it; "" takes it back."""
+
+    namespace: str
+    name: str
+    nodes: str
+
+
+Instruction = Bind | Cancel | Tell | Report | Delete | FreeClaim | Load
 
 Result = Literal["bound", "refused", "gone", "failed", "withheld"]
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from forebay.api.corev1 import Pod
-from forebay.api.hints import DatasetHintsStatus
+from forebay.api.hints import LOAD_ON, DatasetHintsStatus
 from forebay.api.nodecache import NodeCacheStatus, Served
 from forebay.api.quantity import format_bytes
-from forebay.scheduler.arrays import Ints
+from forebay.scheduler.arrays import Bools, Ints
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.live.config import Locality
 from forebay.scheduler.locality.cost import Data, Links, together
@@ -54,6 +54,10 @@ class Nearness:
         self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
         self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
         self._freshened = 0.0
+        self.wished: dict[str, str] = {}
+        """What stands on the DatasetHints of each dataset that has some: nodes that should load it (`api/hints.py`, LOAD_ON)."""
+        self.until: dict[str, float] = {}
+        """Gangs that wait for room near their data, and when that is over."""
 
     # --- what is published ---
 
@@ -64,7 +68,12 @@ class Nearness:
         if kind == "NodeCache":
             self.set_node(meta.name, status, now)
         else:
-            self.set_hints(f"{meta.namespace}/{meta.name}", status, now)
+            dataset = f"{meta.namespace}/{meta.name}"
+            self.set_hints(dataset, status, now)
+            if new is None:
+                self.wished.pop(dataset, None)
+            else:
+                self.wished[dataset] = meta.annotations.get(LOAD_ON, "")
 
     def see(self, old: Pod | None, new: Pod | None) -> None:
         """A change of any pod: publishers come and go."""
@@ -80,7 +89,7 @@ class Nearness:
 
     def set_node(self, name: str, status: NodeCacheStatus | None, now: float) -> None:
         """A NodeCache as it is now, None when it is gone. A node that is not there yet is believed once it is."""
-        self._follow()
+        self.follow()
         if status is not None:
             self._nodes[name] = status, now
             self._sizes(status)
@@ -97,7 +106,7 @@ class Nearness:
 
     def set_hints(self, dataset: str, status: DatasetHintsStatus | None, now: float) -> None:
         """A DatasetHints, `namespace/name`; None when it is gone: what nodes said themselves still counts."""
-        self._follow()
+        self.follow()
         if status is None:
             self._hints.pop(dataset, None)
             return
@@ -109,7 +118,7 @@ class Nearness:
         if now - self._freshened < FRESHEN:
             return
         self._freshened = now
-        self._follow()
+        self.follow()
         for name in self._publishers.values():
             if name in self._nodes:
                 self.warmth.still(name, now)
@@ -123,6 +132,22 @@ class Nearness:
                     return name
         return ""
 
+    @property
+    def published(self) -> bool:
+        """Whether anything was told of any dataset."""
+        return bool(self._nodes or self.wished)
+
+    def workers(self, datasets: int) -> Bools:
+        """bool[N, datasets]: nodes where a worker of the dataset serves, and which therefore can load it."""
+        found: Bools = np.zeros((len(self.warmth.nodes), datasets), np.bool_)
+        for name, (status, _) in self._nodes.items():
+            row = self.warmth.row_of.get(name)
+            for one in status.datasets if row is not None else ():
+                column = self.warmth.column_of.get(f"{one.namespace}/{one.name}")
+                if column is not None and isinstance(one.worker, Served):
+                    found[row, column] = True
+        return found
+
     # --- what is decided ---
 
     def place(self, gang: Gang, dataset: str, waited: float, now: float) -> Plan | Later | None:
@@ -130,7 +155,8 @@ class Nearness:
 
         None leaves the choice to others: nothing is known of the data, or not all of the gang fits.
         """
-        self._follow()
+        self.follow()
+        self.until.pop(gang.name, None)
         data = self._data(dataset, now)
         if data is None or not gang.members:
             return None
@@ -145,6 +171,7 @@ class Nearness:
             extra = choice.data_seconds - (best.data_seconds if best is not None else choice.data_seconds)
             longest = min(extra, self.settings.longest_wait_seconds)  # a lie about sizes must not hold a gang for ever
             if best is not None and self.settings.wait and not may_go(longest, waited):
+                self.until[gang.name] = now + longest - waited
                 return Later(longest - waited, self._sentence(dataset, data, best, extra, longest - waited))
         return self._take(gang, choice, now_free)
 
@@ -189,7 +216,7 @@ class Nearness:
             f"so it waits up to {left:.0f} s more for room there"
         )
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Nodes came or went: what they said before they were there is read now."""
         before = set(self.warmth.row_of)
         if not self.warmth.follow(self.state.names):

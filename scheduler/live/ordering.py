@@ -9,6 +9,7 @@ from forebay.api.corev1 import Pod
 from forebay.scheduler.live.books import Books, total
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.pod_amounts import pod_amounts
+from forebay.scheduler.quota.admission import Verdict
 from forebay.scheduler.quota.elastic import of_pod
 from forebay.scheduler.quota.order import Waiting
 
@@ -29,7 +30,7 @@ def order(queue: Queue, books: Books, pods: Mapping[str, Pod], now: float, epoch
     """
     due = queue.due(now)
     if not books.governed:
-        yield from heapq.nsmallest(BATCH, due, key=lambda job: (-job.priority, job.since, job.key))
+        yield from heapq.nsmallest(BATCH, due, key=rank)
         return
     jobs = [waiting(books, job, [pods[uid] for uid in job.pods]) for job in due]
     turns = books.quotas.turns(jobs, books.totals(), epoch)
@@ -42,13 +43,28 @@ def order(queue: Queue, books: Books, pods: Mapping[str, Pod], now: float, epoch
             turns.placed(turn)
 
 
+def verdict(books: Books, job: Job, pods: Sequence[Pod]) -> Verdict | None:
+    """What quotas say of a job that is whole; None where there are none."""
+    if not books.governed:
+        return None
+    firm = any(not of_pod(pod.metadata.labels)[1] for pod in pods)
+    return books.quotas.admit(waiting(books, job, pods), books.totals(), preemptible=not firm)
+
+
 def refusal(books: Books, job: Job, pods: Sequence[Pod]) -> str:
     """Why quotas do not let the job start, "" if they do."""
-    if not books.governed:
-        return ""
-    home = books.home(pods[0])
-    if home.refusal:
+    if books.governed and (home := books.home(pods[0])).refusal:
         return home.refusal
-    firm = any(not of_pod(pod.metadata.labels)[1] for pod in pods)
-    verdict = books.quotas.admit(waiting(books, job, pods), books.totals(), preemptible=not firm)
-    return "" if verdict.admitted else verdict.sentence()
+    found = verdict(books, job, pods)
+    return "" if found is None or found.admitted else found.sentence()
+
+
+def guaranteed(books: Books, job: Job, pods: Sequence[Pod]) -> bool:
+    """Whether the job would run within what its queue is promised, borrowing nothing."""
+    found = None if not books.governed or books.home(pods[0]).refusal else verdict(books, job, pods)
+    return found is not None and bool(found.queue) and found.admitted and not found.borrowed
+
+
+def rank(job: Job) -> tuple[int, float, str]:
+    """Inside a queue, and where there are none: priority, then age. Sorts as the order goes."""
+    return -job.priority, job.since, job.key

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forebay.api.corev1 import Pod
+from forebay.scheduler.cluster import ENDED
 from forebay.scheduler.live.config import Gangs
 from forebay.scheduler.live.instructions import Delete, Instruction, Report
 from forebay.scheduler.live.intentions import Late
@@ -62,3 +63,8 @@ def told_late(late: Late, regarding: Reference | None, settings: Gangs) -> list[
         else:
             said.append(Report("v1", "Pod", *pod, "PartialGang", late.sentence))
     return said
+
+
+def alive(pod: Pod) -> bool:
+    """Whether it still counts."""
+    return pod.status.phase not in ENDED and not pod.metadata.deletion_timestamp

@@ -10,12 +10,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+import forebay
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError
 from forebay.kube.errors import Unreachable, Unusable
@@ -26,12 +27,14 @@ from forebay.kube.objects import Key, Reference
 from forebay.kube.recorder import Recorder
 from forebay.kube.transport import Transport
 from forebay.scheduler.groups import Groups
+from forebay.scheduler.live.allocations import Allocations
 from forebay.scheduler.live.binder import Binder
 from forebay.scheduler.live.config import Configuration, Reloader, changed_for_nothing
-from forebay.scheduler.live.copies import ALWAYS, Copies, rank
+from forebay.scheduler.live.copies import ALWAYS, ANSWERED, Copies, rank
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.gates import Gates
-from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Instruction, Outcome, Report, Tell
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, FreeClaim, Instruction, Load, Outcome, Report, Tell
+from forebay.scheduler.live.journal import Moment, Told, Writer
 from forebay.scheduler.live.metrics import Metrics, Reading
 from forebay.scheduler.live.telling import Teller
 from forebay.scheduler.live.volumes import Volumes
@@ -56,7 +59,10 @@ DISCOVER = 30.0
 
 
 class Options(NamedTuple):
-    """`namespace`: of the lease, and of Events about the process; `identity`: the pod's name and more; `config`: the file."""
+    """`namespace`: of the lease, and of Events about the process; `identity`: the pod's name and more; `config`: the file.
+
+    `begun`: called on the deciding thread once the cluster is taken in, before anything is decided. `record`: a journal's file.
+    """
 
     settings: Configuration = Configuration()
     config: Path | None = None
@@ -64,6 +70,8 @@ class Options(NamedTuple):
     namespace: str = "forebay-system"
     identity: str = ""
     elect: bool = True
+    begun: Callable[[], None] = lambda: None
+    record: Path | None = None
 
 
 class _Changed(NamedTuple):
@@ -102,10 +110,13 @@ class Scheduler:
         self.recorder = Recorder(self._telling, NAME, options.identity)
         settings = options.settings
         self.teller = Teller(self.client, self.recorder.say, settings.events.scheduled_per_second)
-        self.core = Core(settings, Groups(), time.time_ns)
+        moment = Moment()
+        self.core = Core(settings, Groups(), moment)
+        self._told = Told(self.core, moment, Writer(options.record, settings, forebay.__version__) if options.record else None)
         self.binder = Binder(
             self.client,
             Volumes(self.client, settings.volume_deadline_seconds),
+            Allocations(self.client, lambda claim: self._inbox.put(_Changed(ANSWERED, None, claim))),
             self._inbox.put,
             self._bound,
             threads=settings.bind_threads,
@@ -168,6 +179,7 @@ class Scheduler:
         try:
             if self._begin():
                 self._loop()
+            self._told.close()
         except Exception as error:
             self._defect = f"the deciding thread ended by a defect: {error!r}; restart the process"
             LOG.exception("%s", self._defect)
@@ -185,6 +197,7 @@ class Scheduler:
         )
         for one in early:
             self._take_safely(one)
+        self.options.begun()
         self.ready = True
         LOG.info("copies are whole after %.1f s: %d objects", time.monotonic() - self._started, len(early))
         return True
@@ -199,7 +212,7 @@ class Scheduler:
                 self._take_safely(one)
             if leading and not self._ended.is_set():
                 began = time.monotonic()
-                instructions = self.core.decide(began)
+                instructions = self._told.decide(began)
                 if instructions:
                     self.metrics.passes.observe(time.monotonic() - began)
                     self._carry_out(instructions)
@@ -235,9 +248,9 @@ class Scheduler:
         if isinstance(message, _Changed):
             if message.kind == "Pod":
                 self._clock(message.old, message.new)
-            self.core.apply(message.kind, message.old, message.new)
+            self._told.change(message.kind, message.old, message.new)
         elif isinstance(message, Outcome):
-            self.core.outcome(message, time.monotonic())
+            self._told.outcome(message, time.monotonic())
         elif isinstance(message, Configuration):
             self._configure(message)
 
@@ -261,6 +274,10 @@ class Scheduler:
                 self.teller.delete(one)
             elif isinstance(one, Report):
                 self.teller.report(one)
+            elif isinstance(one, FreeClaim):
+                self.binder.free(one)
+            elif isinstance(one, Load):
+                self.teller.order(one)
         self.binder.submit(binds)
 
     def _bound(self, bind: Bind, seconds: float) -> None:
@@ -330,7 +347,7 @@ class Scheduler:
         self.recorder.say(Note(lease, kind, reason, "Configuring", sentence[:1000]))
 
     def _configure(self, settings: Configuration) -> None:
-        self.core.configure(settings)
+        self._told.configure(settings)
         self.binder.rehearse = settings.gangs.rehearse
         self.binder.pace(settings.qps, settings.burst)
         self.teller.set_rate(settings.events.scheduled_per_second)

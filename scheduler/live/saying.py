@@ -21,13 +21,14 @@ class Sayings:
         self._cluster = cluster
         self._told: dict[str, str] = {}
         self._whys: dict[Request, str] = {}
-        self._at = -1
+        self._at: tuple[int, int, bool] = (-1, 0, False)
 
     def why(self, request: Request) -> str:
         """Why no node takes a pod. Counted once for equal requests while nothing changes."""
-        if self._at != self._cluster.tick:
+        now = (self._cluster.tick, self._cluster.holds.serial, self._cluster.holds.active)
+        if self._at != now:
             self._whys.clear()
-            self._at = self._cluster.tick
+            self._at = now
         if request not in self._whys:
             self._whys[request] = str(explain.why(self._cluster, request))
         return self._whys[request]

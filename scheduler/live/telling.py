@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from forebay.api.hints import LOAD_ON
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError
 from forebay.kube.errors import ApiError, Conflict, NotFound, Unreachable, Unusable
@@ -16,8 +17,8 @@ from forebay.kube.eventlog import Note
 from forebay.kube.leader import NotLeading
 from forebay.kube.objects import Key, Reference
 from forebay.kube.pacing import TokenBucket
-from forebay.kube.resources import PODS
-from forebay.scheduler.live.instructions import Bind, Delete, Named, Report, Tell
+from forebay.kube.resources import DATASET_HINTS, PODS
+from forebay.scheduler.live.instructions import Bind, Delete, Load, Named, Report, Tell
 
 LOG = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Teller:
     def __init__(self, client: Client, say: Callable[[Note], None], scheduled_per_second: float) -> None:
         self._client, self._say = client, say
         self._changed = threading.Condition()
-        self._waiting: dict[str, Tell | Delete] = {}  # by uid, the newest
+        self._waiting: dict[str, Tell | Delete | Load] = {}  # by uid, or what it is about: the newest
         self._ending = False
         self._pace = TokenBucket(RATE, BURST)
         self._events: TokenBucket | None = None
@@ -88,6 +89,12 @@ class Teller:
         LOG.warning("%s %s/%s: %s", report.kind, report.namespace, report.name, report.sentence)
         self._say(Note(reference, "Warning", report.reason, "Scheduling", _short(report.sentence)))
 
+    def order(self, load: Load) -> None:
+        """A wish for the nodes of a dataset."""
+        with self._changed:
+            self._waiting[f"{load.namespace}/{load.name}"] = load
+            self._changed.notify()
+
     def _put(self, one: Tell | Delete) -> None:
         with self._changed:
             kept = self._waiting.pop(one.pod.uid, None)
@@ -117,9 +124,14 @@ class Teller:
                 continue  # it is gone, or another pod has its name
             except (ApiError, Unreachable, Unusable, ConfigError, NotLeading) as error:
                 self.failed += 1
-                LOG.warning("pod %s: not written: %s", one.pod, error)
+                what = f"hints of {one.namespace}/{one.name}" if isinstance(one, Load) else f"pod {one.pod}"
+                LOG.warning("%s: not written: %s", what, error)
 
-    def _write(self, one: Tell | Delete) -> None:
+    def _write(self, one: Tell | Delete | Load) -> None:
+        if isinstance(one, Load):
+            notes = {LOAD_ON: one.nodes or None}
+            self._client.merge(DATASET_HINTS, Key(one.namespace, one.name), {"metadata": {"annotations": notes}})
+            return
         key = Key(one.pod.namespace, one.pod.name)
         if isinstance(one, Delete):
             marked = {

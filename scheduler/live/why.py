@@ -20,6 +20,7 @@ from forebay.scheduler.explain import failed_constraints
 from forebay.scheduler.live.books import Unplaceable
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.intentions import GATE
+from forebay.scheduler.live.when import When, when
 from forebay.scheduler.request import Request
 from forebay.scheduler.slots import capacity, slots
 
@@ -55,6 +56,7 @@ class Answer(msgspec.Struct, frozen=True):
     failed: dict[str, int] = {}
     """Constraint -> nodes that fail it; a node counts for each it fails."""
     free: Free | None = None
+    when: When | None = None
 
 
 @dataclass
@@ -105,12 +107,13 @@ def why(view: View, namespace: str, name: str, now: float, wall: float) -> Answe
         )
         return msgspec.structs.replace(waits, state="fits", reason=reason, nodes=dict(placed))
     reason = job.reason or "it has not been tried yet"
+    start = when(core, job, dataset, wall)
     if not requests:
-        return msgspec.structs.replace(waits, reason=reason)
+        return msgspec.structs.replace(waits, reason=reason, when=start)
     worst = max(requests, key=lambda request: (request.cards * request.milli, request.resources))
     failed = failed_constraints(core.books.cluster, worst)
     free = _to_free(view, requests, len(waiting))
-    return msgspec.structs.replace(waits, reason=reason, failed=failed, free=free)
+    return msgspec.structs.replace(waits, reason=reason, failed=failed, free=free, when=start)
 
 
 def _find(view: View, namespace: str, name: str) -> tuple[str, list[Pod]]:
@@ -242,4 +245,17 @@ def sentences(answer: Answer) -> list[str]:
         where = f"on {answer.free.node}" if answer.free.node else "anywhere"
         who = f", held by {', '.join(answer.free.pods)}" if answer.free.pods else ""
         lines.append(f"  to start now, free {answer.free.places} places {where}{who}")
-    return lines
+    return [*lines, *_expected(answer.when)]
+
+
+def _expected(start: When | None) -> list[str]:
+    if start is None:
+        return []
+    lines = list[str]()
+    if start.loading:
+        lines.append("  its data is loaded " + ", ".join(f"on {node} in {left:.0f} s" for node, left in start.loading.items()))
+    if start.reserved:
+        first = f", once {', '.join(start.ending)} have ended" if start.ending else ""
+        lines.append(f"  reserved for it: {', '.join(start.reserved)}{first}")
+    eta = "nobody can tell" if start.eta_seconds is None else f"in {start.eta_seconds:.0f} s at the latest, as far as is known"
+    return [*lines, f"  expected start: {eta}; {start.because}"]

@@ -17,6 +17,8 @@ import numpy as np
 
 from forebay.scheduler.arrays import Bools, Floats, Ints
 
+MAIN = 0.5
+"""Share of a gang's pods from which its node loads the whole dataset."""
 WARM = 0.9
 """Share of a dataset from which a node counts as holding it."""
 STORE_LOADS = 2
@@ -78,7 +80,8 @@ class Outlook:
     """What the choice of orders looks at. N nodes, D datasets.
 
     ratio [N, D]: share of each dataset that each node holds; far [D]: whether the store alone has it; size [D]; waits, pods [D]:
-    seconds that gangs have waited for it, and their pods; free [N]: whether it has slots; loadable [D]; slots: of a node.
+    seconds that gangs have waited for it, and their pods; free [N]: whether it has slots; loadable [D]; slots: of a node; able
+    [N, D]: whether the node can load it at all, None for everywhere.
     """
 
     now: float
@@ -90,6 +93,11 @@ class Outlook:
     free: Bools
     loadable: Bools
     slots: int
+    able: Bools | None = None
+
+    def can(self, row: int, column: int) -> bool:
+        """Whether the node can load the dataset."""
+        return self.able is None or bool(self.able[row, column])
 
 
 def review(loads: Loads, see: Outlook, running: Bools) -> None:
@@ -156,6 +164,8 @@ def _target(loads: Loads, see: Outlook, column: int) -> int | None:
     nodes = np.maximum(warm.sum(axis=0), 1)
     pressure = (warm * (see.pods / nodes)).sum(axis=1)
     able = ~warm[:, column]
+    if see.able is not None:
+        able &= see.able[:, column]
     able[[row for row, _ in loads.since]] = False
     order = np.lexsort((np.arange(len(pressure)), pressure, -see.ratio[:, column].round(1), ~see.free, ~able))
-    return int(order[0]) if able[order[0]] else None
+    return int(order[0]) if len(order) and able[order[0]] else None

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterlab import ClusterLab, NodeLab, ports_for, random_objects
+from clusterlab import ClusterLab, NodeLab, random_objects
+from servers import ports_for
 from workerlab import MIB, eventually, file_mount
 
 from forebay.cache.peers import controlwire as c
@@ -30,6 +31,7 @@ SIZES = {
     "large/.hidden": 70_000,
 }
 TOTAL = sum(SIZES.values())
+OBJECTS = random_objects(SIZES)
 
 
 class Site:
@@ -37,7 +39,7 @@ class Site:
 
     def __init__(self, root: Path, *, clients: int = 0) -> None:
         store = root / "store"
-        self.objects = random_objects(SIZES)
+        self.objects = OBJECTS
         for name, data in self.objects.items():
             (store / name).parent.mkdir(parents=True, exist_ok=True)
             (store / name).write_bytes(data)
@@ -313,7 +315,7 @@ def test_readers_go_on_while_a_node_is_drained_and_ends(site: Site) -> None:
         site.node(2).stop()
         for n in (1, 3):
             site.client.evict(site.door(n), b"/small/00*")
-        eventually(lambda: all(a > b + 50 for a, b in zip(read, between, strict=True)), 30)
+        eventually(lambda: all(a > b + 50 for a, b in zip(read, between, strict=True)))
     finally:
         stop.set()
         for thread in threads:
@@ -333,7 +335,7 @@ def test_a_client_tier_which_nobody_tells_notices_by_itself(tmp_path: Path) -> N
         site.drained(3)
         for i in range(40):  # not told yet: asked in vain, it is passed by
             assert client.read(f"/small/{i:03}") == site.objects[f"small/{i:03}"]
-        eventually(lambda: client.members() == 2, 30)
+        eventually(lambda: client.members() == 2)
         site.node(3).stop()
         for i in range(40, 120):
             assert client.read(f"/small/{i:03}") == site.objects[f"small/{i:03}"]

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusterlab import ClusterLab, NodeLab, ports_for, random_objects
+from clusterlab import ClusterLab, NodeLab, random_objects
+from servers import ports_for
 from workerlab import MIB, eventually, file_mount
 
 from forebay.api.loadresult import FINAL
@@ -83,6 +84,29 @@ def test_a_worker_that_dies_in_the_middle_costs_time_and_little_else(site: Site,
     assert not thread.is_alive()
     assert (seen[-1].finished, seen[-1].files, seen[-1].bytes, seen[-1].failed) == (True, len(SIZES), TOTAL, 0)
     assert site.lab.store_bytes() < TOTAL * 1.3
+
+
+def test_a_worker_that_comes_in_the_middle_gets_its_share(site: Site) -> None:
+    lab, late = site.lab, site.node(3)
+    late.kill()
+    lab.write_list(without="node-3")
+    eventually(lambda: site.node(1).members() == 2, 60)
+    doors = [node.cluster.control for node in lab.workers[:2]]
+    steps = Loader(site.client, lambda: doors, Order((Target(b"/"),))).run()
+    first = next(steps)
+    assert not first.finished
+    lab.write_list()
+    late.start()
+    for node in lab.workers:
+        eventually(lambda node=node: node.members() == 3, 60)  # type: ignore[misc]
+    last = [first, *steps][-1]
+    assert (last.finished, last.files, last.bytes, last.failed) == (True, len(SIZES), TOTAL, 0)
+    came = sum(late.report()["bytes"].values())
+    assert came > TOTAL // 8, "of three equal shares one, less what chance takes"
+    before = [node.report()["bytes"] for node in lab.workers]
+    again = list(site.loader(Target(b"/")).run())[-1]
+    assert (again.files, again.bytes) == (len(SIZES), TOTAL)
+    assert [node.report()["bytes"] for node in lab.workers] == before, "all lies with its owner"
 
 
 def test_what_is_not_there_is_final_and_named(site: Site) -> None:

@@ -73,7 +73,7 @@ def storm(tmp_path: Path, store: S3Store, seconds: float, share: float) -> None:
         assert set(counts) == {*ALL_BUT_CORRUPT, "corrupt"}
         assert tls.counts["corrupt"]
         assert min(found.reads[n] for n in lab.nodes) > 50
-        eventually(lambda: all(n.members() == 3 for n in lab.nodes.values()), 30)
+        eventually(lambda: all(n.members() == 3 for n in lab.nodes.values()))
         for node in lab.nodes.values():
             for path, want in files.items():
                 assert node.read(path) == want, f"{node.cluster.node}: {path}, after the storm"

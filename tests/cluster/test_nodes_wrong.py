@@ -15,10 +15,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from clusterlab import ClusterLab, NodeLab, ports_for, random_objects
+from clusterlab import ClusterLab, NodeLab, random_objects
 from faultlink import Fault
 from faultserver import FaultServer, Request, Wire
 from peerkit import read_answer, signed
+from servers import ports_for
 from workerlab import MIB, eventually, file_mount
 
 from forebay.cache.client import DoorError
@@ -139,7 +140,7 @@ def test_two_workers_with_one_identity(tmp_path: Path, source: Path) -> None:
         assert twin.identity() == lab.nodes["node-1"].identity()
         twin.start()
         second = lab.nodes["node-2"]
-        eventually(lambda: "duplicate_identity" in second.text(), 30)
+        eventually(lambda: "duplicate_identity" in second.text())
         read_all(*lab.workers)
         found = {m["data"] for m in second.report()["members"]}
         assert found == {lab.nodes["node-1"].address, second.address}, "the later of two is refused"
@@ -147,7 +148,7 @@ def test_two_workers_with_one_identity(tmp_path: Path, source: Path) -> None:
         twin.stop()
         (twin.index_dir / "identity").unlink()
         twin.start()
-        eventually(lambda: second.members() == 3, 30)
+        eventually(lambda: second.members() == 3)
         read_all(*lab.workers)
 
 
@@ -179,17 +180,17 @@ def test_a_list_that_flaps_breaks_and_vanishes(tmp_path: Path, source: Path) -> 
         first = lab.nodes["node-1"]
         assert first.text().count('"changed"') < 8, "each flap moved the bytes"
         lab.write_list()
-        eventually(lambda: all(n.members() == 3 for n in lab.nodes.values()), 30)
+        eventually(lambda: all(n.members() == 3 for n in lab.nodes.values()))
         for rubbish in (b"\x00\xff", b"[]", b"- data: 127.0.0.1:1\n  wieght: 2\n"):
             lab.list_path.write_bytes(rubbish)
-            eventually(lambda: first.report()["list_error"], 30)
+            eventually(lambda: first.report()["list_error"])
             assert first.members() == 3
         lab.list_path.unlink()
         time.sleep(3)
         assert {n.members() for n in lab.nodes.values()} == {3}
         read_all(*lab.nodes.values())
         lab.write_list()
-        eventually(lambda: not first.report()["list_error"], 30)
+        eventually(lambda: not first.report()["list_error"])
 
 
 def test_a_list_with_dead_addresses(tmp_path: Path, source: Path) -> None:
@@ -264,7 +265,7 @@ def test_a_member_whose_bytes_arrive_wrong(linked: ClusterLab) -> None:
     events = [n.report()["events"] for n in linked.nodes.values() if n.cluster.node != "node-2"]
     assert sum(e.get("wrong_checksum", 0) + e.get("batch_failed", 0) + e.get("broken", 0) + e.get("shut", 0) for e in events) > 0
     assert sum(e.get("wrong_checksum", 0) for e in events) > 0
-    eventually(lambda: '"suspect"' in linked.nodes["node-2"].text(), 20)
+    eventually(lambda: '"suspect"' in linked.nodes["node-2"].text())
     assert linked.nodes["node-2"].stats()["scrub"]["bad_blocks"] == 0, "its own bytes are right"  # type: ignore[index]
 
 
@@ -297,7 +298,7 @@ def test_a_member_whose_disk_flips_bits(tmp_path: Path, source: Path) -> None:
         client = lab.nodes["client-1"]
         read_all(client)
         assert client.report()["events"]["wrong_checksum"] > 0
-        eventually(lambda: bad.stats()["scrub"]["bad_blocks"] > 0, 20)  # type: ignore[index]
+        eventually(lambda: bad.stats()["scrub"]["bad_blocks"] > 0)  # type: ignore[index]
 
 
 @pytest.mark.long

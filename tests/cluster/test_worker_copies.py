@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
+from servers import ports_for
 from workerlab import Lab, eventually, file_mount
 
 from forebay.api.spec import Cluster, Tier
@@ -22,14 +22,6 @@ FILES = 160
 FIRST = 120
 SIZE = 32 << 10
 QUOTA = FILES * SIZE
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
 
 
 def node(root: Path, source: Path, name: str, port: int) -> Lab:
@@ -62,7 +54,7 @@ def test_copies_go_first_and_follow_the_members(tmp_path: Path) -> None:
         (source / name).parent.mkdir(exist_ok=True, parents=True)
         (source / name).write_bytes(raw)
     make_secret(str(tmp_path / "secret"))
-    ports = free_ports(2)
+    ports = ports_for(2)
     lists = [[{"data": f"127.0.0.1:{p}"} for p in ports], [{"data": f"127.0.0.1:{ports[1]}"}]]
     (tmp_path / "members").write_text(json.dumps(lists[0]))
     with node(tmp_path, source, "a", ports[0]) as a, node(tmp_path, source, "b", ports[1]) as b:
@@ -98,6 +90,6 @@ def test_copies_go_first_and_follow_the_members(tmp_path: Path) -> None:
             assert a.read(f"/{name}") == data[name]
         eventually(lambda: any(o.ino for o in rows(a).values()))
         (tmp_path / "members").write_text(json.dumps(lists[1]))
-        eventually(lambda: held(b)[1] == 0, 20)
-        eventually(lambda: held(a)[1] == held(a)[0] > 0, 20)
+        eventually(lambda: held(b)[1] == 0)
+        eventually(lambda: held(a)[1] == held(a)[0] > 0)
         assert not any(o.flags & COPY for o in rows(b).values())

@@ -260,7 +260,7 @@ def test_the_scrubber_finds_a_flipped_bit_and_mends_the_file_in_place(tmp_path: 
             f.seek(9 * MIB)
             f.write(b"\0" * 10)
         assert os.pread(fd, len(data), 0) != data
-        eventually(lambda: os.pread(fd, len(data), 0) == data, 20)
+        eventually(lambda: os.pread(fd, len(data), 0) == data)
         os.close(fd)
         assert lab.stats()["scrub"]["bad_blocks"] >= 1  # type: ignore[index]
         assert fetched(lab) == len(data) + (256 << 10)

@@ -79,7 +79,7 @@ def test_what_is_open_is_not_evicted(tmp_path: Path) -> None:
                 lab.read(f"/{name}")
             return lab.node("/000").cached == 0
 
-        eventually(gone, 20)
+        eventually(gone)
 
 
 def test_an_object_larger_than_the_tier_evicts_nothing(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_full_disk_is_not_the_readers_trouble(tmp_path: Path, small_disk: Path
         for name, want in data.items():
             assert lab.read(f"/{name}", order="random") == want, name
         filler.unlink()
-        eventually(lambda: tier(lab)["admission"] == "open", 15)
+        eventually(lambda: tier(lab)["admission"] == "open")
         lab.stop()
 
 
@@ -198,7 +198,7 @@ def test_a_full_index_disk_stops_no_reader(tmp_path: Path, small_disk: Path) -> 
             assert lab.read(f"/{name}") == want, name
         for filler in small_disk.glob("filler*"):
             filler.unlink()
-        eventually(lambda: lab.stats()["index"] == "written", 15)
+        eventually(lambda: lab.stats()["index"] == "written")
         eventually(lambda: lab.node("/large").cached == len(data["large"]))
         lab.kill()
         lab.start()

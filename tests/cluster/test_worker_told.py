@@ -104,3 +104,26 @@ def test_a_worker_with_nothing_new_touches_its_file_and_leaves_it_as_it_is(lab: 
     eventually(lambda: path.stat().st_mtime > 1e9, 3 * ALIVE + LONG)
     assert path.stat().st_mode & 0o777 == 0o600
     assert decode(path.read_bytes()).total == decode(before).total
+
+
+def test_a_store_that_gives_nothing_is_told_without_what_secrets_hold(store: S3Store, tmp_path: Path) -> None:
+    """Its address came from a Secret: others may read what a worker says. It is well again when the store is."""
+    hidden = s3(store.url, "/", "one/")
+    address = hidden["options"].pop("endpoint")
+    at = {"name": "endpoint", "valueFrom": {"secretKeyRef": {"name": "cred", "key": "where"}}}
+    hidden["encryptOptions"].append(at)
+    with PodLab(tmp_path / "pods", manifest(hidden)) as lab:
+        lab.secrets["cred/where"] = "http://127.0.0.1:9"
+        worker = lab["node-a"]
+        worker.credentials.write(lab.secrets)
+        worker.start()
+        eventually(lambda: (found := said(worker)) is not None and found.trouble, LONG)
+        found = said(worker)
+        assert found is not None
+        assert found.trouble.startswith("/: ")
+        assert "127.0.0.1" not in found.trouble
+        assert "***" in found.trouble
+        lab.secrets["cred/where"] = address
+        worker.credentials.write(lab.secrets)
+        eventually(lambda: (found := said(worker)) is not None and found.listed and not found.trouble, LONG)
+        worker.stop()

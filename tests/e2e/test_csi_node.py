@@ -106,3 +106,18 @@ def test_kubelet_knows_the_driver_again_after_the_plugin_was_replaced(lake: Lake
     assert json.loads(pods.run(lake.reader("after", NODE))) == lake.hashes
     drivers = json.loads(pods.cluster.kubectl("get", "csinode", NODE, "-o", "json"))["spec"]["drivers"]
     assert [(driver["name"], driver["nodeID"]) for driver in drivers] == [("forebay.io", NODE)]
+
+
+def test_an_upgrade_changes_both_pods_of_each_node_and_readers_notice_nothing(lake: Lake, pods: Pods) -> None:
+    for name in ("one", "two"):
+        pods.running(lake.steady(name, NODE, 1))
+    before = devices(pods, lake)
+    both = ("daemonset/forebay-node", "daemonset/forebay-mounts")
+    pods.cluster.kubectl("-n", SYSTEM, "rollout", "restart", *both)
+    for what in both:
+        pods.cluster.kubectl("-n", SYSTEM, "rollout", "status", what, "--timeout=240s", seconds=300)
+    for name in ("one", "two"):
+        seen = pods.log(name).count("reads")
+        until(lambda name=name, seen=seen: pods.log(name).count("reads") > seen, f"{name} stands still")
+    assert devices(pods, lake) == before, "the same mount, not a new one"
+    assert not [line for name in ("one", "two") for line in pods.log(name).splitlines() if not line.startswith("reads")]

@@ -107,6 +107,17 @@ def test_everything_goes_whatever_is_deleted_first(lake: Lake, pods: Pods, first
     gone(pods)
 
 
+def test_pods_that_have_ended_hold_no_dataset_up(lake: Lake, pods: Pods) -> None:
+    """Such as those of a Job, which stay until somebody deletes the Job: Kubernetes keeps a claim for them."""
+    lake.apply(workers=1)
+    lake.bound()
+    pods.run(lake.reader("done", "node-1"))
+    pods.kubectl("delete", "dataset", lake.name, "--timeout=100s")
+    assert pods.phase("done") == "Succeeded"
+    pods.delete("pod", "done")
+    gone(pods)
+
+
 def test_a_namespace_with_a_reading_pod_goes(lake: Lake, pods: Pods) -> None:
     lake.apply()
     lake.bound()

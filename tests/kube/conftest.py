@@ -18,6 +18,16 @@ from forebay.kube.transport import Transport
 
 HERE = Path(__file__).parent
 NUMBERS = itertools.count(1)
+LONGEST = (
+    "test_kube_controller_faults.py",
+    "test_scheduler_filters.py",
+    "test_kube_informer.py",
+    "test_kube_leaving.py",
+    "test_kube_controller_day.py",
+    "test_kube_controller_ends.py",
+    "test_kube_harness.py",
+)
+"""Files to begin with: where several run at once, nothing long is left to the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(400))
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,4 +1,5 @@
-"""A random walk: datasets made, edited and deleted, workers that come and go, API faults, kills; then calm, and the truth.
+"""A random walk: datasets, references, grants, loads, readers, nodes and namespaces that come and go, edits by hand, API faults,
+kills; then calm, and the truth: no status says what is not so, nothing hangs, nothing is left.
 
 FOREBAY_STEPS=2000 FOREBAY_SEED=1 .venv/bin/pytest -m long -s tests/kube/test_kube_controller_walk.py
 """
@@ -7,16 +8,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
-from random import Random
 
 import pytest
-from controllerlab import SMALL, Cluster, Running
+from controllerlab import SMALL, Cluster
 from controlplane import ControlPlane
 from controlplane_kit import until
-from kubeproxy import Asked, CutAfter, Fault, KubeProxy, Lose, Say, status
+from kubeproxy import KubeProxy
+from walkkit import LOADS, NAMES, NODES, Walk
+from walktruth import Truth, hints_missing
 
-from forebay.controller.kinds import RESOURCES
+from forebay.controller.copies import UNDRIVEN
+from forebay.kube import resources as r
 from forebay.kube.errors import ApiError
 from forebay.kube.objects import Key
 
@@ -24,136 +28,122 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
 
 STEPS = int(os.environ.get("FOREBAY_STEPS", "2000"))
 SEED = int(os.environ.get("FOREBAY_SEED", "1"))
-NAMES = 6
-
-
-class Walk:
-    """One step at a time, each by the same random numbers."""
-
-    def __init__(self, cluster: Cluster, front: KubeProxy, space: str) -> None:
-        self.cluster, self.front, self.space = cluster, front, space
-        self.random = Random(SEED)
-        self.faults = False
-        front.plan = self.plan
-        self.running = self.start()
-
-    def start(self) -> Running:
-        running = Running(self.front.endpoint)
-        running.controller.start()
-        return running
-
-    def plan(self, asked: Asked) -> Fault | None:
-        if not self.faults or time.monotonic_ns() % 10:
-            return None
-        kinds: list[Fault] = [Lose(), Say(500, body=status(500, "InternalError")), Say(409, body=status(409, "Conflict"))]
-        return CutAfter(3) if asked.watch else kinds[time.monotonic_ns() // 1000 % 3]
-
-    def any(self) -> Key:
-        return Key(self.space, f"d{self.random.randrange(NAMES)}")
-
-    def step(self) -> str:
-        what = self.random.choices(list(STEPS_OF), [weight for weight, _ in STEPS_OF.values()])[0]
-        try:
-            STEPS_OF[what][1](self)
-        except ApiError as error:
-            return f"{what}: {error.code}"  # what it was about is not there
-        time.sleep(self.random.choice((0.0, 0.0, 0.05, 0.3)))
-        return what
-
-    # --- steps ---
-
-    def make(self) -> None:
-        self.cluster.apply(SMALL.replace("SPACE", self.space).replace("name: d,", f"name: {self.any().name},"))
-
-    def delete(self) -> None:
-        self.cluster.delete(self.random.choice(("Dataset", "Dataset", "CacheRuntime")), self.any())
-
-    def child(self) -> None:
-        key = self.any()
-        names = {"StatefulSet": f"{key.name}-worker", "Service": f"svc-{key.name}-worker", "ConfigMap": f"{key.name}-forebay"}
-        kind = self.random.choice([*names, "PersistentVolumeClaim"])
-        self.cluster.delete(kind, Key(self.space, names.get(kind, key.name)))
-
-    def edit(self) -> None:
-        key, labels = self.any(), {"forebay.io/dataset": None}
-        at = Key(self.space, f"svc-{key.name}-worker")
-        self.cluster.client.merge(RESOURCES["Service"], at, {"metadata": {"labels": labels}})
-
-    def scale(self) -> None:
-        wanted = {"spec": {"replicas": self.random.randrange(3)}}
-        self.cluster.client.merge(RESOURCES["CacheRuntime"], self.any(), wanted, sub="scale")
-
-    def spec(self) -> None:
-        mount = {"mountPoint": self.random.choice(("https://h/x/", "https://h/y/", "ftp://no/")), "name": "b"}
-        self.cluster.client.merge(RESOURCES["Dataset"], self.any(), {"spec": {"mounts": [mount]}})
-
-    def kubelets(self) -> None:
-        for pod in self.cluster.pods(self.any()):
-            key = Key(self.space, pod["metadata"]["name"])
-            if pod["metadata"].get("deletionTimestamp"):
-                self.cluster.kill(key)
-            else:
-                self.cluster.run(pod, "node-a", ready=self.random.random() < 0.8)
-
-    def killed(self) -> None:
-        """As a kill looks to the server: writes end in the middle of a pass."""
-        self.front.plan = lambda asked: None if asked.verb == "GET" else Say(503, {"Retry-After": "60"}, status(503, "gone"))
-        self.running.controller.stop()
-        self.running.transport.close()
-        self.front.plan = self.plan
-        self.running = self.start()
-
-    def weather(self) -> None:
-        self.faults = not self.faults
-
-
-STEPS_OF: dict[str, tuple[int, Callable[[Walk], None]]] = {
-    "make": (25, Walk.make),
-    "delete": (12, Walk.delete),
-    "child": (10, Walk.child),
-    "edit": (5, Walk.edit),
-    "scale": (8, Walk.scale),
-    "spec": (5, Walk.spec),
-    "kubelets": (30, Walk.kubelets),
-    "killed": (2, Walk.killed),
-    "weather": (3, Walk.weather),
-}
+PART = 250
+"""Steps between two looks at the truth."""
 
 
 def test_a_random_walk_ends_in_truth(cluster: Cluster, site: ControlPlane, front: KubeProxy, space: str) -> None:
-    walk = Walk(cluster, front, space)
-    told: list[str] = []
+    walk = Walk(cluster, site, front, space, SEED)
+    told: Counter[str] = Counter()
+    began = time.monotonic()
     try:
-        for _ in range(STEPS):
-            told.append(walk.step())
+        for start in range(0, STEPS, PART):
+            for _ in range(min(PART, STEPS - start)):
+                told[walk.step()] += 1
+            stormy, _ = walk.faults, walk.calm()
+            true(walk, f"after {sum(told.values())} steps")
+            print(f"{sum(told.values())} steps in {time.monotonic() - began:.0f} s", flush=True)
+            walk.faults = stormy
         walk.faults = False
-        print(f"\nseed {SEED}: {STEPS} steps, {sum(front.counts.values())} faults, {told.count('killed')} kills")
-        keys = [Key(space, f"d{i}") for i in range(NAMES)]
-        for key in keys:
-            cluster.apply(SMALL.replace("SPACE", space).replace("name: d,", f"name: {key.name},"))
-        for key in keys:
-            until(lambda: serves(cluster, key), 180, lambda: (key, cluster.status(key)))  # noqa: B023 - called at once
-        for key in keys:
-            cluster.delete("Dataset", key)
-        for key in keys:
-            until(lambda: cluster.gone("Dataset", key), 180, lambda: cluster.read("Dataset", key))  # noqa: B023
-            until(lambda: cluster.gone("CacheRuntime", key), 180, lambda: cluster.read("CacheRuntime", key))  # noqa: B023
-            until(lambda: not cluster.left(key), 180, lambda: cluster.left(key))  # noqa: B023
+        done = sum(count for what, count in told.items() if ":" not in what)
+        print(f"\nseed {SEED}: {STEPS} steps, {done} of them done, {sum(front.counts.values())} faults, {told['killed']} kills")
+        print(dict(sorted(told.items())))
+        mended(walk)
+        true(walk, "mended")
+        deleted(walk)
+        true(walk, "deleted")
     finally:
-        walk.running.controller.stop()
-        walk.running.transport.close()
+        walk.stop()
+        walk.close()
 
 
-def serves(cluster: Cluster, key: Key) -> bool:
+def true(walk: Walk, when: str) -> None:
+    """Comes to rest, and then nothing is untrue, hangs or is left."""
+    truth = Truth(walk.cluster, walk.spaces)
+
+    def untrue() -> list[str]:
+        walk.reap()
+        return [*truth.untrue(), *hints_missing(truth, walk.nodes)]
+
+    until(lambda: not untrue(), 240, lambda: f"{when}: " + "\n".join(untrue()))
+    walk.running.settle(2.0, 120.0)
+
+
+def mended(walk: Walk) -> None:
+    """What people broke they mend: then every dataset is served by both its workers."""
+    cluster = walk.cluster
+    keys = [Key(walk.space, f"d{i}") for i in range(NAMES)]
+    for at in range(3):
+        cluster.kill(Key(walk.space, f"reader-{at}"))
+        cluster.kill(Key(walk.other, f"reader-{at}"))
+    for key in keys:
+        cluster.delete("AlluxioRuntime", key)
+        until(lambda: applied(walk, key), 180, lambda: (key, cluster.read("Dataset", key)))  # noqa: B023 - called at once
+    for key in keys:
+        until(lambda: serves(walk, key), 240, lambda: (key, cluster.status(key), cluster.runtime(key)))  # noqa: B023
+
+
+def applied(walk: Walk, key: Key) -> bool:
+    """As it was first, without what was asked for by hand."""
+    walk.reap()
+    text = SMALL.replace("SPACE", key.namespace).replace("name: d,", f"name: {key.name},")
+    try:
+        walk.cluster.apply(text)
+        walk.merge("Dataset", key, {"metadata": {"annotations": {"forebay.io/engine": None}}})
+    except ApiError:
+        return False
+    found = walk.cluster.read("Dataset", key)
+    return found is not None and not found["metadata"].get("deletionTimestamp")
+
+
+def serves(walk: Walk, key: Key) -> bool:
     """Kubelets do their part until the dataset is Bound by both workers."""
-    if cluster.gone("Dataset", key):  # its deletion was on the way
-        cluster.apply(SMALL.replace("SPACE", key.namespace).replace("name: d,", f"name: {key.name},"))
-    for pod in cluster.pods(key):
+    cluster = walk.cluster
+    if cluster.gone("Dataset", key) or cluster.gone("CacheRuntime", key):  # its deletion was on the way
+        applied(walk, key)
+    walk.reap()
+    for n, pod in enumerate(cluster.pods(key)):
         try:
-            if pod["metadata"].get("deletionTimestamp"):
-                cluster.kill(Key(key.namespace, pod["metadata"]["name"]))
-            else:
-                cluster.run(pod, "node-a")
+            cluster.run(pod, NODES[n % len(NODES)])
         except ApiError:
             continue
-    return cluster.phase(key) == "Bound" and cluster.runtime(key)["worker"].get("readyReplicas") == 2
+    return cluster.phase(key) in ("Bound", "Updating") and cluster.runtime(key)["worker"].get("readyReplicas") == 2
+
+
+def deleted(walk: Walk) -> None:
+    """All that users made, in any order; a namespace with what is in it."""
+    cluster, todo = walk.cluster, list[Callable[[], object]]()
+    for i in range(NAMES):
+        for kind in ("Dataset", "CacheRuntime"):
+            todo.append(lambda kind=kind, i=i: cluster.delete(kind, Key(walk.space, f"d{i}")))  # type: ignore[misc]
+    for i in range(2):
+        todo.append(lambda i=i: cluster.delete("Dataset", Key(walk.other, f"v{i}")))  # type: ignore[misc]
+        todo.append(lambda i=i: cluster.delete("DatasetGrant", Key(walk.space, f"g{i}")))  # type: ignore[misc]
+    for i in range(LOADS):
+        todo.append(lambda i=i: cluster.delete("DataLoad", Key(walk.space, f"l{i}")))  # type: ignore[misc]
+    todo += [lambda kind=kind: cluster.delete(kind, Key(walk.space, "o")) for kind in UNDRIVEN]  # type: ignore[misc]
+    todo.append(lambda: cluster.client.delete(r.NAMESPACES, Key("", walk.doomed)))
+    walk.random.shuffle(todo)
+    for each in todo:
+        each()
+    truth = Truth(cluster, walk.spaces)
+
+    def left() -> list[str]:
+        walk.reap()
+        kinds = (
+            "Dataset",
+            "CacheRuntime",
+            "AlluxioRuntime",
+            "DataLoad",
+            *UNDRIVEN,
+            "Job",
+            "StatefulSet",
+            "PersistentVolumeClaim",
+        )
+        return [f"{kind} {x['metadata']['name']}" for kind in kinds for x in truth.all(kind)]
+
+    for i in range(NAMES):  # of datasets whose CacheRuntime alone went in the walk
+        cluster.delete("AlluxioRuntime", Key(walk.space, f"d{i}"))
+    until(lambda: not left(), 240, left)
+    until(lambda: cluster.gone("Namespace", Key("", walk.doomed)), 240, lambda: cluster.read("Namespace", Key("", walk.doomed)))
+    cluster.client.delete(r.NAMESPACES, Key("", walk.other))

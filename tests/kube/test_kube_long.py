@@ -14,7 +14,7 @@ from forebay.kube import reflector as r
 from forebay.kube.client import Client
 from forebay.kube.transport import Transport
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 SECONDS = 180.0
 
 

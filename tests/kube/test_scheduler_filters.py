@@ -62,7 +62,7 @@ CSI_NODES = Resource("storage.k8s.io", "v1", "csinodes", "CSINode", namespaced=F
 FLAGS = [
     "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",  # nobody makes accounts or says that nodes are ready
 ]
-ANSWER = 30.0
+ANSWER = 90.0
 """Seconds until kube-scheduler must have said something about a pod. 20 ms are usual."""
 
 

@@ -6,30 +6,19 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from controlplane import ControlPlane
 from controlplane_kit import until
 from prometheus_client.exposition import generate_latest
 from schedulerlab import PATIENCE, Running, Site, for_seconds, live_plane, live_site
+from schedulerrights import SPACE, scheduler_account
 
-from forebay.controller import install, scheduler_part
+from forebay.controller import scheduler_part
 from forebay.kube import resources as r
-from forebay.kube.client import Client
 from forebay.kube.config import Endpoint
-from forebay.kube.objects import Key
-from forebay.kube.resources import Resource
-from forebay.kube.transport import Transport
 from forebay.scheduler.live import config
 
 pytestmark = pytest.mark.timeout(300)
-
-RBAC = {
-    kind: Resource("rbac.authorization.k8s.io", "v1", f"{kind.lower()}s", kind, namespaced=not kind.startswith("Cluster"))
-    for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-}
-KINDS = {**RBAC, "ServiceAccount": r.SERVICE_ACCOUNTS, "ConfigMap": r.CONFIG_MAPS, "Deployment": r.DEPLOYMENTS}
-SPACE = install.Install().installation.namespace
 
 
 @pytest.fixture(scope="module")
@@ -91,25 +80,8 @@ def test_settings_are_read_anew_and_a_bad_file_changes_nothing(world: ControlPla
 
 @pytest.fixture
 def account(world: ControlPlane) -> Iterator[Endpoint]:
-    """The rights of the install manifests, and no others."""
-    transport = Transport(world.endpoint)
-    client = Client(transport, manager="admin")
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}}
-    client.apply(r.NAMESPACES, Key("", SPACE), space)
-    for objects in (
-        install.parts(install.Install(scheduler=True, gates=True))[name]
-        for name in ("70-scheduler.yaml", "71-scheduler-gates.yaml")
-    ):
-        for obj in objects:
-            client.apply(KINDS[obj["kind"]], Key(obj["metadata"].get("namespace", ""), obj["metadata"]["name"]), obj)
-    groups = ("system:serviceaccounts", f"system:serviceaccounts:{SPACE}", "system:authenticated")
-    who = (
-        ("Impersonate-User", f"system:serviceaccount:{SPACE}:{scheduler_part.NAME}"),
-        *(("Impersonate-Group", g) for g in groups),
-    )
-
-    yield msgspec.structs.replace(world.endpoint, impersonate=who)
-    transport.close()
+    with scheduler_account(world, gates=True) as endpoint:
+        yield endpoint
 
 
 def test_the_account_of_the_manifests_suffices_and_has_no_more(account: Endpoint, site: Site) -> None:

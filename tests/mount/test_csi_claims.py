@@ -170,6 +170,32 @@ def test_mounts_pod_and_plugin_hold_the_device_for_each_other(tmp_path: Path) ->
         assert mounting.find(str(lab.mount)) == device
 
 
+def test_both_pods_are_told_to_end_in_the_same_second(tmp_path: Path) -> None:
+    """As an upgrade does, which changes both: one goes, the other when the first one's replacement has the descriptors."""
+    with CsiLab(tmp_path, keeper=True) as lab:
+        pod = lab.pod("one")
+        device = mounting.find(str(lab.mount))
+        with Readers(pod, lab.files) as readers:
+            for first in ("driver", "mounts", "driver"):
+                readers.progress()
+                assert lab.holder is not None
+                assert lab.driver is not None
+                both = {"driver": lab.driver, "mounts": lab.holder}
+                start = {"driver": lab.start, "mounts": lab.start_keeper}
+                for name in sorted(both, key=lambda name: name != first):
+                    both[name].terminate()
+                until(lambda both=both: any(p.poll() is not None for p in both.values()))
+                assert not all(p.poll() is not None for p in both.values()), "one of them waits"
+                for _ in range(2):  # a DaemonSet replaces a pod that is gone
+                    until(lambda both=both: any(p.poll() is not None for p in both.values()))
+                    name = next(name for name, p in both.items() if p.poll() is not None)
+                    assert both.pop(name).returncode == 0
+                    start[name]()
+                assert not both
+        assert readers.errors == []
+        assert mounting.find(str(lab.mount)) == device, "the same mount, not a new one"
+
+
 def test_a_lost_mount_is_made_anew_and_shown_again(lab: CsiLab) -> None:
     pod = lab.pod("one")
     before = mounting.find(str(lab.mount))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from csilab import CsiLab, until
 
 from forebay.fuse import mounting
+from forebay.fuse.csi import inline
 from forebay.fuse.csi import messages as m
 from forebay.fuse.csi.refusal import Refusal
 
@@ -110,6 +113,35 @@ def test_another_user_of_the_same_worker_gets_what_is_there(lab: CsiLab) -> None
     again = lab.inline("w2", worker(lab, uid="70000"))
     assert os.stat(again / "tiers/1/sub/object").st_uid == 70000
     assert os.stat("/etc/passwd").st_uid == 0, "a link leads nowhere"
+
+
+def test_giving_a_tree_away_follows_no_link_that_its_user_puts_there_meanwhile(tmp_path: Path) -> None:
+    tree, victim = tmp_path / "tier", tmp_path / "victim"
+    for folder in (tree / "sub", victim):
+        folder.mkdir(parents=True)
+        for i in range(2000):
+            (folder / str(i)).touch()
+    ended = threading.Event()
+
+    def swap() -> None:
+        while not ended.is_set():
+            (tree / "sub").rename(tree / "was")
+            (tree / "sub").symlink_to(victim)
+            time.sleep(0.0005)
+            (tree / "sub").unlink()
+            (tree / "was").rename(tree / "sub")
+            time.sleep(0.0005)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for _ in range(20):
+            os.chown(tree, 70001, 70001)
+            inline._give(str(tree), 70000)
+    finally:
+        ended.set()
+        swapping.join()
+    assert {os.stat(victim / str(i)).st_uid for i in range(2000)} == {0}
 
 
 def test_a_tree_that_a_worker_uses_is_not_made_anew_when_its_record_is_lost(lab: CsiLab) -> None:

@@ -27,7 +27,7 @@ def place() -> Iterator[Place]:
     yield from make_place()
 
 
-def until(what: Callable[[], Any], seconds: float = 20) -> Any:
+def until(what: Callable[[], Any], seconds: float = 60) -> Any:
     """The first true value of `what`, asked every 50 ms."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -114,7 +114,7 @@ def test_a_mount_lost_with_its_supervisor_is_made_anew(two: tuple[Place, Path]) 
     os.kill(old, signal.SIGSTOP)
     os.kill(victim, signal.SIGKILL)
     os.kill(old, signal.SIGKILL)
-    until(lambda: len(pids(run, "mount")) == 2 and all(m["state"] == "ready" for m in state_of(run)["mounts"]), 40)
+    until(lambda: len(pids(run, "mount")) == 2 and all(m["state"] == "ready" for m in state_of(run)["mounts"]))
     read_both(place)
     assert any("mounted anew" in r["text"] for r in state_of(run)["reports"])
 

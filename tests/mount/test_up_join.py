@@ -22,7 +22,7 @@ def nodes() -> Iterator[Nodes]:
         yield Nodes(place)
 
 
-def until(what: Callable[[], object], seconds: float = 20) -> None:
+def until(what: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from typing import Any
 import msgspec
 import yaml
 from faultlink import HttpLink
-from servers import KEY, SECRET, boto, moto, versitygw
+from servers import KEY, SECRET, boto, moto, ports_for, versitygw
 from workerlab import Lab, eventually
 
 from forebay.api.spec import Cluster, Freshness, Mount, Tier, encode_spec
@@ -57,10 +56,14 @@ class S3Store:
 
 
 @contextmanager
-def s3_server(folder: Path, objects: dict[str, bytes]) -> Iterator[str]:
-    """A bucket with these objects on versitygw, or on moto where there is none (FOREBAY_VERSITYGW= is none). Yields its URL."""
+def s3_server(folder: Path, objects: dict[str, bytes], *, any_key: bool = False) -> Iterator[str]:
+    """A bucket with these objects on versitygw, or on moto where there is none (FOREBAY_VERSITYGW= is none). Yields its URL.
+
+    `any_key`: of a server that takes other keys than its own; moto does. It reads the whole object for each range of it, which
+    is why it is not the first choice.
+    """
     gateway = os.environ.get("FOREBAY_VERSITYGW", shutil.which("versitygw") or (str(BUILT) if BUILT.exists() else ""))
-    if not gateway:
+    if any_key or not gateway:
         with moto() as url:
             client = boto(url)
             client.create_bucket(Bucket=BUCKET)
@@ -83,8 +86,8 @@ def s3_server(folder: Path, objects: dict[str, bytes]) -> Iterator[str]:
 
 
 @contextmanager
-def s3_store(folder: Path, objects: dict[str, bytes]) -> Iterator[S3Store]:
-    with s3_server(folder, objects) as url, HttpLink(("127.0.0.1", int(url.rpartition(":")[2]))) as link:
+def s3_store(folder: Path, objects: dict[str, bytes], *, any_key: bool = False) -> Iterator[S3Store]:
+    with s3_server(folder, objects, any_key=any_key) as url, HttpLink(("127.0.0.1", int(url.rpartition(":")[2]))) as link:
         yield S3Store(link, link.url, url)
 
 
@@ -207,23 +210,6 @@ class ClusterLab:
 def random_objects(sizes: dict[str, int], seed: int = 1) -> dict[str, bytes]:
     rng = random.Random(seed)
     return {name: rng.randbytes(size) for name, size in sizes.items()}
-
-
-def ports_for(count: int) -> list[int]:
-    """Ports below those that the kernel gives to connections: a worker's stays free while it is down."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    for _ in range(1000):
-        port = random.randrange(12_000, min(lowest, 32_000))
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        if port not in found:
-            found.append(port)
-        if len(found) >= count:
-            return found
-    raise RuntimeError(f"no {count} free ports below {lowest}")
 
 
 def holds(condition: Any, seconds: float, every: float = 0.1) -> bool:

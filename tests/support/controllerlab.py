@@ -99,12 +99,13 @@ SERVED = ("Dataset", "CacheRuntimeClass", "DatasetGrant", "ThinRuntime")
 
 
 @contextlib.contextmanager
-def installed(folder: Path) -> Iterator[ControlPlane]:
-    """A server where forebay is installed. Nobody kills pods because their nodes are only names."""
+def installed(folder: Path, *flags: str) -> Iterator[ControlPlane]:
+    """A server where forebay is installed. Nobody kills pods because their nodes are only names. `flags`: the manager's."""
     off = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
-    with ControlPlane(folder, manager_flags=[off]) as running:
+    with ControlPlane(folder, manager_flags=[off, *flags], controllers=False) as running:
         transport = Transport(running.endpoint)
         set_up(Client(transport, manager="admin"))
+        running.start_controllers()
         wait_for_collector(Client(transport, manager="admin"))
         transport.close()
         yield running
@@ -122,7 +123,7 @@ def set_up(client: Client, *, workloads: bool = False) -> None:
 
 
 def wait_for_collector(client: Client) -> None:
-    """Until the garbage collector knows Datasets: it looks for new kinds every 30 s, and what they own stays until then."""
+    """Until the garbage collector knows Datasets: new kinds it looks for every 30 s, and what they own stays until then."""
     owner = {"metadata": {"name": "owner", "namespace": "default"}, "apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset"}
     made = client.apply(RESOURCES["Dataset"], Key("default", "owner"), {**owner, "spec": {"mounts": [{"mountPoint": "s3://b/"}]}})
     reference = {"apiVersion": owner["apiVersion"], "kind": "Dataset", "name": "owner", "uid": made.metadata.uid}
@@ -207,10 +208,10 @@ class Running:
         said = self.controller.workers.statistics()
         return not said.queued and not said.processing
 
-    def settle(self, quiet: float = 1.0, seconds: float = 60.0) -> None:
-        """Until no pass was made for `quiet` seconds."""
+    def settle(self, quiet: float = 1.0, seconds: float = 60.0, unless: Callable[[], bool] = lambda: False) -> None:
+        """Until no pass was made for `quiet` seconds, or `unless` holds."""
         end, since, before = time.monotonic() + seconds, time.monotonic(), -1
-        while time.monotonic() - since < quiet:
+        while time.monotonic() - since < quiet and not unless():
             assert time.monotonic() < end, "it does not come to rest"
             said = self.controller.workers.statistics()
             if said.handed_out != before or said.queued or said.processing:

@@ -54,13 +54,14 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 class ControlPlane:
-    """See the module. `api_flags`, `manager_flags`: added to the programs'; `controllers` False: without the manager."""
+    """See the module. `api_flags`, `manager_flags`: added to the programs'; `controllers` False: without the manager,
+    until `start_controllers`."""
 
     def __init__(
         self, folder: Path, *, api_flags: Sequence[str] = (), manager_flags: Sequence[str] = (), controllers: bool = True
     ) -> None:
         self.folder = folder
-        self._paths = programs(PROGRAMS if controllers else PROGRAMS[:2])
+        self._paths = programs(PROGRAMS if controllers or manager_flags else PROGRAMS[:2])
         self._api_flags, self._manager_flags, self._controllers = list(api_flags), list(manager_flags), controllers
         self._etcd_port, self._peer_port, self._api_port = free_port(), free_port(), free_port()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -87,8 +88,13 @@ class ControlPlane:
         self._start_etcd()
         self.start_api_server()
         if self._controllers:
-            self._start_manager()
-            self._wait_for_account()
+            self.start_controllers()
+
+    def start_controllers(self) -> None:
+        """The manager, which may be kept from starting first (`controllers` False): kinds that are installed before it starts
+        its garbage collector knows from the beginning. Others it looks for every 30 s, and what they own stays until then."""
+        self._start_manager()
+        self._wait_for_account()
 
     def stop(self) -> None:
         """Ends everything and removes the folder; the last process first."""

@@ -166,6 +166,8 @@ class CsiLab:
             str(self.kubelet),
             "--cache",
             str(self.cache),
+            "--endpoint",
+            f"unix:{self.socket}",
         ]
         with (self.root / "mounts.log").open("ab") as log:
             self.holder = subprocess.Popen(argv, stderr=log)

@@ -62,12 +62,18 @@ while not ending:
 
 HOST_ROOT = "/srv/data"
 """Where `local://` mounts may read on nodes."""
+IMAGES = "/srv/images"
+"""The same, of one of Fluid's manifests."""
+TIERS = ("/var/cache/ssd0", "/var/cache/ssd1", "/var/cache/jindo", "/var/cache/nvme0", "/var/cache/nvme1")
+"""Directories of tiers in Fluid's manifests."""
 
 
 def chosen() -> install.Install:
     """An installation with the image of this working tree."""
     return install.Install(
-        installation=settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test"), host_roots=(HOST_ROOT,)
+        installation=settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test"),
+        host_roots=(HOST_ROOT, IMAGES),
+        tier_roots=TIERS,
     )
 
 
@@ -79,7 +85,8 @@ def installed() -> str:
 def deploy(cluster: Cluster) -> None:
     """CRDs and all of `installed`; returns when it runs."""
     for node in cluster.nodes:
-        (cluster.root_of(node) / HOST_ROOT[1:]).mkdir(parents=True, exist_ok=True)
+        for root in (HOST_ROOT, IMAGES):
+            (cluster.root_of(node) / root[1:]).mkdir(parents=True, exist_ok=True)
     cluster.kubectl("apply", "--server-side", "-f", str(DEPLOY / "crds"))
     cluster.kubectl("apply", "--server-side", "-f", "-", text=installed())
     workloads = (
@@ -153,7 +160,7 @@ class Lake:
             self.pods.apply(thing)
 
     def status(self) -> dict[str, Any]:
-        found = json.loads(self.pods.kubectl("get", "dataset", self.name, "-o", "json"))
+        found = json.loads(self.pods.read(f"/apis/data.fluid.io/v1alpha1/NAMESPACE/datasets/{self.name}"))
         status: dict[str, Any] = found.get("status", {})
         return status
 

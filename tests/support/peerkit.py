@@ -129,7 +129,7 @@ class FileProvider:
         raise NotFound(f"no {ask.key!r}")
 
 
-def soon(true: Callable[[], bool], within: float = 5.0) -> bool:
+def soon(true: Callable[[], bool], within: float = 60.0) -> bool:
     """Whether something becomes true in time: what a port does after its last byte, a test sees a moment later."""
     until = time.monotonic() + within
     while not true():

@@ -17,8 +17,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from clusterlab import ports_for
-from servers import KEY, SECRET
+from servers import KEY, SECRET, ports_for
 from workerlab import Lab
 
 from forebay.api import podconfig

@@ -121,7 +121,8 @@ def live_plane(folder: Path, **more: Any) -> Iterator[ControlPlane]:
     """Nodes are only objects: nobody taints them or takes their pods away."""
     flags = ["--disable-admission-plugins=TaintNodesByCondition", *more.pop("api_flags", ())]
     off = "--controllers=*,-pod-garbage-collector-controller,-node-lifecycle-controller"
-    with ControlPlane(folder, api_flags=flags, manager_flags=[off], **more) as plane:
+    manager = [off, *more.pop("manager_flags", ())]
+    with ControlPlane(folder, api_flags=flags, manager_flags=manager, **more) as plane:
         yield plane
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,9 +20,26 @@ KEY, SECRET = "AKIDTEST", "secret-test"
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    return ports_for(1)[0]
+
+
+def ports_for(count: int) -> list[int]:
+    """Ports below those that the kernel gives to connections: they stay free until who they are for listens, and while it is
+    down. By chance of the machine's, since tests that run at the same time must not draw the same ones."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    chance = random.SystemRandom()
+    found: list[int] = []
+    for _ in range(1000):
+        port = chance.randrange(12_000, min(lowest, 32_000))
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        if port not in found:
+            found.append(port)
+        if len(found) >= count:
+            return found
+    raise RuntimeError(f"no {count} free ports below {lowest}")
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:

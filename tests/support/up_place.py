@@ -16,6 +16,8 @@ from typing import Any
 
 FOREBAY = [sys.executable, "-P", "-m", "forebay.cli.main"]
 BIG = 40 << 20
+BYTES = os.urandom(BIG)
+"""Of each place's large file; made once: 0.1 s a test otherwise."""
 
 
 class Place:
@@ -31,7 +33,7 @@ class Place:
         (self.origin / "sub").mkdir(parents=True)
         for i in range(20):
             (self.origin / "sub" / f"f{i:02d}").write_bytes(os.urandom(3000 + i))
-        (self.origin / "big").write_bytes(os.urandom(BIG))
+        (self.origin / "big").write_bytes(BYTES)
         self.yaml = top / "d.yaml"
         self.yaml.write_text(self.manifest("data", f"local://{self.origin}"))
 
@@ -57,7 +59,7 @@ class Place:
     def pid(self, role: str) -> int:
         return next(int(p["pid"]) for p in self.status()["processes"] if p["role"] == role)
 
-    def wait_for_other(self, role: str, old: int, seconds: float = 15) -> int:
+    def wait_for_other(self, role: str, old: int, seconds: float = 60) -> int:
         """Pid of the process that took over a role."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -180,7 +180,7 @@ def fill(folder: Path, sizes: dict[str, int], seed: int = 1) -> dict[str, bytes]
     return out
 
 
-def eventually(condition: object, within: float = 10.0, every: float = 0.05) -> None:
+def eventually(condition: object, within: float = 60.0, every: float = 0.05) -> None:
     """Wait until a function returns something true; fails the test after `within` seconds."""
     assert callable(condition)
     until = time.monotonic() + within

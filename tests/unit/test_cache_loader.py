@@ -117,6 +117,55 @@ def test_what_would_be_refused_again_is_given_up_at_once(name: str, reason: str)
         assert "loadMetadata: true" in str(caught.value)
 
 
+def test_workers_that_come_in_the_middle_get_their_share_by_the_same_order_given_again() -> None:
+    class Growing(Doors):
+        def load(self, *given: Any, **more: Any) -> Iterator[P]:
+            if len(self.asked) < 2:
+                self.members = [*self.members, {"id": f"new-{len(self.asked)}"}]
+            yield from super().load(*given, **more)
+
+    run = Run(Growing([P(files=1, files_total=4, bytes=100, bytes_total=400), WHOLE], members=1), ALL, TWO)
+    assert run.go() == WHOLE
+    assert len(run.doors.asked) == 3
+    assert run.slept == []
+    assert [p.finished for p in run.told] == [False, True], "its end is told once"
+
+
+def test_of_several_targets_all_are_spread() -> None:
+    class Growing(Doors):
+        def load(self, *given: Any, **more: Any) -> Iterator[P]:
+            if len(self.asked) == 1:
+                self.members = [*self.members, {"id": "new"}]
+            yield from super().load(*given, **more)
+
+    run = Run(Growing(members=2), Order((Target(b"/a"), Target(b"/b", 2))), TWO)
+    last = run.go()
+    assert [asked[1] for asked in run.doors.asked] == [[b"/a"], [b"/b"], [b"/a"], [b"/b"]]
+    assert (last.finished, last.files, last.bytes) == (True, 8, 800)
+    assert [p.finished for p in run.told].count(True) == 1
+
+
+def test_members_that_come_and_go_all_the_time_end_it_all_the_same() -> None:
+    class Flapping(Doors):
+        def stats(self, address: str) -> dict[str, Any]:
+            self.members = [{"id": f"id-{len(self.asked)}"}]
+            return super().stats(address)
+
+    run = Run(Flapping(), ALL, TWO)
+    assert run.go() == WHOLE
+    assert len(run.doors.asked) == module.SPREADS + 1
+
+
+def test_who_does_not_answer_at_the_end_is_asked_for_nothing_more() -> None:
+    class Deaf(Doors):
+        def stats(self, address: str) -> dict[str, Any]:
+            if self.asked:
+                raise c.ControlError("node broke off")
+            return super().stats(address)
+
+    assert Run(Deaf(), ALL, TWO).go() == WHOLE
+
+
 def test_nobody_is_waited_for_without_end() -> None:
     run = Run(Doors(), ALL, [], [], [], TWO)
     assert run.go() == WHOLE

@@ -52,6 +52,13 @@ def test_a_dataset_that_serves_is_one_row() -> None:
     assert status.notes(found, whole=False) == ["ns/d: load l: 2 of 4 files, 1.0 Mi of 2.0 Mi (50%), 1.0 Mi/s, 1s left"]
 
 
+def test_a_store_that_fails_is_said_of_a_dataset_that_serves() -> None:
+    fails = {"type": "StoresAnswer", "status": "False", "reason": "StoreFails", "message": "refused the credentials"}
+    found = status.report(dataset(conditions=[fails]), [], None)
+    assert found["serves"]
+    assert status.notes(found, whole=False) == ["ns/d: StoreFails: refused the credentials"]
+
+
 def test_what_fails_is_said() -> None:
     assert status.moving({**HALF, "failedFiles": 2, "lastError": "no room"}).endswith("; 2 failed, the last: no room")
 

@@ -23,7 +23,7 @@ def forest(dirs: int = 12, files: int = 5) -> dict[bytes, bytes]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():
             await trio.sleep(0.005)
 
@@ -156,6 +156,27 @@ def test_the_walk_ends_where_a_store_refuses_and_says_so(tmp_path: Path) -> None
             await w.ns.refresh(b"/d03")
             await until(lambda: w.ns.progress.files == 121 and w.ns.progress.done)
             assert w.ns.progress.failed == 0
+            nursery.cancel_scope.cancel()
+
+    run(World(tmp_path, store), body)
+
+
+def test_what_failed_is_tried_again_without_anybody_asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever corrects a bucket's policy tells nobody here."""
+    store = MemoryStore(forest())
+    monkeypatch.setattr(walk, "RETRY_MOST", 0.1)
+    store.fault = lambda op, key, token: Denied("forbidden")
+
+    async def body(w: World) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(w.ns.run_walk)
+            await until(lambda: w.ns.progress.done and w.ns.progress.failed == 1)
+            (reach,) = w.ns.core.reach
+            assert reach.silent
+            w.clock.now += 1
+            store.fault = lambda op, key, token: None
+            await until(lambda: w.ns.progress.files == 121 and w.ns.progress.done)
+            assert not reach.silent
             nursery.cancel_scope.cancel()
 
     run(World(tmp_path, store), body)

@@ -77,6 +77,7 @@ def _served(said: Said) -> Served:
         revision=said.revision,
         places=said.places if len(said.places) <= MAX_PLACES else (),
         drain=said.drain,
+        trouble="".join(c if c.isprintable() else " " for c in said.trouble),
     )
 
 

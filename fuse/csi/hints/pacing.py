@@ -47,10 +47,10 @@ def news(old: NodeCacheStatus | None, new: NodeCacheStatus) -> News:
 
 
 def _of(old: HeldDataset, new: HeldDataset) -> News:
-    if _plain(old) == _plain(new):
-        return News.NONE
     if _states(old) != _states(new):
         return News.LARGE
+    if _plain(old) == _plain(new):
+        return News.NONE
     size = max(_size(new), _size(old), total(old), total(new))
     moved = abs(total(new) - total(old))
     grown = abs(_size(new) - _size(old))
@@ -58,10 +58,11 @@ def _of(old: HeldDataset, new: HeldDataset) -> News:
 
 
 def _plain(held: HeldDataset) -> HeldDataset:
-    """Without what changes by itself: capacity with the disk, the estimate of a load with each look."""
+    """Without what changes by itself: capacity with the disk, the words of a store with each try (`_states` has whether there are
+    any), the estimate of a load with each look."""
     worker = held.worker
     if isinstance(worker, msgspec.Struct):
-        worker = msgspec.structs.replace(worker, capacity_bytes=0)
+        worker = msgspec.structs.replace(worker, capacity_bytes=0, trouble="")
     warming = held.warming
     if isinstance(warming, msgspec.Struct):
         warming = msgspec.structs.replace(warming, bytes_per_second=0, eta_seconds=0)
@@ -72,7 +73,7 @@ def _states(held: HeldDataset) -> tuple[object, ...]:
     """What others act on at once."""
     said: tuple[object, ...] = ()
     if isinstance(held.worker, msgspec.Struct):
-        said = held.worker.listed, held.worker.revision, held.worker.places, held.worker.drain
+        said = held.worker.listed, held.worker.revision, held.worker.places, held.worker.drain, bool(held.worker.trouble)
     return (
         held.role, held.mounted, held.silent, held.version, isinstance(held.warming, msgspec.Struct),
         isinstance(held.reader, msgspec.Struct), said,

@@ -227,6 +227,24 @@ def test_deletion_takes_the_three_that_hold_and_then_lets_go() -> None:
     assert "apply Dataset/status" not in calls
 
 
+@pytest.mark.parametrize(("phase", "goes"), [("Succeeded", True), ("Failed", True), ("Running", False)])
+def test_pods_that_have_ended_keep_no_claim(phase: str, goes: bool) -> None:
+    """Kubernetes would keep it for them: pods of a Job stay until somebody deletes the Job."""
+    world = World(w.dataset(), w.runtime()).settled()
+    for kind, key in (("Dataset", D), ("PersistentVolumeClaim", Key("ns", "d"))):
+        old = world.copies.stores[kind].get(key)
+        held = ["theirs", "kubernetes.io/pvc-protection", *old.metadata.finalizers]
+        meta = msgspec.structs.replace(old.metadata, deletion_timestamp=ENDING["deletionTimestamp"], finalizers=held)
+        world.copies.stores[kind].upsert(key, msgspec.structs.replace(old, metadata=meta))
+    w.put(world.copies, w.reader("r", phase=phase))
+    calls = world.run()
+    assert ("merge PersistentVolumeClaim" in calls) == goes
+    if goes:
+        body = world.server.bodies[calls.index("merge PersistentVolumeClaim")]["metadata"]
+        assert body["finalizers"] == ["theirs"]
+        assert body["resourceVersion"]
+
+
 def test_an_order_to_leave_is_given_once() -> None:
     world = World(w.dataset(), w.runtime()).settled()
     w.put(world.copies, w.worker("d-worker-0"), w.worker("d-worker-1"))

@@ -12,7 +12,7 @@ import pytest
 from forebay.api.dataload import dataset_of, read_load
 from forebay.api.loadresult import LoadResult
 from forebay.api.status import Progress
-from forebay.controller.loads.deciding import AT_ONCE, DatasetFacts, Facts, PodFacts, decide, duration
+from forebay.controller.loads.deciding import AT_ONCE, NOT_SERVED, WORKERS, DatasetFacts, Facts, PodFacts, decide, duration
 from forebay.runtimes.engine import Finding, Loading, Ref
 
 NOW = datetime(2026, 11, 27, 5, 0, 0, tzinfo=UTC)
@@ -97,10 +97,53 @@ def test_when_it_begins_and_what_it_waits_for(case: str) -> None:
     assert said(known) == (phase, reason)
     decision = decide(known, NOW)
     assert decision.create == (MADE if phase == "Executing" else ())
-    assert (decision.told is not None) == (phase == "Failed")
+    assert (decision.told is not None) == (phase == "Failed" or reason in NOT_SERVED)
     assert decision.status is not None
     assert (decision.status.waiting_for is not msgspec.UNSET) == (reason in ("RunAfter", "RunAfterNotServed"))
     assert decision.status.duration == ("0s" if phase == "Failed" else "Unfinished")
+
+
+def test_what_is_not_served_is_told_in_an_event() -> None:
+    for case in ("cron", "on event", "after a process"):
+        told = decide(WAITS[case][2], NOW).told
+        assert told is not None
+        assert told[0] == "DataOperationNotSupport"
+        assert "this version" in told[1]
+
+
+# --- workers that are not ready yet ---
+
+
+def some(ready: int, since: str = "2026-11-27T04:59:30Z", **more: Any) -> DatasetFacts:
+    return DatasetFacts(uid="d-uid", bound=True, since=since, wanted=3, ready=ready, **more)
+
+
+def test_it_waits_for_workers_that_are_still_to_come_but_not_for_ever() -> None:
+    waits = facts(dataset=some(1))
+    decision = decide(waits, NOW)
+    assert said(waits) == ("Pending", "WorkersStarting")
+    assert (decision.create, decision.told, decision.until) == ((), None, NOW + WORKERS - timedelta(seconds=30))
+    assert decision.status is not None
+    (text,) = (c.message for c in decision.status.conditions if c.status == "True")
+    assert (
+        text
+        == "1 of 3 workers of Dataset d are ready; the load begins when all are, and at 2026-11-27T05:01:30Z with those that are"
+    )
+    assert said(facts(dataset=some(3))) == ("Executing", "")
+    assert said(facts(dataset=some(1, since="2026-11-27T04:58:00Z"))) == ("Executing", ""), "it is over"
+    late = load(creationTimestamp="2026-11-27T04:59:59Z")
+    assert said(facts(late, dataset=some(1, since="2026-11-27T04:00:00Z"))) == ("Pending", "WorkersStarting"), "one may restart"
+    assert decide(facts(late, dataset=some(1)), NOW).until == NOW + WORKERS - timedelta(seconds=1)
+    assert (
+        said(facts(load(creationTimestamp="2026-11-27T04:00:00Z"), dataset=some(2, since="2026-11-27T04:00:00Z")))[0]
+        == "Executing"
+    )
+    assert said(facts(dataset=some(2, since="")))[0] == "Executing", "nobody knows since when"
+    assert said(facts(dataset=some(1), job=job(), pod=PodFacts(name="p"))) == ("Executing", ""), "it has begun"
+
+
+def test_a_load_that_waits_for_workers_takes_no_turn_from_others() -> None:
+    assert said(facts(dataset=some(1), ahead=tuple("abcd"))) == ("Pending", "WorkersStarting")
 
 
 def test_the_dataset_owns_it_unless_it_goes() -> None:

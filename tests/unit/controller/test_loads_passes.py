@@ -204,6 +204,24 @@ def test_a_load_whose_time_is_over_is_deleted_by_uid() -> None:
     assert world.server.bodies == ["uid-l"]
 
 
+def workers(ready: int, of: int, **more: Any) -> dict[str, Any]:
+    made = w.child("StatefulSet", "d-worker")
+    return {**made, "spec": {"replicas": of}, "status": {"replicas": of, **({"readyReplicas": ready} if ready else {}), **more}}
+
+
+def test_it_waits_for_the_workers_that_the_engine_makes() -> None:
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-27T04:59:59Z"}
+    world = World({**w.dataset(), "status": {"phase": "Bound", "conditions": [ready]}}, w.runtime(), load(), workers(1, of=2))
+    assert world.run() == ["apply DataLoad", "apply DataLoad/status"]
+    assert [c["reason"] for c in world.status()["conditions"] if c["status"] == "True"] == ["WorkersStarting"]
+    assert world.run() == []
+    again = world.reconciler.reconcile(L)
+    assert again is not None
+    assert 119 < again.after < 120
+    w.put(world.copies, workers(2, of=2))
+    assert world.run() == [*MADE, "apply DataLoad/status"]
+
+
 # --- which loads a change is about ---
 
 
@@ -233,6 +251,11 @@ def test_what_a_change_is_about() -> None:
     assert about(copies, pod("p", {}))[0] == {L}
     assert about(copies, w.event("Job", "l-loader-job", "FailedCreate", "2026-11-27T04:59:00Z"))[0] == {L}
     assert about(copies, w.worker("d-worker-0"))[0] == set()
+    done = {"status": {"phase": "Complete", "conditions": []}}
+    w.put(copies, load("new"), load("done", **done), load())
+    assert about(copies, workers(0, of=3)) == ({L, Key("ns", "m"), Key("ns", "new")}, {D})
+    assert about(copies, workers(1, of=3))[0] == {L, Key("ns", "m"), Key("ns", "new")}
+    assert about(copies, workers(1, of=3, updatedReplicas=2))[0] == set(), "as many are ready as before"
 
 
 def test_the_dataset_names_what_runs() -> None:

@@ -148,6 +148,7 @@ def changed(**more: Any) -> Cached:
         (changed(worker=said(tier(GIB), total=10 * GIB, listed=True, revision="b")), News.LARGE),
         (changed(worker=said(tier(GIB), total=10 * GIB, listed=True, revision="a", drain="Done")), News.LARGE),
         (changed(worker=said(tier(GIB, quota=GIB), total=10 * GIB, listed=True, revision="a")), News.SMALL),
+        (changed(worker=said(tier(GIB), total=10 * GIB, listed=True, revision="a", trouble="no answer")), News.LARGE),
         (changed(worker=None), News.LARGE),
         (changed(reader=said(tier(50), owns=False, local=7)), News.SMALL),
         (changed(reader=None), News.LARGE),
@@ -156,6 +157,19 @@ def changed(**more: Any) -> Cached:
 )  # fmt: skip
 def test_what_is_news(after: Cached, found: News) -> None:
     assert news(whole(BASE), whole(after)) is found
+
+
+def test_the_words_of_a_store_are_no_news_while_it_fails() -> None:
+    """They may name a request, or another directory each time."""
+    fails, still = (whole(cached(said(tier(GIB), revision="a", trouble=text))) for text in ("no answer (1)", "no answer (2)"))
+    assert news(fails, still) is News.NONE
+    assert news(still, whole(cached(said(tier(GIB), revision="a")))) is News.LARGE
+
+
+def test_what_a_pod_says_of_a_store_is_one_line() -> None:
+    one = held(cached(said(trouble="a\nb\x1b[31mc")))
+    assert isinstance(one.worker, Served)
+    assert one.worker.trouble == "a b [31mc"
 
 
 def test_more_that_is_news() -> None:

@@ -126,9 +126,9 @@ def worker(name: str, node: str = "node-a", *, ready: bool = True, **status: Any
     }
 
 
-def unschedulable(name: str) -> dict[str, Any]:
+def unschedulable(name: str, said: str = NO_ROOM) -> dict[str, Any]:
     pod = worker(name, "", ready=False)
-    pod["status"]["conditions"].append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_ROOM})
+    pod["status"]["conditions"].append({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said})
     return pod
 
 

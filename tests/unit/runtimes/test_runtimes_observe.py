@@ -43,6 +43,10 @@ def changed(found: Found, ref: Ref, **more: Any) -> dict[Ref, Any]:
 SUBJECT = worlds.one(DATASET + CACHE)
 READY = worlds.settled(SUBJECT)
 PODS = READY.pods
+APART = (
+    "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules. no new claims to deallocate, preemption: 0/2 nodes "
+    "are available: 2 No preemption victims found for incoming pod."
+)
 
 # world: what is different from "all is ready" -> phase, reason of Ready, part of its message, workers' phase, mountable
 WORLDS: dict[str, tuple[dict[str, Any], tuple[str, str, str, str, bool]]] = {
@@ -129,6 +133,26 @@ WORLDS: dict[str, tuple[dict[str, Any], tuple[str, str, str, str, bool]]] = {
     "pod security": (
         {"pods": (), "warned": (Warned(SET, "FailedCreate", 'violates PodSecurity "restricted:latest"'),)},
         ("NotBound", "PodRefused", "violates PodSecurity", "NotReady", False),
+    ),
+    "no room beside others": (
+        {"pods": (unschedulable("d-worker-0", APART), unschedulable("d-worker-1", APART))},
+        (
+            "NotBound",
+            "Unschedulable",
+            "write placement: Shared in all of them, ask for fewer workers, or add nodes",
+            "NotReady",
+            False,
+        ),
+    ),
+    "a store fails": (
+        {"workers": {**READY.workers, "d-worker-1": WorkerFacts(trouble="/a: no answer from https://id:key@h/")}},
+        (
+            "Bound",
+            "DatasetReady",
+            "The ddc runtime is ready. But 1 of 3 workers get nothing from a store; d-worker-1: /a: no answer from https://h/;",
+            "Ready",
+            True,
+        ),
     ),
     "mounts of before": (
         {"workers": {p["metadata"]["name"]: WorkerFacts(revision="old", places=("/a",)) for p in PODS}},
@@ -371,3 +395,28 @@ def test_a_runtime_that_is_deleted_takes_its_dataset_down() -> None:
     ready = find(observed.dataset.conditions, "Ready")
     assert ready is not None
     assert ready.reason == "TakingAway"
+
+
+def test_whether_stores_answer_is_a_condition_and_an_event() -> None:
+    def answer(**more: Any) -> tuple[str, str]:
+        found = find(worlds.observe(SUBJECT, worlds.settled(SUBJECT, **more)).dataset.conditions, "StoresAnswer")
+        assert found is not None
+        return found.status, found.reason
+
+    names = [p["metadata"]["name"] for p in PODS]
+    assert answer(workers={}) == ("False", "NotAskedYet")
+    assert answer(workers={name: WorkerFacts(listed=False) for name in names}) == ("True", "Listing")
+    assert answer() == ("True", "Listed")
+    failing = worlds.settled(SUBJECT, workers={name: WorkerFacts(trouble="/a: refused the credentials") for name in names})
+    assert answer(workers=failing.workers) == ("False", "StoreFails")
+    (told_,) = worlds.observe(SUBJECT, failing).findings
+    assert told_.severity == "warning"
+    assert told_.message.startswith("3 of 3 workers get nothing from a store; d-worker-0: /a: refused the credentials;")
+
+
+def test_a_pod_that_waits_for_a_claim_that_was_never_made_holds_nothing_up() -> None:
+    subject = worlds.one(DATASET + CACHE)
+    nothing = Found(users=("reader",))
+    assert worlds.registry.leave(subject, {"forebay": nothing}) == worlds.registry.leave(subject, {"forebay": Found()})
+    held = worlds.registry.leave(subject, {"forebay": worlds.settled(subject, users=("reader",))})
+    assert [f.reason for f in held.findings] == ["InUse"]

@@ -237,7 +237,8 @@ DEVICES: list[tuple[str, dict[str, Any] | None, str]] = [
 def test_resource_claims(status: dict[str, Any] | None, expected: str) -> None:
     made = world([])
     if status is not None:
-        claimed = {"metadata": {"name": "gpu", "namespace": "default"}, "status": status}
-        made.storage.set_device_claim(msgspec.convert(claimed, ResourceClaim))
+        asked = {"devices": {"requests": [{"name": "one", "exactly": {"deviceClassName": "gpu.example.com"}}]}}
+        claimed = {"metadata": {"name": "gpu", "namespace": "default"}, "spec": asked, "status": status}
+        made.claims.set_claim(msgspec.convert(claimed, ResourceClaim))
     assert where(made, pod(resourceClaims=[{"name": "g", "resourceClaimName": "gpu"}])) == expected
     assert where(made, pod(resourceClaims=[{"name": "g", "resourceClaimTemplateName": "t"}])) == ""
