@@ -7,5 +7,6 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Halves = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Shorts = npt.NDArray[np.int16]

@@ -30,6 +30,9 @@ class Rows(State):
         present: Ints = np.flatnonzero(self.alive)
         return present
 
+    def look(self, row: int) -> bytes:
+        return super().look(row) if self.alive[row] else b""
+
     def feasible(self, request: Request, rows: Ints) -> Bools:
         """Only columns that are asked for are compared: a node may have less than nothing free of another."""
         wanted = self._wanted(request)

@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Shorts
 from forebay.scheduler.devices.card import Part
 from forebay.scheduler.devices.fit import Refusal
+from forebay.scheduler.looks import Looks
 from forebay.scheduler.policies.base import Policy
+from forebay.scheduler.ranking import Ranking
 from forebay.scheduler.request import Request
-from forebay.scheduler.state import NO_CARD, Overcommit, State
-
-NEVER = -1
-"""A tick before the first."""
+from forebay.scheduler.state import Overcommit, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,51 +31,29 @@ class Choice:
     parts: tuple[Part, ...] = ()
 
 
-class Ranking:
-    """What requests for the same amounts think of every row. `score` is -inf where they do not fit."""
-
-    __slots__ = ("card", "epoch", "feasible", "score", "seen")
-
-    def __init__(self, count: int) -> None:
-        self.feasible: Bools = np.zeros(count, np.bool_)
-        self.score: Floats = np.full(count, -np.inf)
-        self.card: Shorts = np.full(count, NO_CARD, np.int16)
-        self.seen = NEVER
-        self.epoch = NEVER
-
-
 class Planner:
     """Decisions of one policy over one state."""
 
     def __init__(self, state: State, policy: Policy) -> None:
         self.state = state
         self.policy = policy
-        self._classes: dict[Request, Ranking] = {}
-        self._plain: dict[Request, Request] = {}
+        self._looks = Looks(state)
+        self._rankings: dict[Request, Ranking] = {}  # requests that differ only in their constraints share one
 
     def ranking(self, request: Request) -> Ranking:
         """Scores of the request's amounts as of now, wherever its constraints allow it to go."""
-        state, policy = self.state, self.policy
+        kept = self._rankings.get(request)
+        if kept is None or len(kept.score) != len(self.state):
+            kept = self._rankings[request] = self._shared(request)
+        kept.refresh(self.state, self.policy, self._looks)
+        return kept
+
+    def _shared(self, request: Request) -> Ranking:
         if request.constraints:
-            request = self._amounts(request)
-        kept = self._classes.get(request)
-        if kept is None or len(kept.score) != len(state):
-            kept = self._classes[request] = Ranking(len(state))
-        if kept.epoch != policy.epoch:  # the policy judges otherwise now: nothing kept is of use
-            kept.seen, kept.epoch = NEVER, policy.epoch
-        rows = state.rows if kept.seen == NEVER else state.changed_since(kept.seen)
-        kept.seen = state.tick
-        if not len(rows):
-            return kept
-        fits = state.feasible(request, rows)
-        kept.feasible[rows] = fits
-        kept.score[rows] = -np.inf
-        kept.card[rows] = NO_CARD
-        good = rows[fits]
-        if len(good):
-            rating = policy.rate(state, request, good)
-            kept.score[good] = rating.scores
-            kept.card[good] = rating.cards
+            request = replace(request, constraints=0)
+        kept = self._rankings.get(request)
+        if kept is None or len(kept.score) != len(self.state):
+            kept = self._rankings[request] = Ranking(request, len(self.state))
         return kept
 
     def choose(self, request: Request) -> Choice | None:
@@ -97,17 +73,10 @@ class Planner:
             raise Overcommit(f"node {self.state.names[row]} was found to fit and does not: {parts.sentence()}")
         return Choice(row, devices.places(row, parts), score, parts)
 
-    def _amounts(self, request: Request) -> Request:
-        plain = self._plain.get(request)
-        if plain is None:
-            plain = self._plain[request] = replace(request, constraints=0)
-        return plain
-
     def keep(self, requests: Iterable[Request]) -> None:
         """Forget what is kept for all but these."""
-        self._plain = {request: replace(request, constraints=0) for request in requests}
-        amounts = set(self._plain.values())
-        self._classes = {request: kept for request, kept in self._classes.items() if request in amounts}
+        kept = {request: self._rankings[request] for request in requests if request in self._rankings}
+        self._rankings = kept | {ranking.request: ranking for ranking in kept.values()}
 
     def place(self, request: Request) -> Choice | None:
         """`choose`, and take it."""

@@ -148,6 +148,12 @@ class State:
         """Rows that changed after `tick`, in order."""
         return np.flatnonzero(self.stamp > tick)
 
+    def look(self, row: int) -> bytes:
+        """What a request without devices, and a score that reads nothing else of a row, can see of it; equal rows look alike."""
+        parts = [array[row].tobytes() for array in (self.free, self.card_free, self.card_model, self.card_memory_free)]
+        parts.append(b"d" if self.devices is not None and self.devices.present[row] else b"")
+        return b"".join(parts)
+
     # what fits
 
     def usable(self, request: Request, rows: Ints) -> Bools:

@@ -38,10 +38,12 @@ class Setting:
 class Policy(ABC):
     """A judgement of rows. Scores of a row may depend on that row, the request and what was observed, on no other row.
 
-    `epoch` grows when earlier scores of unchanged rows no longer hold.
+    `epoch` grows when earlier scores of unchanged rows no longer hold. `by_look`: of the row a score (of a request without
+    devices) reads only what `State.look` says, so equal rows are rated once.
     """
 
     name: ClassVar[str]
+    by_look: ClassVar[bool] = False
     epoch: int = 0
 
     def observe(self, state: State, request: Request) -> None:  # noqa: B027 - most policies learn nothing from it

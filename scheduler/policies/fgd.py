@@ -19,6 +19,7 @@ class FGD(Policy):
     """
 
     name = "fgd"
+    by_look = True
 
     def __init__(self, setting: Setting) -> None:
         self._history = setting.history

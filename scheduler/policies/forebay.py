@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
+from forebay.scheduler.arrays import Floats, Ints, Shorts
 from forebay.scheduler.devices.rating import Judge, rate
 from forebay.scheduler.policies.base import Policy, Rating, Setting
 from forebay.scheduler.policies.fgd import distinct_cards, score, tightest
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import State
 from forebay.scheduler.typical import Typical
-from forebay.scheduler.usefulness import MANY, Usefulness, distinct
+from forebay.scheduler.usefulness import Usefulness
+
+NEVER = -1
+"""A stamp that no row has."""
+DIGITS = 6
+"""Decimals of a gain, in milli, that count. Beyond are errors of rounding, which truncation would blow up to a whole point: many
+gains are 0 but for those, and the node taken would depend on the order in which a sum was added up."""
 
 
-class NodesOf(NamedTuple):
-    """What a score depends on, of n nodes: free resources; of the cards free milli, model, free memory, and which would do."""
-
-    free: Ints
-    card_free: Ints
-    card_model: Shorts
-    card_memory: Ints
-    usable: Bools
-
-    def only(self, at: Ints) -> NodesOf:
-        """Those at these places."""
-        return NodesOf(self.free[at], self.card_free[at], self.card_model[at], self.card_memory[at], self.usable[at])
+def whole(gain: Floats) -> Floats:
+    """The score of a gain in milli: a whole number."""
+    return score(np.round(gain, DIGITS))
 
 
 class Forebay(Policy):
@@ -38,44 +33,43 @@ class Forebay(Policy):
     """
 
     name = "forebay"
+    by_look = True
 
     def __init__(self, setting: Setting) -> None:
         del setting  # no history: what comes is not known beforehand
         self._typical = Typical()
         self._measure: Usefulness | None = None
+        self._worth: Floats = np.zeros(0)  # U of each row as it was at stamp `_at`
+        self._at: Ints = np.zeros(0, np.int64)
 
     def observe(self, state: State, request: Request) -> None:
-        if self._typical.observe(request) or self._measure is None:
-            self._measure = Usefulness(self._typical.requests, state)
+        revised = self._typical.observe(request)
+        if revised or self._measure is None or self._measure.models != len(state.models):
+            self._revise(state)
+
+    def _revise(self, state: State) -> None:
+        """Pods are judged by the newest typical ones. Scores stay valid where those are as before."""
+        measure = Usefulness(self._typical.requests, state)
+        if self._measure is None or not measure.same(self._measure):
+            self._measure = measure
+            self._at[:] = NEVER
             self.epoch += 1
 
     def rate(self, state: State, request: Request, rows: Ints) -> Rating:
-        if self._measure is None:
-            self._measure = Usefulness((), state)
-        if request.devices is not None:
-            return Rating(*rate(state, request, rows, Judge(self._measure.measure, score, placed=True)))
-        nodes = NodesOf(
-            state.free[rows],
-            state.card_free[rows],
-            state.card_model[rows],
-            state.card_memory_free[rows],
-            state.usable(request, rows),
-        )
-        if len(rows) < MANY:
-            return self._rate(request, nodes)
-        first, which = distinct(np.concatenate(nodes, axis=1, dtype=np.int64))
-        few = self._rate(request, nodes.only(first))
-        return Rating(few.scores[which], few.cards[which])
-
-    def _rate(self, request: Request, nodes: NodesOf) -> Rating:
+        if self._measure is None or self._measure.models != len(state.models):
+            self._revise(state)
         assert self._measure is not None
-        spare, free, model, memory, usable = nodes
-        before = self._measure.exact(spare, free, model)
-        left = spare - np.array(request.resources, np.int64)
+        if request.devices is not None:
+            return Rating(*rate(state, request, rows, Judge(self._measure.measure, whole, placed=True)))
+        free, model = state.card_free[rows], state.card_model[rows]
+        before, left = self._before(state, rows), state.free[rows] - np.array(request.resources, np.int64)
+        if not request.cards:
+            return Rating.of(self._score(request, before, left, free, model))
+        usable = state.usable(request, rows)
         if request.cards != 1 or request.whole:
             after = free - request.milli * tightest(usable, free, request.cards)
             return Rating.of(self._score(request, before, left, after, model))
-        which, card = distinct_cards(usable, free, model, memory)
+        which, card = distinct_cards(usable, free, model, state.card_memory_free[rows])
         after = free[which]
         after[np.arange(len(which)), card] -= request.milli
         scores = np.full(free.shape, -np.inf)
@@ -83,6 +77,20 @@ class Forebay(Policy):
         best = scores.argmax(axis=1)
         return Rating(scores[np.arange(len(free)), best], best.astype(np.int16))
 
-    def _score(self, request: Request, before: Floats, left: Ints, after: Ints, model: Shorts) -> Floats:
+    def _before(self, state: State, rows: Ints) -> Floats:
+        """U of the rows as they are; kept for those that have not changed."""
         assert self._measure is not None
-        return score(request.card_milli - (before - self._measure.exact(left, after, model)))
+        if len(self._at) != len(state):
+            self._worth, self._at = np.zeros(len(state)), np.full(len(state), NEVER)
+        stamp = state.stamp[rows]
+        new = self._at[rows] != stamp
+        if new.any():
+            fresh = rows[new]
+            self._worth[fresh] = self._measure.measure(state.free[fresh], state.card_free[fresh], state.card_model[fresh])
+            self._at[fresh] = stamp[new]
+        return self._worth[rows]
+
+    def _score(self, request: Request, before: Floats, left: Ints, after: Ints, model: Shorts) -> Floats:
+        """Of placements that leave this much free."""
+        assert self._measure is not None
+        return whole(request.card_milli - (before - self._measure.measure(left, after, model)))

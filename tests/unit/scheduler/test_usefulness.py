@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import COLUMNS, requests, states
 
+from forebay.api import corev1
 from forebay.scheduler import typical
+from forebay.scheduler.arrays import Ints
+from forebay.scheduler.cluster import Cluster
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
 from forebay.scheduler.request import Request
 from forebay.scheduler.state import Card, Node, State
 from forebay.scheduler.typical import Typical
-from forebay.scheduler.usefulness import Usefulness, distinct
+from forebay.scheduler.usefulness import Usefulness
 
 
 def plain_pods(state: State, row: int, request: Request) -> float:
@@ -149,17 +154,62 @@ def test_a_workload_that_changes_is_followed() -> None:
     assert len(learned._counts) <= 2
 
 
-def test_equal_states_are_measured_once_and_alike() -> None:
-    rng = np.random.default_rng(3)
-    states = rng.integers(0, 3, (600, 4))
-    first, which = distinct(states)
-    assert (states[first][which] == states).all()
-    assert len(first) == len({tuple(row) for row in states.tolist()})
-    state = State(
-        [Node(f"n{i}", {"cpu": int(i % 5), "memory": 8}, (Card("a"),) * (i % 3)) for i in range(600)], ["cpu", "memory"]
-    )
-    measure = Usefulness([(Request((1, 1), 1, 500), 0.5), (Request((2, 0), 1, 1000), 0.5)], state)
-    whole = measure.measure(state.free, state.card_free, state.card_model)
-    assert whole.tolist() == [
-        measure.measure(state.free[i : i + 1], state.card_free[i : i + 1], state.card_model[i : i + 1])[0] for i in range(600)
-    ]
+def measured(measure: Usefulness, state: State, rows: Ints) -> list[float]:
+    return measure.measure(state.free[rows], state.card_free[rows], state.card_model[rows]).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(states(), st.data())
+def test_a_state_is_worth_the_same_in_any_company(state: State, data: st.DataObject) -> None:
+    """Bit for bit: else a node's score would depend on which others were rated with it."""
+    pods = [(request, data.draw(st.floats(0.01, 1))) for request in data.draw(st.lists(requests(state), max_size=40))]
+    measure = Usefulness(pods, state)
+    together = measured(measure, state, state.rows)
+    assert together == [measured(measure, state, state.rows[row : row + 1])[0] for row in range(len(state))]
+    order = data.draw(st.permutations(range(len(state))))
+    assert measured(measure, state, np.array(order)) == [together[row] for row in order]
+
+
+def test_typical_pods_from_before_a_column_came_count_nothing_of_it() -> None:
+    state = State([Node("n", {"cpu": 10, "memory": 99}, (Card("a"),) * 4)], COLUMNS)
+    old, new = Usefulness([(Request((4,), 1, 1000), 1.0)], state), Usefulness([(Request((4, 0), 1, 1000), 1.0)], state)
+    assert old.same(new)
+    assert not old.same(Usefulness([(Request((4, 1), 1, 1000), 1.0)], state))
+
+
+def test_what_nobody_asks_for_bounds_nobody_even_where_it_is_overcommitted() -> None:
+    state = State([Node("n", {"cpu": 10, "memory": 99}, (Card("a"),) * 4)], COLUMNS)
+    pods = [(Request((4, 0), 1, 1000), 0.5), (Request((4, 9), 1, 1000), 0.5)]
+    state.free[0, 1] = -1
+    assert measured(Usefulness(pods, state), state, state.rows) == pytest.approx([2500 * 0.5 ** (1 / 8)])
+
+
+def test_the_policy_goes_on_when_a_model_or_a_column_comes() -> None:
+    cluster, policy = Cluster(), make("forebay", Setting())
+    planner = Planner(cluster, policy)
+
+    def node(name: str, model: str, **more: str) -> None:
+        offered = {"cpu": "8", "memory": "8Gi", "pods": "9", **more}
+        cluster.set_node(
+            msgspec.convert({"metadata": {"name": name}, "status": {"allocatable": offered}}, corev1.Node), [Card(model)]
+        )
+
+    def place(name: str) -> int:
+        spec = {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}
+        pod = msgspec.convert({"metadata": {"name": name, "uid": name}, "spec": spec}, corev1.Pod)
+        request = replace(cluster.request(pod), cards=1, milli=1000)
+        policy.observe(cluster, request)
+        choice = planner.place(request)
+        assert choice is not None
+        return choice.row
+
+    node("a", "first")
+    rows = {place("p0")}
+    for count, name in enumerate(("b", "c", "d"), 1):  # each with a model that was not there
+        node(name, f"model-{name}")
+        rows.add(place(f"p{count}"))
+    node("e", "first", **{"example.com/more": "3"})
+    rows.add(place("p9"))
+    for _ in range(2 * typical.FIRST):  # a revision falls due: typical pods of two widths
+        policy.observe(cluster, Request((1, *[0] * (len(cluster.columns) - 1)), 1, 500))
+    assert len(rows) == 5
