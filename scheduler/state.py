@@ -41,6 +41,8 @@ REMEDIES = {
 }
 """What helps where a node's cards have too little of something (`Cards.lacks`)."""
 
+FEW = 64
+"""Changes up to which it is quicker to look at them than at all rows."""
 NO_CARD = -1
 """Model index of a place in the card arrays where the node has no card."""
 
@@ -105,6 +107,7 @@ class State:
         self.shapes: Ints = np.zeros((count, places + 2), np.int64)
         self.stamp: Ints = np.zeros(count, np.int64)
         self.tick = 0
+        self._latest: list[int] = []  # rows of the last changes, at least FEW of them
         for row, node in enumerate(nodes):
             self._describe(row, node)
         self.free: Ints = self.allocatable.copy()
@@ -146,6 +149,9 @@ class State:
 
     def changed_since(self, tick: int) -> Ints:
         """Rows that changed after `tick`, in order."""
+        missed = self.tick - tick
+        if 0 <= missed <= FEW:
+            return np.array(sorted(set(self._latest[len(self._latest) - missed :])), np.int64)
         return np.flatnonzero(self.stamp > tick)
 
     def look(self, row: int) -> bytes:
@@ -378,6 +384,9 @@ class State:
         """Say that a row changed, for whoever keeps something computed from it."""
         self.tick += 1
         self.stamp[row] = self.tick
+        self._latest.append(row)
+        if len(self._latest) > 64 * FEW:
+            del self._latest[:-FEW]
 
     def shape(self, request: Request) -> int:
         """Column of `shapes`: 0 without a card, 1 for shares, 1 + k for k whole cards."""

@@ -26,6 +26,7 @@ class Typical:
     def __init__(self) -> None:
         self.requests: list[tuple[Request, float]] = []
         self._counts: dict[Request, float] = {}
+        self._plain: dict[Request, Request] = {}
         self._seen = 0
         self._due = float(FIRST)
         self._total = 0.0
@@ -33,7 +34,10 @@ class Typical:
     def observe(self, request: Request) -> bool:
         """Count one arrival, as what it asks for: where it may go is not counted. True when `requests` was revised."""
         if request.constraints:
-            request = replace(request, constraints=0)
+            plain = self._plain.get(request)
+            if plain is None:
+                plain = self._plain[request] = replace(request, constraints=0)
+            request = plain
         self._counts[request] = self._counts.get(request, 0.0) + 1
         self._seen += 1
         self._total += 1
@@ -42,6 +46,7 @@ class Typical:
             self._total = sum(self._counts.values())
         if self._seen < self._due:
             return False
+        self._plain.clear()  # classes come and go
         self._due = self._seen + min(self._seen * (GROWTH - 1), WINDOW / 8)
         self._revise()
         return True

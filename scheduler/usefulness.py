@@ -33,7 +33,7 @@ SQUARINGS = 3
 
 
 class Usefulness:
-    """U for many node states at once, of D columns, C places, K kinds (share and models) of T typical pods, A sets of models.
+    """U for many node states at once: D columns, C places, T typical pods of K kinds (share, accepted models), A sets of models.
 
     Each state is summed up by itself, in an order that does not depend on the others: its U is the same, bit for bit, in any
     company. `models` is how many card models there were; for more it has to be made anew.
@@ -41,6 +41,7 @@ class Usefulness:
 
     def __init__(self, pods: Sequence[tuple[Request, float]], state: State) -> None:
         asking = sorted(((request, weight) for request, weight in pods if request.cards), key=lambda one: repr(one[0].models))
+        choices = list(dict.fromkeys(request.models for request, _ in asking))
         kinds = sorted({(request.milli, request.models) for request, _ in asking}, key=repr)
         supply = np.bincount(state.card_model[state.card_milli > 0], minlength=len(state.models))
         self.pods, self.models = len(asking), len(state.models)
@@ -56,13 +57,13 @@ class Usefulness:
         self._never = np.where(self._asked, 0.0, np.inf)  # what is not asked for bounds nothing
         self._asked[self._asked == 0] = 1
         self._bounded = bool(self._never.any())
-        choices = sorted({request.models for request, _ in asking}, key=repr)
         every = sum(weight for _, weight in asking)
         whole = {models: sum(weight for request, weight in asking if request.models == models) for models in choices}
         self._cards_asked = np.array([request.card_milli / FULL for request, _ in asking])
         self._share = np.array([weight / whole[request.models] for request, weight in asking])
-        accepted_by = [request.models for request, _ in asking]  # sorted like `choices`
-        self._starts = np.array([accepted_by.index(models) for models in choices], np.int64)
+        self._starts = np.array(
+            [next(at for at, (r, _) in enumerate(asking) if r.models == models) for models in choices], np.int64
+        )
         self._worth = np.zeros(len(choices))
         for place, models in enumerate(choices):
             within = supply.sum() if models is None else supply[list(models)].sum()

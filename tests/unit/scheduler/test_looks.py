@@ -123,3 +123,14 @@ def test_requests_that_differ_in_constraints_share_their_ranking_until_none_is_k
     assert planner.ranking(one) is shared
     planner.keep([other])
     assert planner.ranking(one) is not shared
+
+
+def test_rows_that_changed_are_found_however_long_ago() -> None:
+    state = State([Node(f"n{i}", {"cpu": 1}) for i in range(9)], ["cpu"])
+    touched = [(7 * at * at + at) % 9 for at in range(5000)]
+    for at, row in enumerate(touched, 1):
+        state.touch(row)
+        for ago in (0, 1, 5, 63, 64, 65, 500):
+            if ago <= at and at % 97 in {0, ago % 97}:
+                assert state.changed_since(at - ago).tolist() == sorted(set(touched[at - ago : at]))
+    assert state.changed_since(-1).tolist() == list(range(9))

@@ -181,7 +181,7 @@ def test_what_nobody_asks_for_bounds_nobody_even_where_it_is_overcommitted() -> 
     state = State([Node("n", {"cpu": 10, "memory": 99}, (Card("a"),) * 4)], COLUMNS)
     pods = [(Request((4, 0), 1, 1000), 0.5), (Request((4, 9), 1, 1000), 0.5)]
     state.free[0, 1] = -1
-    assert measured(Usefulness(pods, state), state, state.rows) == pytest.approx([2500 * 0.5 ** (1 / 8)])
+    assert measured(Usefulness(pods, state), state, state.rows) == [pytest.approx(2500 * 0.5 ** (1 / 8))]
 
 
 def test_the_policy_goes_on_when_a_model_or_a_column_comes() -> None:
