@@ -65,10 +65,12 @@ PYTEST = $(BIN)/pytest -q -rs -o cache_dir=.pytest_cache/$@
 test-unit: $(STAMPS)/venv
 	@$(PYTEST) -n 2 --dist loadfile -m "not long" tests/unit
 
-# With a quick S3 server: moto, in its place, costs these tests minutes.
+# With a quick S3 server: moto, in its place, costs these tests minutes. MOUNTS_AT_ONCE: files of tests at once; 0 is one after
+# the other in this process.
+MOUNTS_AT_ONCE ?= 0
 test-mount: $(STAMPS)/venv
 	@$(BUILD) versitygw >/dev/null
-	@FOREBAY_VERSITYGW="$$($(BUILD) versitygw | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["versitygw"])')" $(PYTEST) -m "not long" tests/cluster tests/mount
+	@FOREBAY_VERSITYGW="$$($(BUILD) versitygw | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["versitygw"])')" $(PYTEST) -n $(MOUNTS_AT_ONCE) --dist loadfile -m "not long" tests/cluster tests/mount
 
 # Files of tests at once. Each process has API servers of its own, which take an eighth of a core each even when nobody asks them.
 AT_ONCE ?= 3

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from forebay.cli.controller import address as listening
-from forebay.cli.output import CommandError, emit_json, say
+from forebay.cli.output import CommandError, emit_json, say, warn
 from forebay.cli.serving import connect, end_on_signals, log_to_stderr
 from forebay.controller.health import Door
 from forebay.scheduler.live import config as configuration
@@ -104,6 +104,8 @@ def replay(*, journal: Path, output: str) -> None:
         raise CommandError(str(error)) from None
     if output == "json":
         emit_json(msgspec.to_builtins(found), pretty=False)
+    if found.cut:
+        warn(found.cut)
     if found.different:
         first = found.different[0]
         raise CommandError(

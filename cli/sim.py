@@ -64,12 +64,22 @@ One line a seed. Where the files come from, and what the figures mean: docs/sche
 )
 @click.option("--policy", required=True, help="random, dotprod, clustering, packing, bestfit, fgd or forebay.")
 @click.option("--seeds", callback=_seeds, help="Which of the orders, such as 42,43; all by default.")
+@click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
-def openb(*, nodes_file: Path, pods_file: Path, orders_file: Path, policy: str, seeds: list[int] | None, output: str) -> None:
+def openb(
+    *,
+    nodes_file: Path,
+    pods_file: Path,
+    orders_file: Path,
+    policy: str,
+    seeds: list[int] | None,
+    report_file: Path | None,
+    output: str,
+) -> None:
     """Fill a cluster of GPU-sharing nodes until the demand is past what it has; how much of the GPUs is then allocated?"""
     try:
         from forebay.scheduler import openb as trace
-        from forebay.scheduler import policies, replay
+        from forebay.scheduler import openb_report, policies, replay
     except ModuleNotFoundError as e:
         if e.name != "numpy":
             raise
@@ -94,6 +104,9 @@ def openb(*, nodes_file: Path, pods_file: Path, orders_file: Path, policy: str, 
                 emit_json({"seed": seed, "allocation": shown, "seconds": round(took, 3)}, pretty=False)
     except ValueError as e:  # a trace that is wrong, a cluster without cards
         raise CommandError(str(e)) from None
+    if report_file is not None:
+        about = f"{len(pods)} pods of {pods_file.name} on {len(nodes)} nodes of {nodes_file.name}, orders of {orders_file.name}."
+        report_file.write_text(openb_report.page(policy, curves, about), encoding="utf-8")
     if output == "text":
         _show(curves, policy)
 

@@ -39,6 +39,18 @@ def same_status(live: Any, wanted: Object) -> bool:
     return isinstance(live, dict) and _by_type(live) == _by_type(wanted)
 
 
+def surplus(live: Any, wanted: Object) -> Object:
+    """Fields of a status that are not wanted, as a merge patch that takes them away. Lists are left: conditions of other writers
+    are theirs."""
+    found: Object = {}
+    for name, value in live.items() if isinstance(live, dict) else ():
+        if name not in wanted and not isinstance(value, list):
+            found[name] = None
+        elif isinstance(value, dict) and isinstance(wanted.get(name), dict) and (more := surplus(value, wanted[name])):
+            found[name] = more
+    return found
+
+
 def _by_type(status: Object) -> Object:
     conditions = status.get("conditions")
     if not isinstance(conditions, (list, tuple)) or not all(isinstance(c, dict) for c in conditions):

@@ -25,6 +25,9 @@ from forebay.runtimes.engine import LEAVING, Found, Installation, Object, Reader
 FRESH = timedelta(minutes=5)
 """How long an Event counts as a fact: the kubelet repeats what still holds within two minutes."""
 SERVING = ("Bound", "Updating")
+LINGER = timedelta(seconds=30)
+"""How long a claim that is told to go is left to Kubernetes, which keeps it for pods that have ended, too, until somebody deletes
+those. Fluid waits as long."""
 
 
 class Looked(NamedTuple):
@@ -179,6 +182,17 @@ class Looker:
         live = self._child(Ref("DatasetHints", *key)) if self._copies.readable("DatasetHints", *key) else None
         pods: list[Pod] = self._copies.where("Pod", "worker", c.path(*key))
         return ahead.step(subject.dataset, live, {p.spec.node_name for p in pods if p.ready}, known)
+
+    # --- what goes ---
+
+    def lingering(self, key: Key, now: datetime) -> tuple[Object | None, datetime | None]:
+        """Our claim, where it is kept for pods of which none runs any more; or when that has to be looked at."""
+        claim: Whole | None = self._copies.get("PersistentVolumeClaim", *key)
+        since = None if claim is None else _time(claim.metadata.deletion_timestamp or "")
+        if claim is None or since is None or any(not p.ended for p in self._copies.where("Pod", "claim", c.path(*key))):
+            return None, None
+        end = since + LINGER
+        return (self._object("PersistentVolumeClaim", claim), None) if end <= now else (None, end)
 
     # --- orphans ---
 

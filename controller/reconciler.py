@@ -64,9 +64,10 @@ class Reconciler:
         subject = self._look.subject(key)
         if subject is None:
             self._without(key, rfc3339(now))
-            return None
+            return self._unprotect(key, now)
         if wait := _alone(subject, now):
             return Again(wait)
+        lingers = self._unprotect(key, now)
         looked = self._look.look(subject, now)
         found, planned = self._planned(subject, dict(looked.found), rfc3339(now))
         failure: Exception | None = None
@@ -90,6 +91,8 @@ class Reconciler:
                 failure = failure or self._ahead(subject)
         if failure is not None:
             raise failure
+        if lingers is not None:
+            left.append(lingers.after)
         if looked.until is not None:
             left.append((looked.until - now).total_seconds() + 0.1)
         if any(f.severity == "error" for f in planned.findings):
@@ -158,6 +161,17 @@ class Reconciler:
         for runtime in subject.runtimes:
             self._write.release(runtime, [runtime_finalizer(runtime["kind"])])
         self._write.release(subject.dataset, [DATASET_FINALIZER])
+
+    def _unprotect(self, key: Key, now: datetime) -> Again | None:
+        """A claim that only pods keep which have ended is let go, whoever told it to go: the plan does so at once where the
+        dataset ends, this where the Dataset is gone already, or where the claim alone was deleted."""
+        claim, later = self._look.lingering(key, now)
+        if claim is not None:
+            try:
+                self._write.release(claim, [PROTECTION])
+            except Conflict as error:
+                LOG.info("claim %s: %s", key, error)
+        return None if later is None else Again((later - now).total_seconds() + 0.1)
 
     # --- what is said ---
 

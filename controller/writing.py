@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.controller.comparing import digest, holds, same_status, signed
+from forebay.controller.comparing import digest, holds, same_status, signed, surplus
 from forebay.controller.kinds import RESOURCES
 from forebay.kube.client import Client
 from forebay.kube.errors import AlreadyExists, Conflict, NotFound
@@ -61,8 +61,10 @@ class Writer:
         """Whether the status of `obj`, as the copies have it, had to be written."""
         wanted: Object = json.loads(msgspec.json.encode(status))
         said = digest(wanted)
-        if same_status(obj.get("status"), wanted) or self._is_settled(obj, obj, "status", said):
+        if same_status(obj.get("status"), wanted):
             return False
+        if self._is_settled(obj, obj, "status", said):
+            return self._clear(obj, wanted, said)
         meta = {k: obj["metadata"][k] for k in ("name", "namespace", "uid")}
         body = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": meta, "status": wanted}
         try:
@@ -71,6 +73,20 @@ class Writer:
             return False  # it went meanwhile
         LOG.info("status of %s %s: %s", obj["kind"], key_of(obj), wanted.get("phase") or wanted.get("workerPhase", ""))
         self._remember(obj, "status", said, made.metadata.resource_version)
+        return True
+
+    def _clear(self, obj: Object, wanted: Object, said: str) -> bool:
+        """Takes away what others wrote into a status and an apply of ours leaves: fields in which we have nothing to say."""
+        more = surplus(obj.get("status"), wanted)
+        if not more or self._is_settled(obj, obj, "surplus", said):
+            return False
+        body = {"metadata": {"uid": obj["metadata"]["uid"]}, "status": more}
+        try:
+            made = self._client.merge(RESOURCES[obj["kind"]], key_of(obj), body, sub="status")
+        except NotFound:
+            return False  # it went meanwhile
+        LOG.info("status of %s %s: not ours, and not so: %s", obj["kind"], key_of(obj), ", ".join(more))
+        self._remember(obj, "surplus", said, made.metadata.resource_version)
         return True
 
     def delete(self, ref: Ref, uid: str) -> None:

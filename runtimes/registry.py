@@ -53,6 +53,11 @@ class Choice(msgspec.Struct, frozen=True):
 def choose(subject: Subject) -> Choice:
     """The engine of a dataset. A reference is served by the engine of what it refers to."""
     if subject.source is not None:
+        if refers(subject.source.subject.dataset):
+            where = "/".join(subject.source.subject.key)
+            return Choice(
+                None, "", "SourceIsReference", f"Dataset {where} is a reference itself; name the dataset that holds the data"
+            )
         return choose(subject.source.subject)
     if point := refers(subject.dataset):
         message = f"spec.mounts[0].mountPoint {show(point)} names no Dataset of this cluster; make it, or correct the mount point"
@@ -184,7 +189,8 @@ def _by_kind(subject: Subject, runtime: Object) -> Choice:
     if kind == "CacheRuntime" and not any(
         c["kind"] == "CacheRuntimeClass" and c["metadata"]["name"] == named for c in subject.classes
     ):
-        message = f"spec.runtimeClassName {show(named)} is no CacheRuntimeClass of this cluster; apply it, or write {OWN}"
+        remedy = f"apply it, or make the CacheRuntime anew with {OWN}"
+        message = f"spec.runtimeClassName {show(named)} is no CacheRuntimeClass of this cluster; {remedy}"
         return Choice(None, name, "ClassUnknown", message)
     return Choice(None, name, "EngineNotDriven", _not_driven(f"{name} of kind {kind}", subject))
 

@@ -4,15 +4,14 @@ U(n) = sum over sets g of accepted models of weight(g) x scarcity(g) x (mean ove
 
 fill(n, t) = milli(t) x pods(n, t), in milli. pods(n, t) is how many of t would go on the node: the least of what its accepted
 cards carry (whole units on each card) and, for each resource, free / asked, not rounded; 0 where not even one goes. The mean
-goes by
-weight, how often each comes. scarcity(g) is cards of the cluster / cards that g accepts: a model that few pods name but that is
-rare is worth keeping free for them.
+goes by weight, how often each comes. scarcity(g) is cards of the cluster / cards that g accepts: a model that few pods name but
+that is rare is worth keeping free for them.
 
 The power is what matters most. Pods are sent where they fit, so a node is filled by those of them that suit it, not by the
 average one: with a plain mean, cards with little CPU seem worth little since many pods could not run there, any pod that can
-is sent there first, and takes what CPU they have. On openb those of nodes with 8 CPUs a card so ended 15 % idle, for want of CPU,
-while nodes with 52 CPUs a card kept most of theirs. With the power such a node is worth nearly all its cards as long as *some*
-usual pods could fill them, and losing that is what costs. (The maximum would ask that of the best pod alone, however rare.)
+is sent there first, and takes what CPU they have: on openb, nodes with 8 CPUs a card so ended 15 % idle, and end 9 % idle with
+the power. With it such a node is worth nearly all its cards as long as *some* usual pods could fill them, and losing that is
+what costs. (The maximum would ask that of the best pod alone, however rare.)
 
 It differs from FGD's F in four ways: in that; what is left is counted in pods, not as the free part of the cards that fit one;
 CPU and memory bound it, so that cards without the CPU to run them count as lost; and requests for rare models weigh by their

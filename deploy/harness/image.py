@@ -43,8 +43,8 @@ PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages", "pydoc_data")
 MODULES_LEFT_OUT = ("_tkinter", "nis", "_test", "_xxtest", "xxlimited", "_ctypes_test", "_curses", "readline")
 """Of the standard library, what a service never imports; the modules' libraries (X11, Kerberos) stay out with them."""
-EXTRA = "scheduler"
-"""Of the project's extras: what its own processes in a cluster need (NumPy)."""
+EXTRAS = ("scheduler", "claims")
+"""Of the project's extras: what its own processes in a cluster need (NumPy, CEL)."""
 FORMAT = "3"
 """Of the cached layer; changes where this file makes another one from the same packages."""
 
@@ -172,7 +172,7 @@ def _base_layer() -> Layer:
 
 
 def _closure(name: str) -> list[importlib.metadata.Distribution]:
-    """The distributions that `name` needs with EXTRA, itself excluded, as they are installed here."""
+    """The distributions that `name` needs with EXTRAS, itself excluded, as they are installed here."""
     found: dict[str, importlib.metadata.Distribution] = {}
     todo = [name]
     while todo:
@@ -183,8 +183,8 @@ def _closure(name: str) -> list[importlib.metadata.Distribution]:
         if each.name in found:
             continue
         found[each.name] = each
-        extra = EXTRA if each.name == name else ""
-        todo += [wanted for requirement in each.requires or () if (wanted := _needed(requirement, extra))]
+        extras = EXTRAS if each.name == name else ("",)
+        todo += [wanted for requirement in each.requires or () for extra in extras if (wanted := _needed(requirement, extra))]
     del found[importlib.metadata.distribution(name).name]
     return [found[key] for key in sorted(found)]
 

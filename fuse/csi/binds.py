@@ -45,6 +45,12 @@ def below(path: str) -> list[mounting.MountEntry]:
     return [e for e in mounting.entries() if e.path == real or e.path.startswith(real + "/")]
 
 
+def stacked(path: str) -> int:
+    """Mounts at exactly `path`, one on top of the other."""
+    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return sum(e.path == real for e in mounting.entries())
+
+
 def unmount_all(path: str) -> None:
     """Take away every mount at and below `path`, stacked ones too. One in use is detached under its users, and that is logged.
 

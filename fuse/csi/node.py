@@ -34,6 +34,8 @@ STAGE_WAIT, PUBLISH_WAIT = 15.0, 20.0
 MEET, MEET_EVERY = 10.0, 0.5
 """Seconds a call waits for a first worker to be ready, and between looks."""
 BIND = 20.0
+STACKED = 20
+"""Losses of one pod's mount that are shown one over the other; then it begins anew, and its containers see the old one."""
 STATS = 5.0
 
 
@@ -260,6 +262,19 @@ def show(mount: str, record: Published) -> None:
     """Bind a mount, or what lies below a sub path of it, at a target, in place of what is there. Raises `Refusal`."""
     binds.unmount_all(record.key)  # first: nothing may look at a dead mount
     os.makedirs(record.key, mode=0o750, exist_ok=True)
+    _bind(mount, record)
+
+
+def show_over(mount: str, record: Published) -> None:
+    """The same on top of a dead mount that containers were shown: into those that see their host's mounts it spreads from there,
+    and from nowhere else. The kernel takes the path to a dead root without asking its daemon. Raises `Refusal`."""
+    if not 0 < binds.stacked(record.key) < STACKED:
+        show(mount, record)
+    else:
+        _bind(mount, record)
+
+
+def _bind(mount: str, record: Published) -> None:
     try:
         if record.sub_path:
             child.run("bind", mount, record.sub_path, record.key, ",".join(record.options), deadline=BIND)

@@ -22,7 +22,7 @@ from forebay.fuse.csi.holder import Holder
 from forebay.fuse.csi.inline import Inline
 from forebay.fuse.csi.known import Known
 from forebay.fuse.csi.mounts import Mounts
-from forebay.fuse.csi.node import Node, show
+from forebay.fuse.csi.node import Node, show_over
 from forebay.fuse.csi.records import Kept, Published
 from forebay.fuse.csi.refusal import Refusal
 from forebay.fuse.csi.site import Site, client_spec
@@ -203,7 +203,7 @@ class Tending:
             return
         with self._node.busy.hold(f"target {published.key}"):
             if self._known.published.get(published.key) == published:
-                show(site.mount, published)
+                show_over(site.mount, published)
                 log("csi", "shown_again", path=published.key, dataset=site.id)
 
 

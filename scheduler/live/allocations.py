@@ -10,6 +10,7 @@ Source: `resource.k8s.io/v1` ResourceClaim; the finalizer and who clears it: Kub
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +29,13 @@ from forebay.scheduler.live.instructions import Bind, ClaimWish, FreeClaim, Name
 
 LOG = logging.getLogger(__name__)
 
-TRIES = 16
-"""Of one write, each after another's: as many as pods of a gang are likely to reserve one claim at once."""
+TRIES = 8
+"""Of one write, each after somebody else's. Our own follow each other: a gang may share a claim."""
+LOCKS = 64
+"""Claims that are written at once, at most; those of one number wait for each other."""
+
+Devices = tuple[tuple[str, str, str], ...]
+"""Driver, pool, device of each."""
 
 Failures = (ApiError, Unreachable, Unusable, ConfigError, NotLeading)
 
@@ -43,6 +49,7 @@ class Allocations:
 
     def __init__(self, client: Client, told: Callable[[ResourceClaim], None]) -> None:
         self._client, self._told = client, told
+        self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     def reserve(self, bind: Bind) -> None:
         """Allocates what the bind wishes and reserves it for the pod. Raises AllocationFailed, and what the client raises."""
@@ -53,7 +60,7 @@ class Allocations:
         """The pod was not bound. What cannot be written is left: it stays allocated, and the claim's own controller clears it
         when the pod is gone."""
         for wish in bind.claims:
-            self._give_back(bind.pod, wish.claim, wish.uid)
+            self._give_back(bind.pod, wish.claim, wish.uid, wish.devices)
 
     def free(self, one: FreeClaim) -> None:
         """The pod waits and its claim keeps it from where there is room: it is allocated anew."""
@@ -63,13 +70,14 @@ class Allocations:
 
     def _again(self, pod: Named, name: str, step: Callable[[ResourceClaim], None]) -> None:
         key = Key(pod.namespace, name)
-        for left in reversed(range(TRIES)):
-            try:
-                step(self._client.get(RESOURCE_CLAIMS, key, ResourceClaim))
-                return
-            except Conflict:
-                if not left:
-                    raise
+        with self._locks[hash(key) % LOCKS]:
+            for left in reversed(range(TRIES)):
+                try:
+                    step(self._client.get(RESOURCE_CLAIMS, key, ResourceClaim))
+                    return
+                except Conflict:
+                    if not left:
+                        raise
 
     def _reserve(self, claim: ResourceClaim, wish: ClaimWish, pod: Named) -> None:
         name = f"ResourceClaim {pod.namespace}/{wish.claim}"
@@ -104,17 +112,20 @@ class Allocations:
         version = made.metadata.resource_version
         return structs.replace(claim, metadata=structs.replace(claim.metadata, resource_version=version, finalizers=finalizers))
 
-    def _give_back(self, pod: Named, name: str, uid: str) -> None:
+    def _give_back(self, pod: Named, name: str, uid: str, devices: Devices | None = None) -> None:
         try:
-            self._again(pod, name, lambda claim: self._leave(claim, pod, uid))
+            self._again(pod, name, lambda claim: self._leave(claim, pod, uid, devices))
         except NotFound:
             return
         except Failures as error:
             LOG.warning("ResourceClaim %s/%s stays reserved for pod %s, which was not bound: %s", pod.namespace, name, pod, error)
 
-    def _leave(self, claim: ResourceClaim, pod: Named, uid: str) -> None:
+    def _leave(self, claim: ResourceClaim, pod: Named, uid: str, devices: Devices | None) -> None:
+        """`devices`: those that were decided here; what somebody else allocated is not ours to take back."""
         status = claim.status
         if claim.metadata.uid != uid or status.allocation is None:
+            return
+        if devices is not None and sorted(held(status.allocation)) != sorted(devices):
             return
         rest = [one for one in status.reserved_for if one.uid != pod.uid]
         if len(rest) == len(status.reserved_for) and rest:

@@ -124,10 +124,11 @@ class Core:
             self.queue.stir()
 
     def _node(self, old: Any, new: Any) -> None:
+        name = (old if new is None else new).metadata.name
         if new is not None:
             self.books.node(new)
+            self._raced(name)  # cards or amounts may be gone that were promised
             return
-        name = old.metadata.name
         for flight in self.flights.on(name):
             self._call_back(flight, f"node {name} is gone")
         self.books.node_gone(name)
@@ -149,8 +150,7 @@ class Core:
 
     def _pod(self, old: Pod | None, pod: Pod) -> None:
         uid = pod.metadata.uid
-        member = self.groups.membership(pod)
-        gang = member.gang if member is not None else ""
+        gang = member.gang if (member := self.groups.membership(pod)) is not None else ""
         if elsewhere := self.opened.see(pod):
             LOG.warning("%s", elsewhere)
         if pod.spec.node_name or pod.status.phase in ENDED:
@@ -195,12 +195,11 @@ class Core:
         self.opened.add(named(pod), intention)
 
     def _wait(self, uid: str, pod: Pod, *, hurry: bool = True) -> None:
-        member = self.groups.membership(pod)
-        key = f"gang {member.gang}" if member is not None else uid
+        gang = member.gang if (member := self.groups.membership(pod)) is not None else ""
+        key = f"gang {gang}" if gang else uid
         if self._job_of.get(uid, key) != key:
             self.queue.remove(self._job_of[uid], uid)
         self.pods[uid], self._job_of[uid] = pod, key
-        gang = member.gang if member is not None else ""
         self.queue.add(key, uid, created(pod), gang=gang, priority=pod.spec.priority, hurry=hurry)
 
     def _withdraw(self, uid: str) -> None:

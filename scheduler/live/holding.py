@@ -68,7 +68,7 @@ class Holding:
         self._searched_at = -math.inf
         self.in_vain: dict[str, float] = {}
         """Jobs for which no place was found, and when they may be looked at again."""
-        self._hurried = -1
+        self._hurried = self._seen = -1
 
     # --- for each pass ---
 
@@ -84,8 +84,9 @@ class Holding:
         promises.begin({holder.key} if holder is not None else set())
         if holder is None:
             return
-        kept = holds.kept = self._kept(holder)
-        cluster = self._books.cluster
+        cluster, kept = self._books.cluster, holds.kept
+        if kept is None or kept.needs.shape[1] != len(cluster.columns) or (cluster.stamp[kept.rows] > self._seen).any():
+            kept = holds.kept = self._kept(holder)
         if cluster.tick != self._hurried and ((cluster.free[kept.rows] >= kept.needs) | (kept.needs == 0)).all():
             self._hurried = cluster.tick
             self._queue.hurry(holder.key)
@@ -93,6 +94,7 @@ class Holding:
     def _kept(self, holder: Holder) -> Kept:
         """The reservation in the cluster's arrays, as they are now."""
         cluster = self._books.cluster
+        self._seen = cluster.tick
         there = [node for node in holder.found.needs if node in cluster.row_of]
         width = len(cluster.columns)
         needs = stack([holder.found.needs[node] for node in there], width)
@@ -110,14 +112,14 @@ class Holding:
 
     def end(self) -> None:
         """After jobs were tried."""
+        self._started()
         self._books.cluster.holds.active = False
 
     # --- for each job ---
 
     def trying(self, job: Job, pods: Sequence[Pod], now: float) -> None:
         """Whether the reservation counts for this job. `now` of the epoch."""
-        if self.holder is not None and self.holder.key not in self._queue.jobs:  # it has just started
-            self.drop()
+        self._started()
         holder = self.holder
         self._books.cluster.holds.active = (
             holder is not None
@@ -125,6 +127,10 @@ class Holding:
             and would_end(pods, now) > self._until(holder)
             and not self._ahead(job, pods, holder)
         )
+
+    def _started(self) -> None:
+        if self.holder is not None and self.holder.key not in self._queue.jobs:
+            self.drop()
 
     def waive(self, job: Job) -> None:
         """It waits for something else than room: it holds nothing."""

@@ -86,6 +86,10 @@ class JournalError(ValueError):
     """A file that is no journal, or one that this version cannot read."""
 
 
+class JournalCut(JournalError):
+    """The rest is missing: the process that wrote it was killed. What came before is good."""
+
+
 class Moment:
     """The wall clock as a core reads it: it stands still while the core is told something. Called, it gives ns since 1970."""
 
@@ -207,7 +211,7 @@ def _entries(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Entry]:
             yield decode(line)
         except msgspec.MsgspecError as e:
             if not line.endswith(b"\n"):
-                raise JournalError(f"{path}:{number}: is cut: the process that wrote it has not ended well") from None
+                raise JournalCut(f"{path}:{number}: is cut: the process that wrote it has not ended well") from None
             raise JournalError(f"{path}:{number}: is no entry of a journal: {e}") from None
 
 
@@ -216,7 +220,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield from enumerate(file, 1)
     except (EOFError, gzip.BadGzipFile) as e:
-        raise JournalError(f"{path}: is cut or not gzipped ({e}): the process that wrote it has not ended well") from None
+        raise JournalCut(f"{path}: is cut or not gzipped ({e}): the process that wrote it has not ended well") from None
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -228,23 +232,27 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """`told`: changes and outcomes; `said`: instructions by kind."""
+    """`told`: changes and outcomes; `said`: instructions by kind; `cut`: why the end is missing, "" where it is not."""
 
     passes: int
     told: int
     said: dict[str, int]
     different: list[Difference]
+    cut: str = ""
 
 
 def replay(path: Path) -> tuple[Core, Replayed]:
-    """Decides all of a journal again, by a fresh core, which is then as the recorded one was. Raises JournalError."""
+    """Decides all of a journal again, by a fresh core, which is then as the recorded one was. Raises JournalError.
+
+    One that is cut is decided as far as it goes.
+    """
     head, entries = read(path)
     wall = [0]
     core = Core(head.settings, Groups(), lambda: wall[0])
     last: dict[tuple[str, str, str], Any] = {}
     passes = told = 0
-    said, different = dict[str, int](), list[Difference]()
-    for entry in entries:
+    said, different, cut = dict[str, int](), list[Difference](), list[str]()
+    for entry in _whole(entries, cut):
         wall[0] = entry.wall
         if isinstance(entry, Passed):
             passes += 1
@@ -259,7 +267,15 @@ def replay(path: Path) -> tuple[Core, Replayed]:
             _tell(core, entry, last)
         except Exception:  # as the process does: one object must not keep the others from being placed
             LOG.exception("what was said could not be taken in: %.300s", entry)
-    return core, Replayed(passes, told, said, different)
+    return core, Replayed(passes, told, said, different, "".join(cut))
+
+
+def _whole(entries: Iterator[Entry], cut: list[str]) -> Iterator[Entry]:
+    """Entries until the end, or until the file is cut: then `cut` says so."""
+    try:
+        yield from entries
+    except JournalCut as error:
+        cut.append(str(error))
 
 
 def _tell(core: Core, entry: Changed | Came | Reread, last: dict[tuple[str, str, str], Any]) -> None:

@@ -24,7 +24,7 @@ from forebay.scheduler.live.nearness import Nearness
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.locality import prefetch
 from forebay.scheduler.request import Request
-from forebay.scheduler.slots import capacity, slots
+from forebay.scheduler.slots import capacity
 
 EVERY = 5.0
 """Seconds between two looks: loads take minutes."""
@@ -144,7 +144,7 @@ class Prefetching:
                 continue
             if request not in seen and len(seen) < SHAPES:
                 seen.add(request)
-                count = np.maximum(count, slots(cluster, request, cluster.rows))
+                count = np.maximum(count, cluster.feasible(request, cluster.rows))
                 most = max(most, int(capacity(cluster, request).max(initial=0)))
         return count > 0, most
 

@@ -67,7 +67,10 @@ def quota_changed(books: Books, old: Mapping[str, Any] | None, new: Mapping[str,
     where = str(meta.get("namespace", "")), str(meta.get("name", ""))
     problems = books.quota(kind, *where, new)
     mine = f"{kind} {'/'.join(part for part in where if part)}"
-    wrong = [str(problem) for problem in problems if problem.severity == "error" and problem.object in (mine, "")]
+    ours = ("", mine), f'{mine} queue "'  # a mistake is named by its object, and by its queue where that is what is wrong
+    wrong = [
+        str(one) for one in problems if one.severity == "error" and (one.object in ours[0] or one.object.startswith(ours[1]))
+    ]
     if new is None or not wrong:
         return []
     return [Report(str(one.get("apiVersion", "")), kind, *where, str(meta.get("uid", "")), "InvalidQuota", wrong[0])]

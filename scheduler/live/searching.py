@@ -17,13 +17,18 @@ import numpy as np
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler.arrays import Floats, Ints
+from forebay.scheduler.cluster import Cluster
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.live.books import Books
 from forebay.scheduler.live.ends import ends
 from forebay.scheduler.live.preempting import PlannedRoom
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.request import Request
 from forebay.scheduler.slots import capacity, slots
 from forebay.scheduler.storage import NOWHERE
+
+MOST = 20_000
+"""Pods that are thought away for one job, about: a larger one is held no place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +68,17 @@ class Search:
         if not count:
             return None
         room = PlannedRoom(self._books, self._planner, gang)
+        away = 0
         with self._books.thinking():
             while True:
                 for row in order.rows[at:count]:
                     for one in going.get(row, ()):
                         self._books.think_away(one.uid)
+                        away += 1
                 places = room.places()
                 if len(places) >= wanted:
                     break
-                if count >= len(order.rows):
+                if count >= len(order.rows) or away > MOST:
                     return None
                 at, count = count, min(2 * count, len(order.rows))
         return self._found(gang, places, going, now)
@@ -100,7 +107,7 @@ class Search:
             for one in there:
                 after.allocatable[row] += np.array(cluster.pods[one.uid].request.resources, np.int64)
         then: Ints = np.minimum.reduce([capacity(after, one) for one in requests])
-        now: Ints = np.minimum.reduce([slots(cluster, one, cluster.rows) for one in requests])
+        now: Ints = np.minimum.reduce([_places(cluster, one, then) for one in requests])
         for request in requests:
             allowed = cluster.allowed(request)
             if allowed is not None:
@@ -152,6 +159,13 @@ class Search:
         held = {one.uid: np.array(cluster.pods[one.uid].request.resources, np.int64) for one in there}
         empty = cluster.free[cluster.row_of[node]] + sum(held.values(), np.zeros(len(needs), np.int64))
         return [one.uid for one in there if one.at <= start < math.inf or ((empty - held[one.uid] < needs) & (needs > 0)).any()]
+
+
+def _places(cluster: Cluster, request: Request, then: Ints) -> Ints:
+    """Slots [N] as things are. Of devices that are asked for by name only whether there are any: counting them takes seconds."""
+    if request.devices is None:
+        return slots(cluster, request, cluster.rows)
+    return np.where(cluster.feasible(request, cluster.rows), then, 0)
 
 
 @dataclass(frozen=True, slots=True)

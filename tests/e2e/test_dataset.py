@@ -93,11 +93,13 @@ def test_readers_see_no_error_while_everything_of_ours_is_killed_one_after_anoth
         "forebay worker run",
     ):
         for node in NODES:
-            found = pods.cluster.run(node, ["pgrep", "-f", program]).split()
-            pods.cluster.run(node, ["kill", "-9", *found])
+            look = partial(pods.cluster.run, node, ["pgrep", "-f", program], check=False)
+            until(look, f"{program} of {node} is not there again")  # it may be one that the last kill took with it
+            pods.cluster.run(node, ["kill", "-9", *look().split()])
             readers.read_on(f"{program} of {node} was killed")
     for component in ("node", "mounts", "controller"):
         for name in ours(pods, component):
+            until(lambda: all(plugin_holds(pods, node) for node in NODES), "a plugin has not taken the device again")
             pods.cluster.kubectl("-n", SYSTEM, "delete", "pod", name, "--grace-period=0", "--force")
             readers.read_on(f"pod {name} was killed")
     for i in range(2):
@@ -108,6 +110,14 @@ def test_readers_see_no_error_while_everything_of_ours_is_killed_one_after_anoth
         pods.cluster.kill(node, "kubelet")
         until(lambda node=node: answers(pods, readers.names[NODES.index(node)]), f"the kubelet of {node} does not answer again")
     readers.read_on("the kubelets were killed")
+
+
+def plugin_holds(pods: Pods, node: str) -> bool:
+    """Whether the plugin has the mount's device. Until then it is the pod of mounts alone that keeps the mount alive."""
+    for process in pods.cluster.processes(node, "forebay csi"):
+        if "/dev/fuse" in pods.cluster.run(node, ["ls", "-l", f"/proc/{process}/fd"], check=False):
+            return True
+    return False
 
 
 def answers(pods: Pods, name: str) -> bool:

@@ -47,7 +47,7 @@ def test_the_plugin_through_kubectl_from_nothing_to_a_warm_dataset(lake: Lake, p
     said = typed(pods.cluster, f"kubectl forebay warm {lake.name} {at}")
     assert f"{len(lake.hashes)} files" in said
     assert "may be used in lab" in typed(pods.cluster, f"kubectl forebay grant {lake.name} --to lab {at}")
-    assert "0 that prevent work" in typed(pods.cluster, "kubectl forebay doctor 2>&1")
+    typed(pods.cluster, "kubectl forebay doctor")  # exit 1 where something prevents work
     columns(lake, pods)
     scales(lake, pods)
 

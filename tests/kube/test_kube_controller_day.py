@@ -172,6 +172,24 @@ def test_what_somebody_changes_by_hand_is_put_right(cluster: Cluster, running: R
     until(bound, 60, lambda: cluster.status(key))
 
 
+def test_a_status_that_somebody_writes_does_not_become_true(cluster: Cluster, running: Running, key: Key) -> None:
+    """Nor do fields in it that the controller has nothing to say in: of another writer, an apply leaves them."""
+    lies = {
+        "Dataset": {"phase": "Failed", "ufsTotal": "9PiB", "hcfs": {"endpoint": "x"}, "operationRef": {"DataLoad": "none"}},
+        "CacheRuntime": {
+            "phase": "NotReady",
+            "client": {"phase": "Ready", "readyReplicas": 9},
+            "mountTime": "2026-01-01T00:00:00Z",
+        },
+    }
+    running.settle()
+    for kind, lie in lies.items():
+        before = (cluster.read(kind, key) or {})["status"]
+        cluster.client.merge(RESOURCES[kind], key, {"status": lie}, sub="status")
+        until(lambda: (cluster.read(kind, key) or {})["status"] == before, 60, lambda: (before, cluster.read(kind, key)))  # noqa: B023
+    running.settle()
+
+
 def said(obj: dict[str, object]) -> object:
     """An object without what the server writes into it."""
     meta = obj.get("metadata") or {}

@@ -92,6 +92,28 @@ def test_nothing_goes_while_a_pod_reads(cluster: Cluster, running: Running, spac
     nothing_left(cluster, key)
 
 
+@pytest.mark.parametrize("stripped", [False, True], ids=["in order", "its finalizer stripped"])
+def test_pods_that_have_ended_keep_nothing(cluster: Cluster, running: Running, space: str, stripped: bool) -> None:
+    """Kubernetes keeps a claim for them until somebody deletes them, as nobody does with those of a Job."""
+    key, pod = bound(cluster, space), Key(space, "done")
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "d"}}
+    spec = {"nodeName": "node-0", "containers": [{"name": "c", "image": "i"}], "volumes": [volume]}
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod.name, "namespace": space}, "spec": spec}
+    cluster.client.create(r.PODS, space, made)
+    cluster.client.merge(r.PODS, pod, {"status": {"phase": "Succeeded"}}, sub="status")
+    running.settle()
+    cluster.delete("Dataset", key)
+    if stripped:
+        cluster.strip("Dataset", key)
+    until(
+        lambda: (cluster.read("PersistentVolumeClaim", key) or {"metadata": {}})["metadata"].get("deletionTimestamp"), 60, "told"
+    )
+    until(lambda: cluster.gone("Dataset", key), 120, lambda: cluster.read("Dataset", key))
+    until(lambda: not cluster.left(key), 120, lambda: cluster.left(key))
+    assert not cluster.gone("Pod", pod)
+    cluster.kill(pod)
+
+
 def test_a_dataset_that_others_refer_to_waits_for_them(cluster: Cluster, running: Running, space: str) -> None:
     key, other = bound(cluster, space), Key(space, "view")
     text = "apiVersion: data.fluid.io/v1alpha1\nkind: Dataset\nmetadata: {name: view, namespace: SPACE}\n"

@@ -254,6 +254,24 @@ def test_what_is_not_carried_out_is_said(loads: Loads, more: str, phase: str, re
     status = loads.comes("l", phase, reason)
     assert all(c["message"] for c in status["conditions"] if c["status"] == "True")
     assert not loads.pods("l")
+    told = "DataOperationFailed" if phase == "Failed" else "DataOperationNotSupport"
+    if reason != "RunAfter":
+        until(lambda: told in [e["reason"] for e in loads.cluster.events(loads.key("l"), "DataLoad")], 30, "no Event")
+
+
+def test_it_waits_for_the_workers_that_are_still_to_come(loads: Loads, cluster: Cluster) -> None:
+    """One is enough for Bound; what began with it alone would lie with it alone."""
+    cluster.apply(SMALL.replace("SPACE", loads.space))
+    until(lambda: len(cluster.pods(loads.key("d"))) == 2, 60, "two pods")
+    first, second = cluster.pods(loads.key("d"))
+    cluster.run(first, "node-a")
+    until(lambda: cluster.phase(loads.key("d")) == "Bound", 60, lambda: cluster.status(loads.key("d")))
+    loads.make("l")
+    status = loads.comes("l", "Pending", "WorkersStarting")
+    assert "1 of 2 workers of Dataset d are ready" in str(status["conditions"])
+    assert not loads.pods("l")
+    cluster.run(second, "node-b")
+    loads.comes("l", "Executing")
 
 
 def test_one_after_the_other(loads: Loads) -> None:

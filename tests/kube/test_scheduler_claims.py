@@ -5,6 +5,7 @@ The driver is one that only counts: it publishes ResourceSlices and prepares not
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -272,3 +273,48 @@ def test_what_is_not_done_here_is_said(site: Site, running: Running, driver: Cou
     both = claims.pod("both", claims.claim("both", {**tolerant, "exactly": {**tolerant["exactly"], "count": 2}}))
     site.all_bound([both])
     assert claims.devices(both) == [f"{node}/plain", f"{node}/sick"]
+
+
+def test_a_gang_of_which_one_claim_was_lost_to_another_scheduler_gives_all_back_and_starts_anew(
+    site: Site, running: Running, driver: CountingDriver, claims: Claims
+) -> None:
+    node = site.node()
+    driver.publish(cards(4), node=node)
+    for name in ("mine", "lost"):
+        claims.claim(name, exactly("card", driver.name))
+    write, stopped, go = running.scheduler.client.merge, threading.Event(), threading.Event()
+
+    def held(resource: Any, key: Key, body: Any, *, sub: str = "", dry_run: bool = False) -> Any:
+        if resource == RESOURCE_CLAIMS and key.name == "lost" and sub and not go.is_set():
+            stopped.set()
+            assert go.wait(PATIENCE)
+        return write(resource, key, body, sub=sub, dry_run=dry_run)
+
+    running.scheduler.client.merge = held  # type: ignore[method-assign]
+    labels = {"pod-group.scheduling.sigs.k8s.io/name": "g", "pod-group.scheduling.sigs.k8s.io/min-available": "2"}
+    gang = [claims.pod(f"g-{name}", name, labels=labels) for name in ("mine", "lost")]
+    assert stopped.wait(PATIENCE)
+    until(lambda: claims.get("mine").status.allocation is not None, PATIENCE)
+    result = {"request": "card", "driver": driver.name, "pool": node, "device": "card-3"}
+    user = {"resource": "pods", "name": gang[1].name, "uid": site.get(gang[1]).metadata.uid}
+    body = {"status": {"allocation": {"devices": {"results": [result]}}, "reservedFor": [user]}}
+    site.client.merge(RESOURCE_CLAIMS, Key(site.namespace, "lost"), body, sub="status")
+    assert not any(site.where(gang))
+    go.set()
+    site.all_bound(gang)
+    assert claims.devices(*gang) == [f"{node}/card-0", f"{node}/card-3"]
+    assert running.scheduler.core.counts.outcomes["failed"] == 1
+
+
+def test_a_gang_that_shares_one_claim(site: Site, running: Running, driver: CountingDriver, claims: Claims) -> None:
+    driver.publish([device("channel")], pool="fabric", allNodes=True)
+    for _ in range(3):
+        site.node(cpu="8")
+    claim = claims.claim("channel", exactly("link", driver.name))
+    labels = {"pod-group.scheduling.sigs.k8s.io/name": "many", "pod-group.scheduling.sigs.k8s.io/min-available": "24"}
+    gang = [claims.pod(f"m{n}", claim, labels=labels) for n in range(24)]
+    site.all_bound(gang)
+    status = claims.get(claim).status
+    assert {one.name for one in status.reserved_for} == {key.name for key in gang}
+    assert status.allocation is not None
+    assert status.allocation.node_selector is None

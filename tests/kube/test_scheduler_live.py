@@ -57,7 +57,7 @@ def test_a_gang_starts_whole_or_not_at_all(site: Site, running: Running) -> None
     site.node(cpu="2")
     site.node(cpu="1")
     gang = site.gang("train", 4, 4)
-    site.waits(gang[0], "needs 4 pods at once, 3 fit")
+    site.waits(gang[0], "needs 4 pods at once and the empty cluster has room for 3")
     for_seconds(1.0, lambda: not any(site.where(gang)))
     site.all_bound([site.pod("between", cpu="2")])  # nothing is held for the gang
     site.client.delete(PODS, Key(site.namespace, "between"), grace=0)

@@ -76,7 +76,7 @@ def two(place: Place) -> Iterator[tuple[Place, Path]]:
     finally:
         place("down")
         leftovers.clear(str(run), "default/data")
-        child.wait(20)
+        child.wait(60)
 
 
 def read_both(place: Place) -> None:

@@ -124,7 +124,7 @@ def test_kill_under_an_open_reader(place: Place, role: str) -> None:
             before = rounds[0]
             os.kill(old, signal.SIGKILL)
             place.wait_for_other(role, old)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while rounds[0] < before + 20 and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert rounds[0] >= before + 20, "the reader came to a halt"
@@ -183,7 +183,7 @@ def test_everything_killed_then_down(place: Place) -> None:
 def test_umount_by_hand_is_a_down(place: Place) -> None:
     assert place.up().returncode == 0
     subprocess.run(["umount", str(place.mnt)], check=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while place.processes() and time.monotonic() < deadline:
         time.sleep(0.1)
     place.assert_nothing_left()

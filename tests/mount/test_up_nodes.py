@@ -93,7 +93,7 @@ def test_a_node_without_a_mount_has_a_supervisor_again(nodes: Nodes, role: str) 
     for _ in range(2):
         old = nodes.pid("node-2", role)
         os.kill(old, signal.SIGKILL)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while sorted(p["role"] for p in nodes.reports()["node-2"]["processes"]) != ["guard", "supervisor", "worker"] or (
             nodes.pid("node-2", role) in (0, old)
         ):
@@ -101,7 +101,7 @@ def test_a_node_without_a_mount_has_a_supervisor_again(nodes: Nodes, role: str) 
     assert nodes.pid("node-2", "worker") == worker, "adopted, not started anew"
     assert nodes.reports()["node-2"]["phase"] == "up"
     os.kill(worker, signal.SIGKILL)  # what was adopted is watched like what was started
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while nodes.pid("node-2", "worker") in (0, worker) or not nodes.reports()["node-2"]["worker"]:
         assert time.monotonic() < deadline
     nodes.read(0)
@@ -116,7 +116,7 @@ def test_a_node_without_a_mount_killed_altogether_and_in_part(nodes: Nodes) -> N
     old = {role: nodes.pid("node-2", role) for role in ("supervisor", "worker", "guard")}
     for role in ("supervisor", "worker"):
         os.kill(old[role], signal.SIGKILL)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while nodes.reports()["node-2"]["phase"] != "up" or not nodes.reports()["node-2"]["worker"]:
         assert time.monotonic() < deadline
     assert nodes.pid("node-2", "supervisor") == old["guard"], "the guard became it"
@@ -190,7 +190,7 @@ def test_a_drained_node_stays_out_until_the_next_up(nodes: Nodes) -> None:
     nodes.read(0, 1)
     assert nodes.view()["store_bytes"] == before, "what it owned went to node-1, not back to the store"
     os.kill(old := nodes.pid("node-2", "worker"), signal.SIGKILL)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while nodes.pid("node-2", "worker") in (0, old) or not nodes.reports()["node-2"]["worker"]:
         assert time.monotonic() < deadline
     assert states() == {"node-1": "up", "node-2": "drained"}, "a restart does not bring it back"
@@ -241,7 +241,7 @@ def test_an_interrupted_start_of_several_leaves_nothing(nodes: Nodes, number: si
         else:
             interrupted += 1
             assert child.returncode in (130, 143, -number), said
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while nodes.place.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
         nodes.place.assert_nothing_left()

@@ -197,9 +197,9 @@ class Lab:
     def kill_daemon(self) -> None:
         assert self.daemon is not None
         self.daemon.kill()
-        assert ended(self.daemon, 10)
+        assert ended(self.daemon, 60)
 
-    def granted(self, deadline: float = 20.0) -> dict[str, object]:
+    def granted(self, deadline: float = 60.0) -> dict[str, object]:
         """What the present daemon published."""
         assert self.daemon is not None
         until = time.monotonic() + deadline

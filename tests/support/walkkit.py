@@ -17,7 +17,7 @@ from forebay.api.loadresult import LoadResult, encode
 from forebay.controller.copies import UNDRIVEN
 from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
-from forebay.kube.errors import ApiError
+from forebay.kube.errors import ApiError, Unreachable
 from forebay.kube.objects import Bare, Key
 
 NAMES, LOADS, READERS = 5, 4, 3
@@ -77,6 +77,8 @@ class Walk:
             STEPS[what][1](self)
         except ApiError as error:
             return f"{what}: {error.code}"  # what it was about is not there, or is not taken
+        except Unreachable:
+            return f"{what}: unanswered"  # by a server that is slow: it may have been done
         time.sleep(self.random.choice((0.0, 0.0, 0.05, 0.3)))
         return what
 

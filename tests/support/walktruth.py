@@ -77,13 +77,8 @@ class Truth:
         if phase in SERVES and not serves:
             yield f"is {phase}: {len(self._serving(key))} workers are ready, its claim is {claim.get('status')}"
         native = (dataset["metadata"].get("annotations") or {}).get("forebay.io/engine") is None
-        if (
-            phase not in SERVES
-            and serves
-            and native
-            and not dataset["metadata"].get("deletionTimestamp")
-            and not _refers(dataset)
-        ):
+        stays = native and not dataset["metadata"].get("deletionTimestamp")
+        if phase not in SERVES and serves and stays and not _refers(dataset):
             yield f"is {phase}: {conditions.get('Ready')}, and {len(self._serving(key))} workers are ready"
         running = sorted(k.name for k, x in self.loads.items() if self._loads(x, key) and phase_of(x) == "Executing")
         if (status.get("operationRef") or {}).get("DataLoad", "") != ",".join(running):
@@ -100,17 +95,24 @@ class Truth:
 
     def _held(self, key: Key) -> bool:
         """Whether somebody keeps the dataset: a pod that names its claim, or a volume elsewhere that shows its bytes."""
-        for pod in self.pods:
-            names = [v.get("persistentVolumeClaim", {}).get("claimName") for v in pod["spec"].get("volumes", ())]
-            if (
-                pod["metadata"]["namespace"] == key.namespace
-                and key.name in names
-                and phase_of(pod) not in ("Succeeded", "Failed")
-            ):
-                return True
+        if self._named(key):
+            return True
         mine = f"{key.namespace}/{key.name}"
         shown = ((v["spec"].get("csi", {}).get("volumeAttributes", {}).get("forebay.io/dataset"), v) for v in self.volumes)
         return any(data == mine and v["spec"]["claimRef"]["name"] != key.name for data, v in shown)
+
+    def _named(self, claim: Key) -> bool:
+        """Whether a pod that has not ended names the claim."""
+        for pod in self.pods:
+            names = [v.get("persistentVolumeClaim", {}).get("claimName") for v in pod["spec"].get("volumes", ())]
+            ended = phase_of(pod) in ("Succeeded", "Failed")
+            if pod["metadata"]["namespace"] == claim.namespace and claim.name in names and not ended:
+                return True
+        return False
+
+    def _protected(self, claim: Key) -> bool:
+        """Whether Kubernetes keeps a claim that is told to go, for the pods that use it: its Dataset's finalizer was stripped."""
+        return bool(self.claims.get(claim, {"metadata": {}})["metadata"].get("deletionTimestamp")) and self._named(claim)
 
     def _runtime(self, runtime: Object) -> Iterable[str]:
         key, status = at(runtime), runtime.get("status") or {}
@@ -172,12 +174,14 @@ class Truth:
     def _left(self) -> Iterable[str]:
         for kind in (*CHILDREN, "Job", "DatasetHints"):
             for obj in self.all(kind, OWNED if kind != "DatasetHints" else ""):
-                name = (obj["metadata"].get("labels") or {}).get("forebay.io/dataset", obj["metadata"]["name"])
-                if Key(obj["metadata"]["namespace"], name) not in self.datasets:
+                owners = [o["name"] for o in obj["metadata"].get("ownerReferences", ())]  # all are called as their dataset
+                name = (obj["metadata"].get("labels") or {}).get("forebay.io/dataset") or (owners or [obj["metadata"]["name"]])[0]
+                kept = kind == "PersistentVolumeClaim" and self._protected(at(obj))
+                if Key(obj["metadata"]["namespace"], name) not in self.datasets and not kept:
                     yield f"left: {kind} {at(obj)} of Dataset {name}"
         for volume in self.volumes:
-            claim = volume["spec"]["claimRef"]
-            if Key(claim["namespace"], claim["name"]) not in self.datasets:
+            claim = Key(volume["spec"]["claimRef"]["namespace"], volume["spec"]["claimRef"]["name"])
+            if claim not in self.datasets and not self._protected(claim):
                 yield f"left: PersistentVolume {volume['metadata']['name']}"
         for kind in ("ServiceAccount", "Role", "RoleBinding"):
             for obj in self.all(kind, OWNED):

@@ -32,9 +32,17 @@ def test_targets_are_absolute_and_named_once() -> None:
     assert read_load(load(target=target)).targets == (LoadTarget("/a/b", 2), LoadTarget("/**/*.tar"), LoadTarget("/"))
 
 
+def test_nodes_are_named_once_each() -> None:
+    assert read_load(load()).nodes == ()
+    assert read_load(load(options={"nodes": " node-2,node-1,,node-2 "})).nodes == ("node-2", "node-1")
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
+        ({"options": {"nodes": "node-1,--node=x"}}, r'spec.options.nodes "--node=x" is no name of a node'),
+        ({"options": {"nodes": "n 1"}}, r"is no name of a node; write such as node-1,node-2"),
+        ({"options": {"nodes": ",".join(f"n{n}" for n in range(101))}}, r"names 101 nodes, at most 100"),
         ({"target": [{"path": "/ok"}, {"path": "/a/../b"}]}, r'spec.target\[1\].path "/a/../b" holds a ".." part'),
         ({"target": [{"path": "/a\0"}]}, r"holds a NUL"),
         ({"target": [{"path": "/" + "x" * 300}]}, r"255 bytes"),

@@ -195,6 +195,17 @@ def test_a_member_that_left_since_they_were_counted_is_counted_again() -> None:
     assert run.go() == WHOLE
 
 
+def test_nodes_that_are_named_take_all_of_it_whatever_the_replicas() -> None:
+    run = Run(Doors(CUT), Order((Target(b"/a", 2), Target(b"/b", 2)), nodes=("n1", "n2")), TWO)
+    assert run.go() == WHOLE
+    assert run.doors.asked == [(door, [b"/a", b"/b"], False, 0, ["n1", "n2"]) for door in TWO]
+    gone = c.ControlError('"n1" is no member of the cluster', "Absent")  # its worker may come back: tried again, then given up
+    run = Run(Doors(*[gone] * 8), Order((Target(b"/"),), nodes=("n1",)), TWO)
+    with pytest.raises(LoadError, match="is no member") as caught:
+        run.go()
+    assert (caught.value.reason, caught.value.final) == ("Incomplete", False)
+
+
 def test_names_alone_are_loaded_by_every_member() -> None:
     run = Run(Doors(), Order((Target(b"/a", 2), Target(b"/b")), metadata_only=True), TWO)
     run.go()

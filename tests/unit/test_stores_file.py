@@ -225,7 +225,7 @@ def test_special_files_are_skipped_and_never_opened(store: FileStore, root: Path
         for key in (b"pipe", b"socket"):
             with pytest.raises(NotFound):
                 store.whole(key)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 30, "an open of a pipe waits for a writer"
 
 
 def test_a_changed_file(store: FileStore, root: Path) -> None:

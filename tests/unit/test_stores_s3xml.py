@@ -119,10 +119,10 @@ def test_no_listing(document: bytes) -> None:
 def test_a_bomb_of_entities_is_refused_in_time() -> None:
     entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 100}">' for n in range(1, 8))
     bomb = f'<!DOCTYPE x [<!ENTITY e0 "ha">{entities}]><ListBucketResult>&e7;</ListBucketResult>'.encode()
-    started = time.monotonic()
+    started = time.thread_time()  # what it costs: a machine that does other things takes longer
     with pytest.raises(Unparsable):
         parse_listing(bomb, b"")
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @given(st.binary(max_size=200))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forebay.controller.comparing import APPLIED, digest, holds, same_status, signed
+from forebay.controller.comparing import APPLIED, digest, holds, same_status, signed, surplus
 
 
 def test_another_key_in_a_selector_is_a_difference() -> None:
@@ -118,3 +118,19 @@ OLD = {"type": "Old", "status": "False"}
 )
 def test_a_status_is_the_same_when_it_says_the_same(found: Any, wanted: dict[str, Any], same: bool) -> None:
     assert same_status(found, wanted) == same
+
+
+def test_what_a_status_says_beyond_what_is_wanted() -> None:
+    live = {
+        "phase": "Ready",
+        "worker": {"phase": "Ready", "readyReplicas": 9},
+        "ufsTotal": "9PiB",
+        "conditions": [],
+        "mounts": [1],
+    }
+    assert surplus(live, {"phase": "NotReady", "worker": {"phase": "NotReady"}}) == {
+        "worker": {"readyReplicas": None},
+        "ufsTotal": None,
+    }
+    assert surplus(live, live) == {}
+    assert surplus(None, {"phase": ""}) == {}

@@ -116,3 +116,22 @@ def test_every_pass_has_another_secret_at_hand() -> None:
     _, two, _ = look(w.dataset())
     assert len(one.fresh_secret) == 64
     assert one.fresh_secret != two.fresh_secret
+
+
+def test_a_claim_that_is_kept_for_pods_that_have_ended_is_let_go_after_a_while() -> None:
+    now = datetime(2026, 11, 27, 5, 0, 40, tzinfo=UTC)
+    claim = w.child("PersistentVolumeClaim", "d")
+    gone = {**claim, "metadata": {**claim["metadata"], "deletionTimestamp": "2026-11-27T05:00:00Z"}}
+    copies = Copies()
+    looker = Looker(copies, Installation())
+    key = Key("ns", "d")
+    assert looker.lingering(key, now) == (None, None)
+    w.put(copies, claim, w.reader("done", phase="Succeeded"))
+    assert looker.lingering(key, now) == (None, None), "nobody told it to go"
+    w.put(copies, gone)
+    found, later = looker.lingering(key, now)
+    assert found is not None
+    assert (found["metadata"]["name"], later) == ("d", None)
+    assert looker.lingering(key, now - timedelta(seconds=20)) == (None, now - timedelta(seconds=10)), "05:00:30"
+    w.put(copies, w.reader("reads"))
+    assert looker.lingering(key, now) == (None, None), "a pod reads"

@@ -55,6 +55,16 @@ def test_a_lease_is_free_only_when_it_did_not_change_for_its_duration_as_seen_by
     assert not m.leading
 
 
+@pytest.mark.parametrize("renewed", ["1970-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "no time", ""])
+def test_what_the_holders_clock_says_neither_ends_its_lease_nor_makes_it_longer(renewed: str) -> None:
+    m = candidate()
+    m.handle(e.Begin(100.0))
+    assert isinstance(m.handle(e.Seen(other(renewed), "1", 100.0))[0], e.Sleep)
+    assert isinstance(m.handle(e.Seen(other(renewed), "1", 114.9))[0], e.Sleep)
+    assert isinstance(m.handle(e.Seen(other(renewed), "2", 115.0))[0], e.Sleep)  # renewed: the version says so
+    assert isinstance(m.handle(e.Seen(other(renewed), "2", 130.0))[0], e.Write)
+
+
 def test_the_holders_own_duration_counts_not_ours() -> None:
     m = candidate()
     m.handle(e.Seen(other(duration=60), "1", 0.0))

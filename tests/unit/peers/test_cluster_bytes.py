@@ -216,7 +216,7 @@ def test_a_dead_owner_is_replaced_by_the_next_member_for_all_nodes(world: World)
     assert world.local.reads == [], "a node that is not the next one leaves the store alone"
     began = time.monotonic()
     assert read(stores[0], ref) == data
-    assert time.monotonic() - began < 0.5, "only the first range pays for finding out"
+    assert time.monotonic() - began < 1.5, "only the first range pays for finding out, and that is 2 s"
 
 
 def test_the_next_member_fetches_from_its_own_store(world: World) -> None:

@@ -302,6 +302,16 @@ def test_a_claim_that_is_not_as_it_was_decided_is_left_alone(there: ResourceClai
     assert not server.writes
 
 
+def test_what_somebody_else_allocated_is_not_taken_back() -> None:
+    there = claim("x", "d1", users=("p",))
+    server = Server(there)
+    allocations, _ = writer(server)
+    allocations.release(bind())
+    assert server.claim == there
+    allocations.free(FreeClaim(Named("n", "p", "p"), "x", "uid-x"))
+    assert server.claim.status.allocation is None
+
+
 def test_what_cannot_be_given_back_is_left_and_what_is_gone_is_nothing() -> None:
     server = Server(claim("x", "d0", users=("p",)))
     allocations, told = writer(server)

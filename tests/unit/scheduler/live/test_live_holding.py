@@ -30,7 +30,9 @@ def test_nobody_passes_what_is_first() -> None:
         started = w.decide()
         assert (n < 3) == (started == {}), started
     assert sorted(started) == [f"big{n}" for n in range(8)]
-    assert w.core.keeping.nodes.holder is None
+    holder = w.core.keeping.nodes.holder
+    assert holder is not None
+    assert holder.who == "pod n/small"  # the next that finds no room
 
 
 def test_what_is_left_over_may_be_used() -> None:

@@ -154,7 +154,6 @@ def test_what_was_decided_otherwise_is_found(tmp_path: Path) -> None:
         (b"no json\n", "j:1: is no head of a journal"),
         (b'{"version":99,"forebay":"9","settings":{}}\n', "has version 99, this forebay reads up to 1"),
         (b'{"version":1,"forebay":"9","settings":{}}\n{"type":"dream"}\n', "j:2: is no entry of a journal"),
-        (b'{"version":1,"forebay":"9","settings":{}}\n{"type":"pass","now":1.0', "j:2: is cut"),
     ],
 )
 def test_what_is_no_journal_is_told(tmp_path: Path, body: bytes, says: str) -> None:
@@ -162,10 +161,19 @@ def test_what_is_no_journal_is_told(tmp_path: Path, body: bytes, says: str) -> N
     path.write_bytes(body)
     with pytest.raises(journal.JournalError, match=says):
         journal.replay(path)
-    packed = tmp_path / "j.gz"
-    packed.write_bytes(gzip.compress(b"x" * 100)[:-9])
-    with pytest.raises(journal.JournalError, match="is cut or not gzipped"):
-        journal.replay(packed)
+
+
+def test_one_that_is_cut_is_decided_as_far_as_it_goes(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "j", tmp_path / "j.gz"
+    day(plain, 4, steps=40)
+    whole = plain.read_bytes()
+    plain.write_bytes(whole[:-30])
+    packed.write_bytes(gzip.compress(whole)[:-9])
+    for path, says in ((plain, "is cut: the process"), (packed, "is cut or not gzipped")):
+        _, found = journal.replay(path)
+        assert not found.different
+        assert found.passes >= 39
+        assert says in found.cut
 
 
 def test_a_journal_that_is_full_ends_and_can_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
