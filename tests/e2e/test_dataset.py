@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 
 from harness.machine import ClusterError
@@ -114,8 +115,13 @@ def test_readers_see_no_error_while_everything_of_ours_is_killed_one_after_anoth
 
 def plugin_holds(pods: Pods, node: str) -> bool:
     """Whether the plugin has the mount's device. Until then it is the pod of mounts alone that keeps the mount alive."""
+    root = pods.cluster.root_of(node)
     for process in pods.cluster.processes(node, "forebay csi"):
-        if "/dev/fuse" in pods.cluster.run(node, ["ls", "-l", f"/proc/{process}/fd"], check=False):
+        try:
+            held = [os.stat(each).st_rdev for each in (root / "proc" / str(process) / "fd").iterdir()]
+        except OSError:
+            continue  # it closed one meanwhile, or has ended: the next look tells
+        if os.makedev(10, 229) in held:  # /dev/fuse, under whatever name another mount namespace has it
             return True
     return False
 
