@@ -14,12 +14,12 @@ import msgspec
 from forebay.cli.output import CommandError, say
 from forebay.cli.serving import connect, log_to_stderr
 from forebay.controller.copies import OWNED, path
+from forebay.controller.datasets.leaving import left, sweep
+from forebay.controller.install.rights import CONTROLLER
 from forebay.controller.kinds import RESOURCES, Pod
-from forebay.controller.labelling import MANAGER
-from forebay.controller.leaving import left, sweep
-from forebay.controller.nodelabels import APPLIED
+from forebay.controller.nodes.labelling import MANAGER
+from forebay.controller.nodes.labels import APPLIED
 from forebay.controller.process import Controller, Options
-from forebay.controller.rights import CONTROLLER
 from forebay.controller.writing import Writer
 from forebay.kube import resources as r
 from forebay.kube.client import Client

@@ -70,8 +70,8 @@ def _of_cluster(name: str, namespace: str, kubeconfig: str, *, config: Path | No
     try:
         import msgspec
 
-        from forebay.scheduler.live import why as explain
-        from forebay.scheduler.live.looking import NotWhole, look
+        from forebay.scheduler.live.questions import why as explain
+        from forebay.scheduler.live.questions.looking import NotWhole, look
     except ModuleNotFoundError as e:
         if e.name != "numpy":
             raise

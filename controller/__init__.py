@@ -1,1 +1,1 @@
-"""Reconcilers and the admission webhook. Empty until the control plane lands."""
+"""The control plane: passes over datasets, nodes and loads, admission, and what an installation consists of."""

@@ -12,19 +12,19 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from prometheus_client import CollectorRegistry
 
 from forebay.controller.copies import Copies
+from forebay.controller.datasets.hinting import Hinter
+from forebay.controller.datasets.leaving import Leaving
+from forebay.controller.datasets.looking import Looker
+from forebay.controller.datasets.mapping import datasets
+from forebay.controller.datasets.reconciler import RESYNC, Reconciler
 from forebay.controller.health import Door
-from forebay.controller.hinting import Hinter
-from forebay.controller.labelling import Labeller
-from forebay.controller.leaving import Leaving
 from forebay.controller.loads.looking import LoadLooker
 from forebay.controller.loads.mapping import loads
 from forebay.controller.loads.reconciler import LoadReconciler
-from forebay.controller.looking import Looker
-from forebay.controller.mapping import datasets
 from forebay.controller.metrics import Collector, Passes
-from forebay.controller.nodelabels import nodes
+from forebay.controller.nodes.labelling import Labeller
+from forebay.controller.nodes.labels import nodes
 from forebay.controller.operations import OperationReconciler, operations
-from forebay.controller.reconciler import RESYNC, Reconciler
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
 from forebay.kube.client import Client

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints
+from forebay.scheduler.arrays.slots import Shapes, Slots, capacity
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.transaction import Transaction
+from forebay.scheduler.arrays.types import Bools, Floats, Ints
 from forebay.scheduler.decision import Ask, Decision, Order
 from forebay.scheduler.gang import plan as greedy
 from forebay.scheduler.locality import prefetch
@@ -21,12 +24,9 @@ from forebay.scheduler.locality.waiting import Entry, Kind, Waiting, may_go
 from forebay.scheduler.locality.warmth import STALE, Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import Setting
 from forebay.scheduler.policies.packing import Packing
-from forebay.scheduler.request import Request
-from forebay.scheduler.slots import Shapes, Slots, capacity
-from forebay.scheduler.state import State
-from forebay.scheduler.transaction import Transaction
 
 LOOK = 32
 """Kinds of gangs that a pass looks at for places far from their data, oldest first."""

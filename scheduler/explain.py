@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.types import Bools
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import State
+from forebay.scheduler.pods.request import Request
 
 SHOWN = 4
 """Reasons in a sentence; the rest is counted together."""

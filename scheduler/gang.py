@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from forebay.scheduler.arrays.transaction import Transaction
 from forebay.scheduler.explain import failed_constraints
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
-from forebay.scheduler.request import Request
-from forebay.scheduler.transaction import Transaction
+from forebay.scheduler.pods.request import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from forebay.scheduler.request import FULL, Request
-from forebay.scheduler.state import Card, Node, State
+from forebay.scheduler.arrays.state import Card, Node, State
+from forebay.scheduler.pods.request import FULL, Request
 
 COLUMNS = ("cpu_milli", "memory_mib")
 MOST_CARDS = 64

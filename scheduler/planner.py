@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from forebay.scheduler.arrays.looks import Looks
+from forebay.scheduler.arrays.state import Overcommit, State
 from forebay.scheduler.devices.card import Part
 from forebay.scheduler.devices.fit import Refusal
-from forebay.scheduler.looks import Looks
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies.base import Policy
 from forebay.scheduler.ranking import Ranking
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Overcommit, State
 
 
 @dataclass(frozen=True, slots=True)

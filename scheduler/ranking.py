@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
-from forebay.scheduler.looks import NEVER, Looks
+from forebay.scheduler.arrays.looks import NEVER, Looks
+from forebay.scheduler.arrays.state import NO_CARD, State
+from forebay.scheduler.arrays.types import Bools, Floats, Ints, Shorts
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies.base import Policy
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import NO_CARD, State
 
 
 class Ranking:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.openb import COLUMNS, Arrivals, TracePod
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Node, State
 
 
 @dataclass(slots=True)

@@ -14,12 +14,12 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from forebay.scheduler.arrays.slots import Shapes
+from forebay.scheduler.arrays.state import NO_CARD, Card, Node, State
 from forebay.scheduler.decision import Ask, Decision
 from forebay.scheduler.dispatcher import Dispatcher, Running
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
-from forebay.scheduler.slots import Shapes
-from forebay.scheduler.state import NO_CARD, Card, Node, State
 
 VERSION = 1
 """Of a dump. A reader refuses a newer one."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from forebay.api import engine_class
+from forebay.api import engine_class, written
 from forebay.api.crd.kinds import KINDS, VERSION, Kind
 from forebay.api.crd.schema import object_schema
 
@@ -100,7 +100,7 @@ def stale(folder: Path) -> list[str]:
     wanted = files()
     texts = {f"{path.parent.name}/{path.name}": path.read_text() for part in PARTS for path in (folder / part).glob("*.yaml")}
     found = {name: text for name, text in texts.items() if name in wanted or text.startswith(HEADER)}
-    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    return written.stale(wanted, found)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -110,20 +110,9 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("usage: python -P -m forebay.api.crd.files FOLDER [--check]\n")
         return 2
     folder = Path(folders[0])
-    names = stale(folder)
-    if "--check" in arguments:
-        for name in names:
-            sys.stderr.write(f"{folder / name}: is not what the tables say; run python -P -m forebay.api.crd.files {folder}\n")
-        return 1 if names else 0
-    for part in PARTS:
+    for part in () if "--check" in arguments else PARTS:
         (folder / part).mkdir(parents=True, exist_ok=True)
-    wanted = files()
-    for name in names:
-        if name in wanted:
-            (folder / name).write_text(wanted[name])
-        else:
-            (folder / name).unlink()
-    return 0
+    return written.bring(folder, files(), stale(folder), check="--check" in arguments, program="forebay.api.crd.files")
 
 
 if __name__ == "__main__":

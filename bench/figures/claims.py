@@ -16,7 +16,7 @@ import msgspec
 
 from forebay.api.corev1 import Node, Pod
 from forebay.api.resourcev1 import DeviceClass, ResourceClaim, ResourceSlice
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
 

@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 
 from forebay.api.corev1 import Node, Pod
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.arrays.state import Card
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import POLICIES, Setting, make
-from forebay.scheduler.state import Card
 
 ZONE, RACK, HOST = "topology.kubernetes.io/zone", "example.com/rack", "kubernetes.io/hostname"
 CARDS = (Card("gpu"),) * 8

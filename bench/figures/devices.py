@@ -11,6 +11,7 @@ import argparse
 import random
 import time
 
+from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import Device, Seat
 from forebay.scheduler.devices.kinds import GIB
@@ -19,7 +20,6 @@ from forebay.scheduler.devices.record import Record, read, render
 from forebay.scheduler.devices.request import request_of
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.state import Node, State
 
 SIZES = (("Tesla T4", 16), ("NVIDIA A10", 24), ("NVIDIA A100-SXM4-80GB", 80))
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb")

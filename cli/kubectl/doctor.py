@@ -15,7 +15,7 @@ from forebay.cli.doctor import Finding, kernel_version
 from forebay.cli.doctor import show as shown
 from forebay.cli.kubectl.reach import Cluster, Object, Where, output_option, reached, where_options
 from forebay.cli.output import emit_json
-from forebay.controller import rights
+from forebay.controller.install import rights
 from forebay.controller.kinds import Whole
 from forebay.controller.process import LEASE
 from forebay.kube import resources as r

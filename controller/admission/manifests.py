@@ -11,9 +11,9 @@ from typing import Any
 
 from forebay.api.crd.kinds import KINDS
 from forebay.api.fluid import GROUP
-from forebay.controller import rights
 from forebay.controller.admission.pods import INJECT, OPT_OUT, SIDECAR
 from forebay.controller.admission.preferences import Preferences, shown
+from forebay.controller.install import rights
 
 PODS, OBJECTS = "/pods", "/objects"
 """Where the API server calls."""

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from forebay.controller import rights
 from forebay.controller.admission import objects, pods
 from forebay.controller.admission.door import Door
 from forebay.controller.admission.keeping import MUTATING, VALIDATING, Keeper, Names
@@ -18,6 +17,7 @@ from forebay.controller.admission.manifests import OBJECTS, PODS
 from forebay.controller.admission.preferences import Preferences
 from forebay.controller.admission.review import Answer, Request
 from forebay.controller.health import Door as HealthDoor
+from forebay.controller.install import rights
 from forebay.controller.process import STALE
 from forebay.kube.client import Client
 from forebay.kube.metrics import Collector

@@ -9,11 +9,11 @@ from forebay.api.dataload import LoadSpec, LoadSpecError, after_of, dataset_of, 
 from forebay.api.loadresult import FINAL
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
+from forebay.controller.datasets.looking import SERVING, Looker
+from forebay.controller.datasets.mapping import phase_of
 from forebay.controller.kinds import RESOURCES, Event, Pod, Whole, as_object
 from forebay.controller.loads.deciding import ENDED, DatasetFacts, Facts, PodFacts
 from forebay.controller.loads.mapping import worker_counts
-from forebay.controller.looking import SERVING, Looker
-from forebay.controller.mapping import phase_of
 from forebay.kube.objects import Key
 from forebay.runtimes import registry
 from forebay.runtimes.binding import refers

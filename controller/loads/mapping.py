@@ -7,8 +7,8 @@ from typing import Any
 
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
+from forebay.controller.datasets.mapping import phase_of
 from forebay.controller.kinds import Pod, Whole
-from forebay.controller.mapping import phase_of
 from forebay.kube.objects import Key
 from forebay.kube.store import Change
 

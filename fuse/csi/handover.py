@@ -16,7 +16,7 @@ from forebay.cache.log import log
 
 LOCK = "handover.lock"
 PATIENCE = 40.0
-"""Seconds. The pods' grace is 60 (controller/install.py), of which a keeper's client tiers get 10 to end by themselves."""
+"""Seconds. The pods' grace is 60 (controller/install/parts.py), of which a keeper's client tiers get 10 to end by themselves."""
 LOOK = 0.2
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from forebay.api.resourcev1 import CLASS_RESOURCE, DeviceClass, ResourceClaim, ResourceSlice
+from forebay.scheduler.arrays.storage import ClaimKey
 from forebay.scheduler.claims import pools as p
 from forebay.scheduler.claims.written import Allotted, held
-from forebay.scheduler.storage import ClaimKey
 
 LOGGED = 20_000
 """Changes that are remembered node by node; whoever is further behind looks at all nodes anew."""

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from forebay.scheduler.arrays import Bools, Ints, Shorts
+from forebay.scheduler.arrays.types import Bools, Ints, Shorts
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import ANY, NOTHING, Device, Part, Rules, Use, collapse, free_milli, lack, mask, use_of
 from forebay.scheduler.devices.fit import Refusal, fit, forbidden

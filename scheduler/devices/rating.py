@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
+from forebay.scheduler.arrays.state import NO_CARD, State
+from forebay.scheduler.arrays.types import Bools, Floats, Ints, Shorts
 from forebay.scheduler.devices.arrays import ORDERS, Cards
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import collapse
 from forebay.scheduler.devices.fit import Refusal
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import NO_CARD, State
+from forebay.scheduler.pods.request import Request
 
 
 @dataclass(frozen=True, slots=True)

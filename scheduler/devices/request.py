@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from forebay.scheduler.arrays.state import State
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.inputs import served
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import State
+from forebay.scheduler.pods.request import Request
 
 
 def request_of(state: State, resources: tuple[int, ...], ask: PodAsk | None) -> Request:

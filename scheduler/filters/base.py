@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.node_rows import NodeRows
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.node_rows import NodeRows
 
 
 class Check(ABC):

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from forebay.api.corev1 import NodeSelector
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.labels import NAME
+from forebay.scheduler.arrays.node_rows import NodeRows
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.claims.asks import Wanted
 from forebay.scheduler.claims.book import EVERYWHERE, ClaimBook
 from forebay.scheduler.claims.pools import Device
 from forebay.scheduler.claims.search import Given, Offer, search
 from forebay.scheduler.filters.base import NodeMask
-from forebay.scheduler.labels import NAME
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.node_rows import NodeRows
 
 MaskOf = Callable[[NodeSelector], NodeMask]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.labels import NAME
+from forebay.scheduler.arrays.node_rows import NodeRows
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.filters.base import NodeMask
-from forebay.scheduler.labels import NAME
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.node_rows import NodeRows
-from forebay.scheduler.pod_class import NodeRule
-from forebay.scheduler.selectors import Requirement, Selector
+from forebay.scheduler.pods.classes import NodeRule
+from forebay.scheduler.pods.selectors import Requirement, Selector
 
 
 class NodeAffinityCheck(NodeMask):

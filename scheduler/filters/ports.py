@@ -9,10 +9,10 @@ from collections import Counter
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.filters.base import Check
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.pod_class import HostPort
+from forebay.scheduler.pods.classes import HostPort
 
 EVERY = "0.0.0.0"
 

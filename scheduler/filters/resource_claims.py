@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.labels import NAME
+from forebay.scheduler.arrays.node_rows import NodeRows
+from forebay.scheduler.arrays.state import Overcommit
+from forebay.scheduler.arrays.storage import ClaimKey
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.claims.asks import NotDone, Wanted, read
 from forebay.scheduler.claims.book import ClaimBook
 from forebay.scheduler.claims.written import Allotted, allot
 from forebay.scheduler.filters.base import Check, NodeMask
 from forebay.scheduler.filters.device_fits import DeviceFits, lacks_by_row
 from forebay.scheduler.filters.volumes import MaskOf
-from forebay.scheduler.labels import NAME
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.node_rows import NodeRows
-from forebay.scheduler.pod_class import node_terms
-from forebay.scheduler.state import Overcommit
-from forebay.scheduler.storage import ClaimKey
+from forebay.scheduler.pods.classes import node_terms
 
 MOST_USERS = 256
 """Pods that one claim can be reserved for (`ResourceClaimReservedForMaxSize`)."""

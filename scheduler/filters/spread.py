@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.tallies import Tally
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.filters.base import Check
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.pod_class import Spread
-from forebay.scheduler.selectors import show
-from forebay.scheduler.tallies import Tally
+from forebay.scheduler.pods.classes import Spread
+from forebay.scheduler.pods.selectors import show
 
 
 class Constraint(NamedTuple):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.node_rows import UNSCHEDULABLE, NodeRows, TaintOf, Taints
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.filters.base import NodeMask
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.node_rows import UNSCHEDULABLE, NodeRows, TaintOf, Taints
-from forebay.scheduler.pod_class import Tolerated
-from forebay.scheduler.selectors import whole
+from forebay.scheduler.pods.classes import Tolerated
+from forebay.scheduler.pods.selectors import whole
 
 CORDON = TaintOf(UNSCHEDULABLE, "", "NoSchedule")
 

@@ -30,16 +30,16 @@ from forebay.api.storagev1 import (
     StorageClass,
     class_of,
 )
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.labels import NAME
+from forebay.scheduler.arrays.node_rows import NodeRows
+from forebay.scheduler.arrays.state import Overcommit
+from forebay.scheduler.arrays.storage import Chosen, ClaimKey, Handle, Storage
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.filters.base import Check, NodeMask
-from forebay.scheduler.labels import NAME
 from forebay.scheduler.lack import Lack
-from forebay.scheduler.node_rows import NodeRows
-from forebay.scheduler.pod_class import NodeRule
+from forebay.scheduler.pods.classes import NodeRule
+from forebay.scheduler.pods.selectors import Requirement, ordered, read_expressions, read_selector, selects
 from forebay.scheduler.quota.amounts import parse_amount
-from forebay.scheduler.selectors import Requirement, ordered, read_expressions, read_selector, selects
-from forebay.scheduler.state import Overcommit
-from forebay.scheduler.storage import Chosen, ClaimKey, Handle, Storage
 
 ZONES = {
     "topology.kubernetes.io/zone": "topology.kubernetes.io/zone",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from forebay.scheduler.arrays.slots import capacity
+from forebay.scheduler.arrays.state import State
 from forebay.scheduler.gang import Gang, Member
-from forebay.scheduler.slots import capacity
-from forebay.scheduler.state import State
 
 
 def too_large(state: State, gang: Gang) -> str:

@@ -13,13 +13,13 @@ from collections import deque
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.transaction import Transaction
+from forebay.scheduler.arrays.types import Bools, Floats, Ints
 from forebay.scheduler.decision import Ask, Decision
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Placement, Plan
-from forebay.scheduler.request import FULL, Request
-from forebay.scheduler.state import State
-from forebay.scheduler.transaction import Transaction
+from forebay.scheduler.pods.request import FULL, Request
 
 LABEL, ZONE, REGION = 100, 50, 20
 """Fluid's weights."""

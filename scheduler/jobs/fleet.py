@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints
+from forebay.scheduler.arrays.types import Bools, Floats, Ints
 from forebay.scheduler.jobs.caches import Caches
 from forebay.scheduler.jobs.network import share
 from forebay.scheduler.jobs.workload import Workload

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
+from forebay.scheduler.arrays.state import State
 from forebay.scheduler.decision import Decision
 from forebay.scheduler.dispatcher import Dispatcher
 from forebay.scheduler.jobs.baselines import Fifo
@@ -16,7 +17,6 @@ from forebay.scheduler.jobs.simulation import Outcome, Scheduler, Simulation, st
 from forebay.scheduler.jobs.workload import Workload
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.snapshot import Record, Writer, capture
-from forebay.scheduler.state import State
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """0.975 quantile of Student's t for 1, 2, ... degrees of freedom."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Floats, Ints
+from forebay.scheduler.arrays.types import Floats, Ints
 
 
 def share(usage: Floats, capacity: Floats, weight: Floats, cap: Floats) -> Floats:

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from forebay.scheduler.arrays import Floats, Ints
+from forebay.scheduler.arrays.state import Card, Node, State
+from forebay.scheduler.arrays.types import Floats, Ints
 from forebay.scheduler.decision import Ask, Decision
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.jobs.caches import Caches
@@ -21,8 +22,7 @@ from forebay.scheduler.jobs.fleet import Fleet, Moved
 from forebay.scheduler.jobs.workload import Cluster, Workload
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
-from forebay.scheduler.request import FULL, Request
-from forebay.scheduler.state import Card, Node, State
+from forebay.scheduler.pods.request import FULL, Request
 
 CARD = Request((), 1, FULL)
 """What one pod asks: a whole card."""

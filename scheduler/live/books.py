@@ -19,7 +19,8 @@ from typing import Any
 
 from forebay.api.corev1 import Node, Pod
 from forebay.api.quantity import QuantityError
-from forebay.scheduler.cluster import ENDED, Cluster
+from forebay.scheduler.arrays.cluster import ENDED, Cluster
+from forebay.scheduler.arrays.storage import ClaimKey
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import lack
 from forebay.scheduler.devices.fit import Refusal, fit
@@ -33,14 +34,13 @@ from forebay.scheduler.devices.request import with_devices
 from forebay.scheduler.live.claims import Claims
 from forebay.scheduler.live.instructions import VolumeWish
 from forebay.scheduler.plan import Placement
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.quota.amounts import Amounts, add
 from forebay.scheduler.quota.check import Findings
 from forebay.scheduler.quota.elastic import of_pod
 from forebay.scheduler.quota.ledger import Charge
 from forebay.scheduler.quota.quotas import Quotas
 from forebay.scheduler.quota.tree import Home
-from forebay.scheduler.request import Request
-from forebay.scheduler.storage import ClaimKey
 
 LOG = logging.getLogger(__name__)
 

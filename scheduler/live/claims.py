@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from forebay.api.corev1 import Pod
+from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.arrays.storage import ClaimKey
 from forebay.scheduler.claims.written import held
-from forebay.scheduler.cluster import Cluster
 from forebay.scheduler.devices.card import Device as Card
 from forebay.scheduler.devices.dra import rows
 from forebay.scheduler.live.copies import ANSWERED, CLAIM_KINDS
 from forebay.scheduler.live.instructions import ClaimWish, FreeClaim, Named
 from forebay.scheduler.live.intentions import gated
-from forebay.scheduler.pod_class import read_devices
-from forebay.scheduler.storage import ClaimKey
+from forebay.scheduler.pods.classes import read_devices
 
 
 class Claims:

@@ -20,7 +20,8 @@ from typing import Any
 import msgspec
 
 from forebay.api.corev1 import Pod
-from forebay.scheduler.cluster import ENDED
+from forebay.scheduler.arrays.cluster import ENDED
+from forebay.scheduler.arrays.storage import NOWHERE
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
@@ -32,18 +33,17 @@ from forebay.scheduler.live.flights import Flight, Flights
 from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome
 from forebay.scheduler.live.intentions import GATE, Intention, Opened, gated
 from forebay.scheduler.live.intentions import read as read_intention
-from forebay.scheduler.live.keeping import Keeping
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
 from forebay.scheduler.live.ordering import order, refusal, waiting
 from forebay.scheduler.live.partial import Partials, alive, told_late
 from forebay.scheduler.live.preempting import Preemption
+from forebay.scheduler.live.reserve.keeping import Keeping
 from forebay.scheduler.live.saying import Sayings, named, quota_changed
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.storage import NOWHERE
 
 LOG = logging.getLogger(__name__)
 

@@ -17,7 +17,9 @@ from forebay.api.corev1 import Pod
 from forebay.api.hints import LOAD_ON, DatasetHintsStatus
 from forebay.api.nodecache import NodeCacheStatus, Served
 from forebay.api.quantity import format_bytes
-from forebay.scheduler.arrays import Bools, Ints
+from forebay.scheduler.arrays.slots import Shapes, Slots, capacity
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.live.config import Locality
 from forebay.scheduler.locality.cost import Data, Links, together
@@ -25,9 +27,7 @@ from forebay.scheduler.locality.placing import Choice, choose, take
 from forebay.scheduler.locality.waiting import may_go
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
-from forebay.scheduler.request import Request
-from forebay.scheduler.slots import Shapes, Slots, capacity
-from forebay.scheduler.state import State
+from forebay.scheduler.pods.request import Request
 
 HINTS = ("NodeCache", "DatasetHints")
 PUBLISHER = ("forebay.io/component", "node")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from forebay.api.corev1 import Pod
 from forebay.scheduler.live.books import Books, total
 from forebay.scheduler.live.waiting import Job, Queue
-from forebay.scheduler.pod_amounts import pod_amounts
+from forebay.scheduler.pods.amounts import pod_amounts
 from forebay.scheduler.quota.admission import Verdict
 from forebay.scheduler.quota.elastic import of_pod
 from forebay.scheduler.quota.order import Waiting

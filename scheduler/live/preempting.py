@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 import msgspec
 
 from forebay.api.corev1 import LabelSelector, Pod
+from forebay.scheduler.arrays.nominations import Nomination
+from forebay.scheduler.arrays.transaction import Transaction
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.groups import Groups, Spec
 from forebay.scheduler.live.books import Books, created, total
 from forebay.scheduler.live.instructions import Delete, Instruction
 from forebay.scheduler.live.saying import named
 from forebay.scheduler.live.waiting import Job
-from forebay.scheduler.nominations import Nomination
 from forebay.scheduler.planner import Planner
-from forebay.scheduler.pod_amounts import pod_amounts
+from forebay.scheduler.pods.amounts import pod_amounts
+from forebay.scheduler.pods.selectors import Selector, read_selector, selects
 from forebay.scheduler.quota.elastic import of_pod
 from forebay.scheduler.quota.entitled import Ask
 from forebay.scheduler.quota.order import Waiting
 from forebay.scheduler.quota.pods import Gang as Together
 from forebay.scheduler.quota.pods import Running
-from forebay.scheduler.selectors import Selector, read_selector, selects
-from forebay.scheduler.transaction import Transaction
 
 
 class Budgets:

@@ -27,17 +27,17 @@ from forebay.kube.objects import Key, Reference
 from forebay.kube.recorder import Recorder
 from forebay.kube.transport import Transport
 from forebay.scheduler.groups import Groups
-from forebay.scheduler.live.allocations import Allocations
-from forebay.scheduler.live.binder import Binder
 from forebay.scheduler.live.config import Configuration, Reloader, changed_for_nothing
 from forebay.scheduler.live.copies import ALWAYS, ANSWERED, Copies, rank
 from forebay.scheduler.live.core import Core
-from forebay.scheduler.live.gates import Gates
+from forebay.scheduler.live.effects.allocations import Allocations
+from forebay.scheduler.live.effects.binder import Binder
+from forebay.scheduler.live.effects.gates import Gates
+from forebay.scheduler.live.effects.telling import Teller
+from forebay.scheduler.live.effects.volumes import Volumes
 from forebay.scheduler.live.instructions import Bind, Cancel, Delete, FreeClaim, Instruction, Load, Outcome, Report, Tell
 from forebay.scheduler.live.journal import Moment, Told, Writer
 from forebay.scheduler.live.metrics import Metrics, Reading
-from forebay.scheduler.live.telling import Teller
-from forebay.scheduler.live.volumes import Volumes
 
 LOG = logging.getLogger(__name__)
 

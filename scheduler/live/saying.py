@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler import explain
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.live.books import Books
 from forebay.scheduler.live.instructions import Named, Report, Tell
 from forebay.scheduler.plan import Plan
-from forebay.scheduler.request import Request
+from forebay.scheduler.pods.request import Request
 
 
 class Sayings:

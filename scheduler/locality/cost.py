@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.scheduler.arrays import Floats, Ints
+from forebay.scheduler.arrays.types import Floats, Ints
 
 READS = 2
 """Readings of the dataset that are counted: training reads its data more than once, nobody says how often."""

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.scheduler.arrays import Ints
+from forebay.scheduler.arrays.slots import Shapes
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.transaction import Transaction
+from forebay.scheduler.arrays.types import Ints
 from forebay.scheduler.devices.card import Part
 from forebay.scheduler.devices.fit import Refusal
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.locality.cost import Data, Links, gang_seconds, node_seconds
 from forebay.scheduler.plan import Placement, Plan
-from forebay.scheduler.request import Request
-from forebay.scheduler.slots import Shapes
-from forebay.scheduler.state import State
-from forebay.scheduler.transaction import Transaction
+from forebay.scheduler.pods.request import Request
 
 PRICE = 20.0
 """Seconds that a useless slot costs."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints
+from forebay.scheduler.arrays.types import Bools, Floats, Ints
 
 MAIN = 0.5
 """Share of a gang's pods from which its node loads the whole dataset."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.scheduler.arrays import Floats, Ints
+from forebay.scheduler.arrays.types import Floats, Ints
 from forebay.scheduler.decision import Ask
-from forebay.scheduler.request import Request
+from forebay.scheduler.pods.request import Request
 
 PASSES = 10.0
 """Clusterfuls of younger pods that may start before a gang."""

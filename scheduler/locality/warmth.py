@@ -15,7 +15,7 @@ import numpy as np
 
 from forebay.api.hints import DatasetHintsStatus
 from forebay.api.nodecache import NodeCacheStatus, Warming
-from forebay.scheduler.arrays import Floats, Ints
+from forebay.scheduler.arrays.types import Floats, Ints
 
 STALE = 120.0
 """Seconds after which a hint is none. Nodes publish on change alone, so that an idle cluster writes nothing: whoever sees that a

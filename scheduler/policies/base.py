@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from forebay.scheduler.arrays import Floats, Ints, Shorts
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import NO_CARD, State
+from forebay.scheduler.arrays.state import NO_CARD, State
+from forebay.scheduler.arrays.types import Floats, Ints, Shorts
+from forebay.scheduler.pods.request import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Ints
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.types import Ints
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies.base import Policy, Rating, Setting
 from forebay.scheduler.policies.scale import largest
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import State
 
 
 class Clustering(Policy):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Bools, Floats, Ints, Shorts
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.types import Bools, Floats, Ints, Shorts
 from forebay.scheduler.devices.rating import Judge, rate
-from forebay.scheduler.fragmentation import Fragmentation, typical
+from forebay.scheduler.fragments.measure import Fragmentation, typical
+from forebay.scheduler.pods.request import FULL, Request
 from forebay.scheduler.policies.base import Policy, Rating, Setting
-from forebay.scheduler.request import FULL, Request
-from forebay.scheduler.state import State
 
 
 class FGD(Policy):

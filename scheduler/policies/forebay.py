@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Floats, Ints, Shorts
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.types import Floats, Ints, Shorts
 from forebay.scheduler.devices.rating import Judge, rate
+from forebay.scheduler.fragments.typical import Typical
+from forebay.scheduler.fragments.usefulness import Usefulness
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies.base import Policy, Rating, Setting
 from forebay.scheduler.policies.fgd import distinct_cards, score, tightest
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import State
-from forebay.scheduler.typical import Typical
-from forebay.scheduler.usefulness import Usefulness
 
 NEVER = -1
 """A stamp that no row has."""

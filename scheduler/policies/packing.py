@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.scheduler.arrays import Floats, Ints
+from forebay.scheduler.arrays.state import NO_CARD, State
+from forebay.scheduler.arrays.types import Floats, Ints
+from forebay.scheduler.pods.request import FULL, Request
 from forebay.scheduler.policies.base import Policy, Rating, Setting
-from forebay.scheduler.request import FULL, Request
-from forebay.scheduler.state import NO_CARD, State
 
 
 class Packing(Policy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forebay.scheduler.state import State
+from forebay.scheduler.arrays.state import State
 
 
 def largest(state: State) -> tuple[float, float]:

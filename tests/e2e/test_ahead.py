@@ -15,7 +15,7 @@ from lakekit import Lake
 from podkit import pod, until
 
 from forebay.api.hints import LOAD_ON
-from forebay.controller.ahead import AHEAD
+from forebay.controller.loads.ahead import AHEAD
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from harness.cluster import Cluster
 from lakekit import DEPLOY, HOST_ROOT, SYSTEM, Lake, caches_of, chosen, deploy, installed, mounts_of
 from podkit import until
 
-from forebay.controller import removal
+from forebay.controller.install import removal
 
 NODES = ["node-1", "node-2"]
 PLAIN = (

@@ -12,7 +12,9 @@ import yaml
 from controllerlab import INSTALLED, Cluster, key_of
 from controlplane import programs
 
-from forebay.controller import chart, install, removal, settings, values
+from forebay.controller import settings
+from forebay.controller.install import chart, removal, values
+from forebay.controller.install import parts as install
 
 pytestmark = pytest.mark.timeout(400)
 CHART = Path(__file__).parents[2] / "deploy" / "chart"

@@ -15,7 +15,8 @@ from controlplane import ControlPlane, programs
 from controlplane_kit import until
 from leavinglab import Uninstall, bound, finalizers
 
-from forebay.controller import install, rights
+from forebay.controller.install import parts as install
+from forebay.controller.install import rights
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.errors import NotFound

@@ -17,8 +17,8 @@ from controlplane_kit import until
 
 from forebay.api import places
 from forebay.api.said import Said, SaidTier, encode
-from forebay.controller import rights
-from forebay.controller.node_policy import NODE_CLAIM
+from forebay.controller.install import rights
+from forebay.controller.install.node_policy import NODE_CLAIM
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.publisher import AGAIN, NODE_CACHES, Publisher
 from forebay.fuse.csi.known import Known

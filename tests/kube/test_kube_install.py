@@ -17,7 +17,8 @@ from controllerlab import INSTALLED, MANIFESTS, SMALL, SPACE, Cluster, Command, 
 from controlplane import ControlPlane
 from controlplane_kit import until
 
-from forebay.controller import install, rights
+from forebay.controller.install import parts as install
+from forebay.controller.install import rights
 from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
 from forebay.kube.client import Client

@@ -13,9 +13,10 @@ from controlplane_kit import until
 from leavinglab import Uninstall, bound, finalizers
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
-from forebay.controller import install, removal, rights
-from forebay.controller.labelling import MANAGER
-from forebay.controller.nodelabels import APPLIED
+from forebay.controller.install import parts as install
+from forebay.controller.install import removal, rights
+from forebay.controller.nodes.labelling import MANAGER
+from forebay.controller.nodes.labels import APPLIED
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.objects import Bare, Key

@@ -21,11 +21,12 @@ from controlplane import ControlPlane, programs
 from controlplane_kit import until
 from servers import free_port
 
-from forebay.controller import install, rights
 from forebay.controller.admission import certificates
 from forebay.controller.admission.keeping import MUTATING, VALIDATING
 from forebay.controller.admission.preferences import ZONE
 from forebay.controller.admission.process import Options, Webhook
+from forebay.controller.install import parts as install
+from forebay.controller.install import rights
 from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
 from forebay.kube.client import Client

@@ -15,8 +15,10 @@ from schedulerlab import Running as Scheduling
 from schedulerlab import Site
 
 from forebay.api.hints import LOAD_ON
-from forebay.controller import ahead, install, scheduler_part
+from forebay.controller.install import parts as install
+from forebay.controller.install import scheduler as scheduler_part
 from forebay.controller.kinds import RESOURCES
+from forebay.controller.loads import ahead
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.errors import Forbidden

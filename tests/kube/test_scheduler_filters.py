@@ -51,7 +51,7 @@ from forebay.kube.errors import ApiError
 from forebay.kube.objects import Key
 from forebay.kube.resources import CLAIMS, NAMESPACES, NODES, PODS, VOLUMES, Resource
 from forebay.kube.transport import Transport
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
 
 NAMES = ("n0", "n1", "n2", "n3")
 NUMBERS = itertools.count()

@@ -20,7 +20,7 @@ from forebay.kube.objects import Key
 from forebay.kube.resources import NAMESPACES, NODES, PODS
 from forebay.kube.transport import Transport
 from forebay.scheduler.live.config import Configuration, Gangs
-from forebay.scheduler.live.gates import Gates
+from forebay.scheduler.live.effects.gates import Gates
 from forebay.scheduler.live.instructions import Bind, Named, Outcome
 from forebay.scheduler.live.intentions import GATE, Intention, Opened, read
 

@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 from schedulerlab import PATIENCE, Running, Site, for_seconds, live_plane, live_site
 from schedulerrights import SPACE, scheduler_account
 
-from forebay.controller import scheduler_part
+from forebay.controller.install import scheduler as scheduler_part
 from forebay.kube import resources as r
 from forebay.kube.config import Endpoint
 from forebay.scheduler.live import config

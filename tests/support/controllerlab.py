@@ -22,8 +22,9 @@ from controlplane_kit import until
 from crd_admission import read_crds
 from servers import free_port
 
-from forebay.controller import install, rights
 from forebay.controller.admission.keeping import MUTATING, VALIDATING
+from forebay.controller.install import parts as install
+from forebay.controller.install import rights
 from forebay.controller.kinds import RESOURCES
 from forebay.controller.process import Controller, Options
 from forebay.kube import resources as r

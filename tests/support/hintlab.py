@@ -12,8 +12,8 @@ from controllerlab import Cluster, as_account
 from controlplane import ControlPlane
 
 from forebay.api.said import Said, SaidTier
-from forebay.controller import rights
-from forebay.controller.node_policy import NODE_CLAIM
+from forebay.controller.install import rights
+from forebay.controller.install.node_policy import NODE_CLAIM
 from forebay.fuse.csi.hints.holding import Cached
 from forebay.fuse.csi.hints.publisher import Publisher
 from forebay.kube import resources as r

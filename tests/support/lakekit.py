@@ -15,7 +15,8 @@ from harness.keeper import S3_KEY, S3_SECRET
 from harness.machine import ClusterError
 from podkit import Pods, pod, until
 
-from forebay.controller import install, settings
+from forebay.controller import settings
+from forebay.controller.install import parts as install
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 STORE = "http://s3.stores.svc:9000"

@@ -12,7 +12,7 @@ from controllerlab import SMALL, Cluster, as_account
 from controlplane import ControlPlane
 from controlplane_kit import until
 
-from forebay.controller import rights
+from forebay.controller.install import rights
 from forebay.kube.objects import Key
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import msgspec
 from controlplane import ControlPlane
 
-from forebay.controller import install, scheduler_part
+from forebay.controller.install import parts as install
+from forebay.controller.install import scheduler as scheduler_part
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.config import Endpoint

@@ -1,4 +1,4 @@
-{{- /* Written by `python -P -m forebay.controller.install deploy`: change controller/install.py or controller/rights.py. */ -}}
+{{- /* Written by `python -P -m forebay.controller.install.files deploy` from controller/install/: change that. */ -}}
 {{- define "forebay.settings" -}}
 {{- $made := dict "namespace" $.Release.Namespace -}}
 {{- $_ := set $made "image" $.Values.image -}}

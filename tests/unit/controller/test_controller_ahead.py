@@ -8,7 +8,7 @@ import pytest
 
 from forebay.api.dataload import read_load
 from forebay.api.hints import LOAD_ON
-from forebay.controller.ahead import AHEAD, MOST, Known, name_of, step, wished
+from forebay.controller.loads.ahead import AHEAD, MOST, Known, name_of, step, wished
 
 NODES = {"n1", "n2", "n3", "n4", "n5", "n6"}
 

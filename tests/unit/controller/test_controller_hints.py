@@ -12,9 +12,9 @@ import pytest
 from forebay.api.hints import MAX_NODES, DatasetHintsStatus, NodeHint, ZoneHint
 from forebay.api.nodecache import Bandwidth, HeldBytes, HeldDataset, Served, Warming
 from forebay.controller.copies import Copies
-from forebay.controller.hinting import BURST, LATER, Hinter, Situation
-from forebay.controller.hints import EVERY, LINGER, SLOWLY, Do, Known, Place, step, summary, wanted
-from forebay.controller.looking import Looker
+from forebay.controller.datasets.hinting import BURST, LATER, Hinter, Situation
+from forebay.controller.datasets.hints import EVERY, LINGER, SLOWLY, Do, Known, Place, step, summary, wanted
+from forebay.controller.datasets.looking import Looker
 from forebay.kube.client import Client
 from forebay.kube.errors import NotFound, Status
 from forebay.kube.objects import Bare, Key, ObjectMeta

@@ -10,8 +10,8 @@ import pytest
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
 from forebay.controller.copies import Copies
-from forebay.controller.leaving import AGAIN, FINALIZERS, OPERATIONS, Leaving, left
-from forebay.controller.looking import Looker
+from forebay.controller.datasets.leaving import AGAIN, FINALIZERS, OPERATIONS, Leaving, left
+from forebay.controller.datasets.looking import Looker
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
 from forebay.kube.client import Client

@@ -8,7 +8,7 @@ from typing import Any
 import controllerworld as w
 
 from forebay.controller.copies import Copies
-from forebay.controller.looking import FRESH, Looker
+from forebay.controller.datasets.looking import FRESH, Looker
 from forebay.kube.objects import Key
 from forebay.runtimes.engine import LEAVING, Found, Installation, Ref, Subject, Warned
 

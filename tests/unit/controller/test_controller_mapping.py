@@ -8,7 +8,7 @@ import controllerworld as w
 import pytest
 
 from forebay.controller.copies import Copies
-from forebay.controller.mapping import datasets
+from forebay.controller.datasets.mapping import datasets
 from forebay.kube.objects import Key
 from forebay.kube.store import Broken, Change
 

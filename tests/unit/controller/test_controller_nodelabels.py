@@ -8,9 +8,9 @@ import controllerworld as w
 import pytest
 
 from forebay.controller.copies import Copies
-from forebay.controller.labelling import MANAGER, Labeller
-from forebay.controller.looking import Looker
-from forebay.controller.nodelabels import Labelled, digest, labels_of, nodes, size
+from forebay.controller.datasets.looking import Looker
+from forebay.controller.nodes.labelling import MANAGER, Labeller
+from forebay.controller.nodes.labels import Labelled, digest, labels_of, nodes, size
 from forebay.kube.client import Client
 from forebay.kube.objects import Bare, Key, ObjectMeta
 from forebay.kube.resources import Resource

@@ -12,8 +12,8 @@ import pytest
 from forebay.api.podconfig import FILE, decode, revision
 from forebay.api.status import DatasetStatus, Measured
 from forebay.controller.copies import Copies
-from forebay.controller.looking import Looker
-from forebay.controller.mapping import datasets
+from forebay.controller.datasets.looking import Looker
+from forebay.controller.datasets.mapping import datasets
 from forebay.controller.pace import LARGE, SMALL, Pace
 from forebay.kube.objects import Key
 from forebay.kube.store import Broken

@@ -10,7 +10,7 @@ import pytest
 from test_controller_passes import Server
 
 from forebay.controller.copies import UNDRIVEN, Copies
-from forebay.controller.mapping import datasets
+from forebay.controller.datasets.mapping import datasets
 from forebay.controller.operations import REASON, SEEN_AGAIN, OperationReconciler, operations
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from forebay.controller.copies import COPIED, Copies
+from forebay.controller.datasets.looking import Looker
+from forebay.controller.datasets.reconciler import Reconciler
 from forebay.controller.kinds import RESOURCES
-from forebay.controller.looking import Looker
-from forebay.controller.reconciler import Reconciler
 from forebay.controller.telling import AGAIN, Teller
 from forebay.controller.writing import Writer
 from forebay.kube.client import Client

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 import yaml
 
-from forebay.controller import install, rights, settings
-from forebay.controller.rights import CONTROLLER, WEBHOOK
+from forebay.controller import settings
+from forebay.controller.install import files, rights
+from forebay.controller.install import parts as install
+from forebay.controller.install.rights import CONTROLLER, WEBHOOK
 from forebay.runtimes.engine import Installation
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,7 +59,7 @@ def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
 
 
 def test_the_files_are_what_would_be_written() -> None:
-    assert install.stale(ROOT / "deploy", install.Install()) == [], "run python -P -m forebay.controller.install deploy"
+    assert files.stale(ROOT / "deploy", install.Install()) == [], "run python -P -m forebay.controller.install.files deploy"
 
 
 def objects(made: install.Install) -> list[dict[str, Any]]:
@@ -125,16 +127,16 @@ def test_nobody_is_given_more_than_it_works_with() -> None:
 
 
 def test_the_command_writes_checks_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert install.main([str(tmp_path), "--check"]) == 1
-    assert install.main([str(tmp_path), "--image", "r/f:1", "--set", "defaultEngine=native", "--set", "dataPort=9000"]) == 0
-    assert install.main([str(tmp_path), "--check"]) == 1
+    assert files.main([str(tmp_path), "--check"]) == 1
+    assert files.main([str(tmp_path), "--image", "r/f:1", "--set", "defaultEngine=native", "--set", "dataPort=9000"]) == 0
+    assert files.main([str(tmp_path), "--check"]) == 1
     stray = tmp_path / "install" / "99-old.yaml"
     stray.write_text("x")
-    assert install.main([str(tmp_path)]) == 0
+    assert files.main([str(tmp_path)]) == 0
     assert not stray.exists()
-    assert install.main([str(tmp_path), "--check"]) == 0
+    assert files.main([str(tmp_path), "--check"]) == 0
     capsys.readouterr()
-    assert install.main(["-", "--set", "defaultEngine=native"]) == 0
+    assert files.main(["-", "--set", "defaultEngine=native"]) == 0
     printed = list(yaml.safe_load_all(capsys.readouterr().out))
     assert {o["kind"] for o in printed} >= {
         "Namespace",
@@ -144,8 +146,8 @@ def test_the_command_writes_checks_and_prints(tmp_path: Path, capsys: pytest.Cap
         "CSIDriver",
         "CacheRuntimeClass",
     }
-    assert install.main(["-", "--set", "defaultEngine"]) == 2
-    assert install.main(["-", "--set", "nothing=1"]) == 2
+    assert files.main(["-", "--set", "defaultEngine"]) == 2
+    assert files.main(["-", "--set", "nothing=1"]) == 2
     assert "is no value" in capsys.readouterr().err
 
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import yaml
 
-from forebay.controller import chart, install, values
+from forebay.controller.install import chart, files, values
+from forebay.controller.install import parts as install
 from forebay.controller.settings import SettingsError
 from forebay.runtimes.engine import Installation
 
@@ -78,7 +79,7 @@ def test_the_command_takes_the_file_and_single_values(tmp_path: Path, capsys: py
         "--set",
         "controller.replicas=3",
     ]
-    assert install.main(asked) == 0
+    assert files.main(asked) == 0
     printed = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(capsys.readouterr().out)}
     assert printed["Deployment", "forebay-controller"]["spec"]["replicas"] == 3
     node = printed["DaemonSet", "forebay-node"]
@@ -86,8 +87,8 @@ def test_the_command_takes_the_file_and_single_values(tmp_path: Path, capsys: py
     assert {"--tier-root=/cache", "--tier-root=/nvme", "--cache=/cache"} <= set(
         node["spec"]["template"]["spec"]["containers"][0]["args"]
     )
-    assert install.main(["-", "--set", "image.tag=1", "--set", "image=r/f"]) == 0
-    assert install.main(["-", "--set", "image=r/f", "--set", "image.tag=1"]) == 2
+    assert files.main(["-", "--set", "image.tag=1", "--set", "image=r/f"]) == 0
+    assert files.main(["-", "--set", "image=r/f", "--set", "image.tag=1"]) == 2
     assert "is no map" in capsys.readouterr().err
 
 

@@ -11,11 +11,11 @@ import pytest
 from test_controller_passes import NATIVE, Server
 
 from forebay.controller.copies import Copies
+from forebay.controller.datasets.looking import Looker
+from forebay.controller.datasets.mapping import datasets
 from forebay.controller.loads.looking import LoadLooker
 from forebay.controller.loads.mapping import loads
 from forebay.controller.loads.reconciler import LoadReconciler
-from forebay.controller.looking import Looker
-from forebay.controller.mapping import datasets
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
 from forebay.kube.errors import Conflict, Forbidden, Status

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from forebay.api.corev1 import Namespace, Node, Pod
-from forebay.scheduler.cluster import Cluster
-from forebay.scheduler.request import Request
+from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.pods.request import Request
 
 NUMBERS = itertools.count()
 Fields = dict[str, Any]

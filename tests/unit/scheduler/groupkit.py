@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from forebay.api.corev1 import Pod
-from forebay.scheduler.request import Request
+from forebay.scheduler.pods.request import Request
 
 ONE = Request((1,))
 ACK = "pod-group.scheduling.sigs.k8s.io"

@@ -12,6 +12,8 @@ import pytest
 from filterlab import cluster, node, pod, where
 
 from forebay.api.resourcev1 import DeviceClass, ResourceClaim, ResourceSlice, SliceDevice
+from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.arrays.transaction import Transaction
 from forebay.scheduler.claims import selectors
 from forebay.scheduler.claims.asks import NotDone, Wanted, read
 from forebay.scheduler.claims.book import ClaimBook
@@ -19,11 +21,9 @@ from forebay.scheduler.claims.pools import Device, DeviceId, Pools
 from forebay.scheduler.claims.search import Given, Offer, search
 from forebay.scheduler.claims.selectors import SelectorError, compiled
 from forebay.scheduler.claims.semver import Version
-from forebay.scheduler.cluster import Cluster
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.transaction import Transaction
 
 D = "gpu.example.com"
 CARD: dict[str, Any] = {

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from naive import World, fits
 
 from forebay.api.corev1 import Meta, Namespace, Pod
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.request import Request
 
 
 def chosen(cluster: Cluster, request: Request) -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 from devicekit import gpu, one
 
 from forebay.api.corev1 import Node, Pod
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import ANY
 from forebay.scheduler.devices.inputs import read_ask, read_node, read_record, render, served

@@ -12,6 +12,7 @@ from devicekit import RULES, cut, devices, gpu, one, pod_asks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forebay.scheduler.arrays.state import Node, Overcommit, State
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import Device, Rules, Seat, collapse
 from forebay.scheduler.devices.fit import Refusal
@@ -24,9 +25,8 @@ from forebay.scheduler.explain import failed_constraints
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import POLICIES, Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Node, Overcommit, State
 
 
 def state(*nodes: tuple[Device, ...], rules: Rules | None = None, cpu: int = 64) -> State:
@@ -158,7 +158,7 @@ def test_plain_cards_and_devices_are_not_mixed_up() -> None:
 
 
 def where_cards() -> Any:
-    from forebay.scheduler.state import Card
+    from forebay.scheduler.arrays.state import Card
 
     return (Card("a"),)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.decision import Ask, Decision, Order
 from forebay.scheduler.dispatcher import Dispatcher
 from forebay.scheduler.gang import Gang, Member
@@ -15,9 +16,8 @@ from forebay.scheduler.locality import prefetch
 from forebay.scheduler.locality.waiting import PASSES
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
-from forebay.scheduler.request import Request
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.snapshot import Record, again, capture
-from forebay.scheduler.state import Card, Node, State
 
 GB = 10**9
 CARD = Request((), 1, 1000)

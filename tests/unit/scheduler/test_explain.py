@@ -9,7 +9,7 @@ from filterlab import cluster, node, pod
 from test_filters import WEB, ZONE, far, listens, near, spread, term
 from test_filters_volumes import claim, uses, world
 
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.explain import failed_constraints, why
 
 GPU = "nvidia.com/gpu"

@@ -10,11 +10,11 @@ from filterlab import cluster, node, pod, where
 
 from forebay.api.corev1 import Container, Namespace, Pod
 from forebay.api.quantity import QuantityError
+from forebay.scheduler.arrays.node_rows import TaintOf
 from forebay.scheduler.filters.taints import tolerates
-from forebay.scheduler.node_rows import TaintOf
-from forebay.scheduler.pod_amounts import peak, pod_amounts
-from forebay.scheduler.pod_class import Tolerated
-from forebay.scheduler.selectors import Requirement, satisfied
+from forebay.scheduler.pods.amounts import peak, pod_amounts
+from forebay.scheduler.pods.classes import Tolerated
+from forebay.scheduler.pods.selectors import Requirement, satisfied
 
 ZONE, HOST = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
 

@@ -11,11 +11,11 @@ from filterlab import cluster, node, pod, where
 from forebay.api.corev1 import Pod
 from forebay.api.resourcev1 import ResourceClaim
 from forebay.api.storagev1 import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.arrays.storage import Chosen, ClaimKey
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.storage import Chosen, ClaimKey
 
 ZONE = "topology.kubernetes.io/zone"
 BOUND = {"pv.kubernetes.io/bind-completed": "yes"}

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import requests, states
 
-from forebay.scheduler.fragmentation import Fragmentation, Shape, typical
+from forebay.scheduler.arrays.state import Card, Node, State
+from forebay.scheduler.fragments.measure import Fragmentation, Shape, typical
+from forebay.scheduler.pods.request import FULL, Request
 from forebay.scheduler.policies import Setting, make
 from forebay.scheduler.policies.fgd import distinct_cards, tightest
-from forebay.scheduler.request import FULL, Request
-from forebay.scheduler.state import Card, Node, State
 
 
 def plain_frag(cpu: int, cards: list[tuple[int, int]], shape: Shape) -> int:

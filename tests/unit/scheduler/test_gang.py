@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from test_planner import arrays
 from worlds import requests, states
 
+from forebay.scheduler.arrays.state import Card, Node, State
+from forebay.scheduler.arrays.transaction import Transaction
 from forebay.scheduler.explain import failed_constraints
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Card, Node, State
-from forebay.scheduler.transaction import Transaction
 
 ONE, SHARE = Request((1,), 1, 1000), Request((1,), 1, 500)
 

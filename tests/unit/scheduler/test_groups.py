@@ -9,10 +9,10 @@ import yaml
 from groupkit import ACK, KOORDINATOR, ONE, pod
 
 from forebay.api.corev1 import Pod
+from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.groups import SOURCES, Groups, Membership, Spec, too_large
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Node, State
+from forebay.scheduler.pods.request import Request
 
 
 def known(manifests: str) -> Groups:

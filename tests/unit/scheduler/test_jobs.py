@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from forebay.cli.sim import sim
 from forebay.cli.why import why as why_command
 from forebay.scheduler import snapshot
-from forebay.scheduler.arrays import Ints
+from forebay.scheduler.arrays.types import Ints
 from forebay.scheduler.decision import Ask, Decision
 from forebay.scheduler.jobs import measure
 from forebay.scheduler.jobs.baselines import Fifo

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import requests, states
 
+from forebay.scheduler.arrays.slots import Shapes, Slots, capacity, slots
+from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.locality.cost import NIC, STORE, Data, Links, gang_seconds, node_seconds, together
 from forebay.scheduler.locality.placing import PRICE, choose, take
-from forebay.scheduler.request import Request
-from forebay.scheduler.slots import Shapes, Slots, capacity, slots
-from forebay.scheduler.state import Card, Node, State
+from forebay.scheduler.pods.request import Request
 
 GB = 10**9
 LINKS = Links(nic=10 * GB, store=5 * GB)

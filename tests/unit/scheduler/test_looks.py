@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import COLUMNS, requests, states
 
-from forebay.scheduler import looks as module
-from forebay.scheduler.looks import Looks
+from forebay.scheduler.arrays import looks as module
+from forebay.scheduler.arrays.looks import Looks
+from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import POLICIES, Policy, Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Card, Node, State
 
 BY_LOOK = sorted(name for name, kind in POLICIES.items() if kind.by_look)
 

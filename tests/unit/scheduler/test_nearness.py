@@ -12,12 +12,12 @@ from filterlab import cluster, node, pod
 from forebay.api.corev1 import Pod
 from forebay.api.hints import DatasetHintsStatus
 from forebay.api.nodecache import NodeCacheStatus, Served
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.live.config import Locality
 from forebay.scheduler.live.nearness import Later, Nearness
 from forebay.scheduler.plan import Plan
-from forebay.scheduler.request import Request
+from forebay.scheduler.pods.request import Request
 
 GB = 10**9
 NOW = 1_800_000_000.0

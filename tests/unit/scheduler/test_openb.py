@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from forebay.cli.sim import sim
 from forebay.scheduler import openb, replay
+from forebay.scheduler.arrays.state import State
 from forebay.scheduler.policies import POLICIES
-from forebay.scheduler.state import State
 
 NODES = """sn,cpu_milli,memory_mib,gpu,model
 a,32000,65536,4,X

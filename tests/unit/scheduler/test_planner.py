@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import requests, states
 
+from forebay.scheduler.arrays.state import Card, Node, Overcommit, State
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import POLICIES, Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Card, Node, Overcommit, State
 
 CACHED = sorted(set(POLICIES) - {"random"})  # random rates a row anew on each look, so it has nothing to compare
 

@@ -9,10 +9,10 @@ import pytest
 
 from forebay.api.corev1 import Node, Pod
 from forebay.api.quantity import QuantityError
-from forebay.scheduler import pod_facts
-from forebay.scheduler.cluster import Cluster
-from forebay.scheduler.pod_amounts import pod_amounts
-from forebay.scheduler.pod_class import read_pod
+from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.pods import facts as pod_facts
+from forebay.scheduler.pods.amounts import pod_amounts
+from forebay.scheduler.pods.classes import read_pod
 
 META: dict[str, Any] = {"name": "a", "namespace": "n", "uid": "u", "labels": {"app": "x"}}
 CONTAINER: dict[str, Any] = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}

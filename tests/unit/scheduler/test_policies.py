@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from forebay.scheduler.arrays.state import Card, Node, State
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import POLICIES, Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Card, Node, State
 
 CPU, SHARE, ONE, TWO = Request((8000,)), Request((8000,), 1, 400), Request((8000,), 1, 1000), Request((16000,), 2, 1000)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 from devicekit import RULES, random_ask, random_cards
 
+from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.devices.card import NOTHING, Device, Rules, Use, mask_of
 from forebay.scheduler.devices.inputs import Inventory, read_record, render
 from forebay.scheduler.devices.ledger import Ledger
@@ -21,6 +22,7 @@ from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import request_of
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import POLICIES, Setting, make
 from forebay.scheduler.quota.books import Books
 from forebay.scheduler.quota.check import Findings, build
@@ -29,8 +31,6 @@ from forebay.scheduler.quota.ledger import Ledger as QuotaLedger
 from forebay.scheduler.quota.order import Waiting
 from forebay.scheduler.quota.quotas import Quotas
 from forebay.scheduler.quota.tree import Queue
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Node, State
 
 GPU = "cards"
 CPU = 16

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from worlds import COLUMNS, requests, states
 
 from forebay.api import corev1
-from forebay.scheduler import typical
-from forebay.scheduler.arrays import Ints
-from forebay.scheduler.cluster import Cluster
+from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.arrays.state import Card, Node, State
+from forebay.scheduler.arrays.types import Ints
+from forebay.scheduler.fragments import typical
+from forebay.scheduler.fragments.typical import Typical
+from forebay.scheduler.fragments.usefulness import Usefulness
 from forebay.scheduler.planner import Planner
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Card, Node, State
-from forebay.scheduler.typical import Typical
-from forebay.scheduler.usefulness import Usefulness
 
 
 def plain_pods(state: State, row: int, request: Request) -> float:

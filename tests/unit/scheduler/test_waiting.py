@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from forebay.scheduler.decision import Ask
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.locality.waiting import PASSES, Waiting, may_go
-from forebay.scheduler.request import Request
+from forebay.scheduler.pods.request import Request
 
 CARD = Request((), 1, 1000)
 

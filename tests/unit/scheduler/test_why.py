@@ -9,7 +9,7 @@ from forebay.scheduler.decision import Ask
 from forebay.scheduler.dispatcher import Dispatcher
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.locality.warmth import Warmth
-from forebay.scheduler.request import Request
+from forebay.scheduler.pods.request import Request
 from forebay.scheduler.snapshot import capture
 from forebay.scheduler.why import Free, Nearest, Why, sentences, why
 

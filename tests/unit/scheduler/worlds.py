@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from forebay.scheduler.request import Request
-from forebay.scheduler.state import Card, Node, State
+from forebay.scheduler.arrays.state import Card, Node, State
+from forebay.scheduler.pods.request import Request
 
 COLUMNS = ("cpu", "memory")
 MODELS = ("a", "b", "c")

@@ -14,10 +14,10 @@ from forebay.kube.errors import Conflict, NotFound, Status, Unreachable
 from forebay.kube.objects import Bare, Key, ObjectMeta
 from forebay.scheduler.claims.pools import DeviceId
 from forebay.scheduler.groups import Groups
-from forebay.scheduler.live.allocations import AllocationFailed, Allocations
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.copies import ANSWERED
 from forebay.scheduler.live.core import Core
+from forebay.scheduler.live.effects.allocations import AllocationFailed, Allocations
 from forebay.scheduler.live.instructions import Bind, ClaimWish, FreeClaim, Named, Outcome, Tell
 
 D = "gpu.nvidia.com"

@@ -1,0 +1,1 @@
+"""Passes over one node: Fluid's labels of it."""

@@ -1,0 +1,120 @@
+"""How many pods of one kind fit on each node, kept up to date row by row; and what it is worth to keep nodes whole for gangs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+
+from forebay.scheduler.arrays.state import State
+from forebay.scheduler.arrays.types import Floats, Ints
+from forebay.scheduler.devices.card import Part
+from forebay.scheduler.pods.request import Request
+
+TRIED = 64
+"""The most slots that are looked for where pods ask for devices by name."""
+MANY = 1_000_000
+"""Slots of a request that asks for nothing."""
+
+
+def slots(state: State, request: Request, rows: Ints) -> Ints:
+    """int64[n]: how many pods with this request these rows would take, one after the other. Constraints are another matter."""
+    if request.devices is not None:
+        return _tried(state, request, rows)
+    count = np.full(len(rows), MANY, np.int64)
+    for column, asked in enumerate(request.resources):
+        if asked:
+            np.minimum(count, state.free[rows, column] // asked, out=count)
+    if request.cards:
+        usable = state.usable(request, rows)
+        if request.cards == 1 and not request.whole:
+            units = state.card_free[rows] // request.milli
+            if request.memory:
+                units = np.minimum(units, state.card_memory_free[rows] // request.memory)
+            np.minimum(count, (units * usable).sum(axis=1), out=count)
+        else:  # pods with several cards share none of them here, whole or not: fewer slots than there might be, never more
+            np.minimum(count, usable.sum(axis=1) // request.cards, out=count)
+    return np.where(state.feasible(request, rows), count, 0)
+
+
+def _tried(state: State, request: Request, rows: Ints) -> Ints:
+    """The same for devices that are asked for by name: by putting pods there, and taking them away again."""
+    count = np.zeros(len(rows), np.int64)
+    for at, row in enumerate(rows.tolist()):
+        there = list[tuple[tuple[int, ...], tuple[Part, ...]]]()
+        while len(there) < TRIED and state.feasible(request, state.rows[row : row + 1])[0]:
+            there.append(state.hold(row, request))
+        for cards, parts in reversed(there):
+            state.unhold(row, request, cards, parts)
+        count[at] = len(there)
+    return count
+
+
+def capacity(state: State, request: Request) -> Ints:
+    """int64[N]: how many such pods each node takes while nothing else runs."""
+    empty = copy.copy(state)
+    if request.devices is not None:  # its books cannot be emptied here: what such a pod is like stands for it
+        empty.devices, request = None, replace(request, devices=None, memory=0)
+    empty.free, empty.card_free, empty.card_memory_free = state.allocatable, state.card_milli, state.card_memory
+    return slots(empty, request, state.rows)
+
+
+class Slots:
+    """Slots of every row by request, recomputed for rows that changed."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._kept: dict[Request, tuple[Ints, int]] = {}
+
+    def of(self, request: Request) -> Ints:
+        """int64[N]. Not to be changed."""
+        kept = self._kept.get(request)
+        if kept is None or len(kept[0]) != len(self.state):
+            count = slots(self.state, request, self.state.rows)
+        else:
+            count, seen = kept
+            rows = self.state.changed_since(seen)
+            if len(rows):
+                count[rows] = slots(self.state, request, rows)
+        self._kept[request] = count, self.state.tick
+        return count
+
+
+class Shapes:
+    """Which gang sizes usually come, and so how much of `f` free slots on a node is of use.
+
+    V(f) = sum of weight(k) x k x floor(f / k)
+
+    A gang too large for any node counts as parts that fill one. Old arrivals count less: by half after `HALF` of them.
+    """
+
+    HALF = 2000
+
+    def __init__(self, most: int) -> None:
+        """`most` pods go on the largest node."""
+        self.most = max(most, 1)
+        self.weight: Floats = np.zeros(self.most + 1)
+        self._fade = 0.5 ** (1 / self.HALF)
+
+    def observe(self, pods: int) -> None:
+        """A gang arrived."""
+        self.weight *= self._fade
+        self.weight[min(pods, self.most)] += 1.0
+
+    def worth(self) -> Floats:
+        """V [most + 1], in slots; V(f) = f as long as nothing arrived."""
+        free, total = np.arange(self.most + 1), self.weight.sum()
+        if not total:
+            return free.astype(np.float64)
+        sizes = np.flatnonzero(self.weight)
+        value: Floats = (self.weight[sizes] / total * sizes * (free[:, None] // sizes)).sum(axis=1)
+        return value
+
+    def loss(self, free: Ints, taken: Ints | int) -> Floats:
+        """Slots [n] that become useless when `taken` of `free` are taken, beyond those; negative where a rest is used up."""
+        worth = self.worth()
+        free = np.minimum(free, self.most)
+        left = np.maximum(free - taken, 0)
+        result: Floats = worth[free] - worth[left] - np.minimum(taken, free)
+        return result

@@ -1,0 +1,1 @@
+"""What the pods that usually come can use of the free cards, and what they cannot."""

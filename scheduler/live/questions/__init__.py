@@ -1,0 +1,1 @@
+"""What a core can be asked: why somebody waits, and until when. Changes nothing."""
