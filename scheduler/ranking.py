@@ -41,7 +41,8 @@ class Ranking:
         every = self._seen == NEVER
         rows = state.rows if every else state.changed_since(self._seen)
         self._seen = state.tick
-        if policy.by_look and self.request.devices is None:
+        asked = self.request.devices
+        if policy.by_look and (asked is None or (state.devices is not None and state.devices.alike(asked))):
             looks.refresh()
             if self._table is None:
                 self._table = _Table()
@@ -106,4 +107,6 @@ class _Table:
             row_of = dict(zip(numbers[unknown].tolist(), rows[unknown].tolist(), strict=True))
             numbers, samples = np.array(list(row_of)), np.array(list(row_of.values()))
         if len(numbers):
+            order = samples.argsort()  # whoever is given rows may count on their order
+            numbers, samples = numbers[order], samples[order]
             self.score[numbers], self.card[numbers] = _rate(state, policy, request, samples)

@@ -48,6 +48,7 @@ class Rows(State):
             self._add_rows(max(ROOM, len(self)))
         row = self._spare.pop()
         self.names[row] = name
+        self.roster += 1
         self.row_of[name] = row
         self.alive[row] = True
         return row
@@ -56,6 +57,7 @@ class Rows(State):
         """The node is gone, and so is everything that was on it."""
         del self.row_of[self.names[row]]
         self.names[row] = ""
+        self.roster += 1
         self.alive[row] = False
         for array in (self.allocatable, self.free, self.card_milli, self.card_free, self.card_memory, self.card_memory_free):
             array[row] = 0
@@ -69,6 +71,7 @@ class Rows(State):
     def _add_rows(self, more: int) -> None:
         count = len(self)
         self.names += [""] * more
+        self.roster += 1
         self._every = np.arange(count + more)
         self.stamp = np.append(self.stamp, np.zeros(more, np.int64))
         self.alive = np.append(self.alive, np.zeros(more, np.bool_))

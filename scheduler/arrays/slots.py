@@ -21,11 +21,8 @@ MANY = 1_000_000
 def slots(state: State, request: Request, rows: Ints) -> Ints:
     """int64[n]: how many pods with this request these rows would take, one after the other. Constraints are another matter."""
     if request.devices is not None:
-        return _tried(state, request, rows)
-    count = np.full(len(rows), MANY, np.int64)
-    for column, asked in enumerate(request.resources):
-        if asked:
-            np.minimum(count, state.free[rows, column] // asked, out=count)
+        return _of_devices(state, request, rows)
+    count = _of_resources(state, request, rows)
     if request.cards:
         usable = state.usable(request, rows)
         if request.cards == 1 and not request.whole:
@@ -38,8 +35,34 @@ def slots(state: State, request: Request, rows: Ints) -> Ints:
     return np.where(state.feasible(request, rows), count, 0)
 
 
+def _of_resources(state: State, request: Request, rows: Ints) -> Ints:
+    """How many the amounts besides cards allow."""
+    count = np.full(len(rows), MANY, np.int64)
+    for column, asked in enumerate(request.resources):
+        if asked:
+            np.minimum(count, state.free[rows, column] // asked, out=count)
+    return count
+
+
+def _of_devices(state: State, request: Request, rows: Ints) -> Ints:
+    """The same for devices that are asked for by name, at most TRIED."""
+    ask, cards = request.devices, state.devices
+    assert ask is not None
+    count = np.zeros(len(rows), np.int64)
+    if cards is None:
+        return count
+    fits = np.flatnonzero(state.feasible(request, rows))
+    if cards.independent(ask):
+        apart = cards.apart[rows[fits]]  # a share that takes a card whole keeps the next such share away there
+        easy, fits = fits[~apart], fits[apart]
+        units = cards.units(ask, rows[easy]).sum(axis=1)
+        count[easy] = np.minimum(np.minimum(_of_resources(state, request, rows[easy]), units), TRIED)
+    count[fits] = _tried(state, request, rows[fits])
+    return count
+
+
 def _tried(state: State, request: Request, rows: Ints) -> Ints:
-    """The same for devices that are asked for by name: by putting pods there, and taking them away again."""
+    """By putting pods there, and taking them away again: some ms a row."""
     count = np.zeros(len(rows), np.int64)
     for at, row in enumerate(rows.tolist()):
         there = list[tuple[tuple[int, ...], tuple[Part, ...]]]()

@@ -87,6 +87,7 @@ class State:
     card_memory, card_memory_free        int64[N, C]
     shapes                 int64[N, K]   pods on the node: without a card, with shares, with 1, 2, ... C whole cards
     stamp                  int64[N]      tick of the row's last change
+    roster                               grows when a name comes to a row or leaves it
     """
 
     def __init__(self, nodes: Sequence[Node], columns: Sequence[str]) -> None:
@@ -107,6 +108,7 @@ class State:
         self.shapes: Ints = np.zeros((count, places + 2), np.int64)
         self.stamp: Ints = np.zeros(count, np.int64)
         self.tick = 0
+        self.roster = 0
         self._latest: list[int] = []  # rows of the last changes, at least FEW of them
         for row, node in enumerate(nodes):
             self._describe(row, node)
@@ -155,9 +157,13 @@ class State:
         return np.flatnonzero(self.stamp > tick)
 
     def look(self, row: int) -> bytes:
-        """What a request without devices, and a score that reads nothing else of a row, can see of it; equal rows look alike."""
+        """What a request can see of a row, and a score that reads nothing else of it; equal rows look alike.
+
+        Not for devices that are asked for by their names or places (`Cards.alike`).
+        """
         parts = [array[row].tobytes() for array in (self.free, self.card_free, self.card_model, self.card_memory_free)]
-        parts.append(b"d" if self.devices is not None and self.devices.present[row] else b"")
+        if self.devices is not None and self.devices.present[row]:
+            parts.append(self.devices.sight(row))
         return b"".join(parts)
 
     # what fits

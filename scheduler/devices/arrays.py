@@ -30,7 +30,12 @@ LIMIT = np.iinfo(np.int64).max // 4
 """Stands for no bound."""
 ORDERS = {"": 0, "binpack": 1, "spread": -1}
 
-EMPTY_ROW = {"present": False, "lenient": True, "most_pods": LIMIT, "order": 0}
+CORES = {"may": 0, "must": 1, "never": -1}
+
+EMPTY_ROW = {
+    **{"present": False, "whole": True, "shares": True, "apart": False},
+    **{"bounded": 0, "most_pods": LIMIT, "order": 0},
+}
 EMPTY_PLACE = {
     **dict.fromkeys(("look", "memory", "memory_free", "cores_free", "cpus_free", "tenants_free", "pods", "slices"), 0),
     **dict.fromkeys(("open", "healthy", "taken"), False),
@@ -48,7 +53,10 @@ class Cards:
         self.rules = list(rules)
         self.used: list[dict[str, Use]] = [{} for _ in range(count)]
         self.present = np.zeros(count, np.bool_)
-        self.lenient = np.ones(count, np.bool_)  # the node's policy forbids nothing: the usual case
+        self.whole = np.ones(count, np.bool_)  # what the node's policy gives out
+        self.shares = np.ones(count, np.bool_)
+        self.apart = np.zeros(count, np.bool_)  # never both at a time
+        self.bounded: Shorts = np.zeros(count, np.int16)  # 1 shares must bound their cores, -1 they must not
         self.most_pods: Ints = np.full(count, LIMIT, np.int64)
         self.order: Shorts = np.zeros(count, np.int16)  # 1 fill cards up, -1 spread, 0 the policy decides
         self.kind: Shorts = np.full((count, places), NO_KIND, np.int16)
@@ -66,6 +74,8 @@ class Cards:
         self._kinds = {name: number for number, name in enumerate(KINDS)}
         self._looks: dict[Device, int] = {}
         self._samples: list[Device] = []
+        self._common: list[int] | None = None  # numbers of types, the commonest first; None when cards came or went
+        self._typical: dict[PodAsk, int] = {}
         self._asked: dict[tuple[PodAsk, Ask], tuple[Ints, Bools, list[int]]] = {}
         self._answers: dict[tuple[int, str], Bools] = {}
         self._bits: Ints = np.array([number.bit_count() for number in range(1 << 12)], np.int64)  # a card has at most 12 slices
@@ -93,9 +103,11 @@ class Cards:
         self.devices[row], self.rules[row] = tuple(devices), rules
         self.used[row] = {name: use for name, use in used.items() if use != NOTHING}
         self.present[row] = bool(devices)
-        self.lenient[row] = rules.whole and rules.shares and rules.mixed and rules.cores == "may"
+        self.whole[row], self.shares[row], self.apart[row] = rules.whole, rules.shares, not rules.mixed
+        self.bounded[row] = CORES[rules.cores]
         self.most_pods[row] = rules.max_pods or LIMIT
         self.order[row] = ORDERS[rules.cards_by]
+        before = self.look[row][self.kind[row] != NO_KIND].tolist()
         self.kind[row] = NO_KIND
         self.healthy[row] = False
         for place, device in enumerate(devices):
@@ -103,6 +115,8 @@ class Cards:
             self.look[row, place] = self._look(device)
             self.memory[row, place] = device.memory
             self._show(row, place)
+        if before != self.look[row][: len(devices)].tolist():
+            self._common, self._typical = None, {}
 
     def _look(self, device: Device) -> int:
         """Number of the card's type: cards of one number differ only in id and place, and in what is taken of them."""
@@ -133,8 +147,16 @@ class Cards:
 
     def typical(self, ask: PodAsk) -> int:
         """Thousandths of a card that the pod takes of the commonest card that could carry it; 1000 where none could."""
+        kept = self._typical.get(ask)
+        if kept is None:
+            kept = self._typical[ask] = self._typical_of(ask)
+        return kept
+
+    def _typical_of(self, ask: PodAsk) -> int:
+        if self._common is None:
+            self._common = [number for number, _ in Counter(self.look[self.kind != NO_KIND].tolist()).most_common()]
         group = ask.groups[0]
-        for number, _ in Counter(self.look[self.kind != NO_KIND].tolist()).most_common():
+        for number in self._common:
             sample = self._samples[number]
             more = self._needs(ask, group, sample) if ask.accepts_model(sample.model) else None
             if more is not None and sample.layout:
@@ -160,13 +182,45 @@ class Cards:
         for group in ask.groups:
             ok &= self._carries(ask, group, rows).sum(axis=1) >= group[0].cards
         exact = ask.single and not ask.one_numa
-        for at in np.flatnonzero(ok & ~self.lenient[rows] if exact else ok):
+        if exact:
+            ok &= self._given(ask, rows)
+        for at in np.flatnonzero(ok & self.apart[rows] if exact else ok):
             row = int(rows[at])
             if exact:
                 ok[at] = not forbidden(ask, self.devices[row], self.used[row], self.rules[row])
             else:
                 ok[at] = not isinstance(fit(ask, self.devices[row], self.used[row], self.rules[row]), Refusal)
         return ok
+
+    def _given(self, ask: PodAsk, rows: Ints) -> Bools:
+        """bool[n]: rows whose policy has nothing against the pod (`fit.forbidden`), whatever else is on their cards."""
+        ok = np.ones(len(rows), np.bool_)
+        for one in ask.asks:
+            if one.whole:
+                ok &= self._of(self.whole, rows)
+                continue
+            if not one.profile:
+                ok &= self._of(self.shares, rows)
+            if one.cores:
+                ok &= self._of(self.bounded, rows) >= 0
+            elif not one.profile:
+                ok &= self._of(self.bounded, rows) <= 0
+        return ok
+
+    def alike(self, ask: PodAsk) -> bool:
+        """Whether rows that `sight` shows equal are equal for the pod."""
+        return ask.single and not ask.one_numa and not ask.ids and not ask.not_ids
+
+    def sight(self, row: int) -> bytes:
+        """What a pod that names no card, and needs none beside another, can see of the row."""
+        shown = (self.kind, self.look, self.memory_free, self.cores_free, self.cpus_free, self.tenants_free, self.pods)
+        parts = [array[row].tobytes() for array in (*shown, self.open, self.healthy, self.taken, self.slices)]
+        rules = (self.whole, self.shares, self.apart, self.bounded, self.order, self.most_pods)
+        parts += [array[row].tobytes() for array in rules]
+        if self.apart[row]:  # what is on a card that is gone counts there
+            uses = self.used[row].values()
+            parts.append(bytes([any(use.pods > use.whole for use in uses), any(use.whole for use in uses)]))
+        return b"".join(parts)
 
     def _carries(self, ask: PodAsk, group: Sequence[Ask], rows: Ints) -> Bools:
         """Cards that carry all of the group's containers together."""
@@ -197,6 +251,27 @@ class Cards:
         for number in cut:
             here = looks == number
             yield "free slices", ~here | self._room(number, group[0].profile)[self._of(self.slices, rows) * here]
+
+    def independent(self, ask: PodAsk) -> bool:
+        """Whether each card alone says how many such pods it takes: they ask for a part of one card, and none is cut."""
+        return ask.single and ask.groups[0][0].cards == 1 and not self._needs_of_all(ask, ask.groups[0])[2]
+
+    def units(self, ask: PodAsk, rows: Ints) -> Ints:
+        """int64[n, C]: how many pods of an `independent` ask each card takes, the nodes' policy apart."""
+        group = ask.groups[0]
+        looks, need = self._of(self.look, rows), self._needs_of_all(ask, group)[0]
+        memory, cores, cpus, tenants, whole, unbounded = (need[:, at].take(looks) for at in range(6))
+        some = self._of(self.open, rows) | (unbounded > 0)
+        left: Ints = self._of(self.most_pods, rows)[:, None] - self._of(self.pods, rows)
+        for asked, free in (
+            (memory, self._of(self.memory_free, rows)),
+            (cores, self._of(self.cores_free, rows) - some),
+            (cpus, self._of(self.cpus_free, rows)),
+            (tenants, self._of(self.tenants_free, rows)),
+        ):
+            left = np.minimum(left, np.where(asked > 0, free // np.maximum(asked, 1), LIMIT))
+        result: Ints = np.where(self._carries(ask, group, rows), np.where(whole > 0, 1, left), 0)
+        return result
 
     @staticmethod
     def _of(array: npt.NDArray[AnyArray], rows: Ints) -> npt.NDArray[AnyArray]:

@@ -54,6 +54,7 @@ class Nearness:
         self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
         self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
         self._freshened = 0.0
+        self._roster = state.roster
         self.wished: dict[str, str] = {}
         """What stands on the DatasetHints of each dataset that has some: nodes that should load it (`api/hints.py`, LOAD_ON)."""
         self.until: dict[str, float] = {}
@@ -201,7 +202,7 @@ class Nearness:
         column = self.warmth.column_of.get(dataset)
         if column is None:
             return None
-        held = self.warmth.believed(now)[:, column]
+        held = self.warmth.believed_of(column, now)
         size = int(self.warmth.size[column]) or int(held.max(initial=0))
         if not size or not held.any():
             return None
@@ -218,6 +219,9 @@ class Nearness:
 
     def follow(self) -> None:
         """Nodes came or went: what they said before they were there is read now."""
+        if self.state.roster == self._roster:
+            return
+        self._roster = self.state.roster
         before = set(self.warmth.row_of)
         if not self.warmth.follow(self.state.names):
             return

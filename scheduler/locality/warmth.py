@@ -131,6 +131,10 @@ class Warmth:
             return self.held
         return np.where(fresh[:, None], self.held, 0)
 
+    def believed_of(self, column: int, now: float) -> Ints:
+        """int64[N]: the same of one dataset."""
+        return np.where(now - self.observed <= STALE, self.held[:, column], 0)
+
     def remaining(self, column: int, now: float) -> Floats:
         """float64[N]: seconds until a load of the dataset there should be done; inf where none runs, or it is late."""
         left = self.eta[:, column] - (now - self.observed)
