@@ -4,6 +4,7 @@ Makes CI repeat the same random examples, and end with a sentence where tests of
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_sessionstart() -> None:
-    """In CI nothing is skipped for what the machine forbids."""
+    """In CI nothing is skipped for what the machine forbids. Interrupts count, whoever runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control; the commands under test would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI") and (os.geteuid() != 0 or not os.path.exists("/dev/fuse")):
         pytest.exit("the tests mount: in CI they need root and /dev/fuse; without them unset CI, and those tests are skipped", 1)

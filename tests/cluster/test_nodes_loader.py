@@ -92,11 +92,17 @@ def test_a_worker_that_comes_in_the_middle_gets_its_share(site: Site) -> None:
     lab.write_list(without="node-3")
     eventually(lambda: site.node(1).members() == 2, 60)
     doors = [node.cluster.control for node in lab.workers[:2]]
-    steps = Loader(site.client, lambda: doors, Order((Target(b"/"),))).run()
-    first = next(steps)
-    assert not first.finished
-    lab.write_list()
-    late.start()
+    still = site.node(2).process
+    assert still is not None
+    os.kill(still.pid, signal.SIGSTOP)  # what it owns stands still: the load is in the middle until the late one is there
+    try:
+        steps = Loader(site.client, lambda: doors, Order((Target(b"/"),))).run()
+        first = next(steps)
+        assert not first.finished
+        lab.write_list()
+        late.start()
+    finally:
+        os.kill(still.pid, signal.SIGCONT)
     for node in lab.workers:
         eventually(lambda node=node: node.members() == 3, 60)  # type: ignore[misc]
     last = [first, *steps][-1]
