@@ -98,7 +98,14 @@ class Invalid(ApiError):
 
 
 class Forbidden(ApiError):
-    """403, of RBAC or of an admission plugin."""
+    """403, of RBAC or of an admission plugin. `ending`: nothing new is made in a namespace that is being deleted."""
+
+    @property
+    def ending(self) -> bool:
+        return any(cause.reason == "NamespaceTerminating" for cause in self.causes)
+
+    def _sentence(self) -> str:
+        return f"{self.where}: {self.code}: {self.status.message}" if self.ending else super()._sentence()
 
 
 class Unauthorized(ApiError):

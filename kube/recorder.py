@@ -13,7 +13,7 @@ import msgspec
 
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError
-from forebay.kube.errors import ApiError, NotFound, Unreachable, Unusable
+from forebay.kube.errors import ApiError, Forbidden, NotFound, Unreachable, Unusable
 from forebay.kube.eventlog import WORD, Create, EventLog, Instruction, Note, Patch
 from forebay.kube.objects import Key
 from forebay.kube.resources import EVENTS
@@ -85,6 +85,8 @@ class Recorder:
                 else:
                     self._patch(instruction)
             except (ApiError, Unreachable, Unusable, ConfigError) as error:
+                if isinstance(error, Forbidden) and error.ending:
+                    continue  # whoever could have read it goes too
                 self.failed += 1
                 note = instruction.note
                 LOG.warning("event %s of %s not written: %s; it said: %s", note.reason, note.regarding.name, error, note.note)

@@ -55,6 +55,6 @@ def test_a_class_that_nobody_made(cluster: Cluster, site: ControlPlane, space: s
     key = Key(space, "d")
     with Running(site.endpoint, Installation()) as running:
         cluster.apply(SMALL.replace("SPACE", space).replace("runtimeClassName: forebay", "runtimeClassName: nope"))
-        assert "write forebay" in says(cluster, key, "ClassUnknown", '"nope"')
+        assert "anew with forebay" in says(cluster, key, "ClassUnknown", '"nope"')
         running.settle()
         goes(cluster, key)

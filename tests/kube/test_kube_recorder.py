@@ -11,10 +11,11 @@ from controlplane_kit import config_map, until
 from kubeproxy import KubeProxy, Say, status
 
 from forebay.kube.client import Client
+from forebay.kube.errors import Forbidden
 from forebay.kube.eventlog import Note
 from forebay.kube.objects import Key, ObjectMeta, Reference
 from forebay.kube.recorder import Recorder
-from forebay.kube.resources import CONFIG_MAPS, EVENTS, NODES, Resource
+from forebay.kube.resources import CONFIG_MAPS, EVENTS, NAMESPACES, NODES, Resource
 from forebay.kube.transport import Transport
 
 Closing = Callable[[Callable[[], object]], None]
@@ -87,11 +88,29 @@ def test_events_of_cluster_scoped_objects_and_of_any_length_are_taken(client: Cl
 def test_events_that_cannot_be_written_are_counted_and_stop_nothing(
     client: Client, proxy: KubeProxy, namespace: str, regarding: Reference, closing: Closing
 ) -> None:
-    proxy.plan = lambda asked: (
-        Say(403, body=status(403, "Forbidden", "namespace is being terminated")) if b'"No"' in asked.body else None
-    )
+    proxy.plan = lambda asked: Say(403, body=status(403, "Forbidden", "no right to")) if b'"No"' in asked.body else None
     made = recorder(Client(Transport(proxy.endpoint)), closing)
     made.say(Note(regarding, "Normal", "No", "Reconcile", "is refused"))
     made.say(Note(regarding, "Normal", "Yes", "Reconcile", "is taken"))
     until(lambda: [event.reason for event in events(client, namespace)] == ["Yes"])
     assert made.failed == 1
+
+
+def test_what_is_said_in_a_namespace_that_ends_is_lost_without_a_word(
+    client: Client, namespace: str, regarding: Reference, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = config_map("held")
+    held["metadata"]["finalizers"] = ["example.com/held"]
+    client.create(CONFIG_MAPS, namespace, held)
+    client.delete(NAMESPACES, Key("", namespace))
+    with pytest.raises(Forbidden) as refused:
+        client.create(CONFIG_MAPS, namespace, config_map("late"))
+    assert refused.value.ending
+    assert "grant the verb" not in str(refused.value)
+    made = Recorder(client, "forebay.io/test", "pod-1")
+    made.start()
+    made.say(Note(regarding, "Warning", "Late", "Reconcile", "nobody will read it"))
+    assert made.stop()
+    assert made.failed == 0
+    assert "Late" not in caplog.text
+    client.merge(CONFIG_MAPS, Key(namespace, "held"), {"metadata": {"finalizers": None}})
