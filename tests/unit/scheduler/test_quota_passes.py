@@ -217,5 +217,6 @@ def test_where_mins_do_not_fit_none_is_taken_back_whole() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_evicting_ends_in_many_clusters() -> None:
     settings(max_examples=20_000, deadline=None)(given(clusters())(test_evicting_ends.hypothesis.inner_test))()  # type: ignore[attr-defined]

@@ -197,6 +197,7 @@ def test_nothing_is_evicted_where_nothing_can_help(drawn: tuple[World, dict[str,
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_many_worlds() -> None:
     for test in (test_what_is_taken_is_right, test_who_gave_cannot_take_it_back):
         settings(max_examples=50_000, deadline=None)(given(worlds())(test.hypothesis.inner_test))()  # type: ignore[attr-defined]
