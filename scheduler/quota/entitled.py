@@ -1,8 +1,11 @@
 """Who may take from whom. Two queues meet below their lowest common ancestor; what counts is what each uses from there down.
 
 A job may take from another queue if, with it, its own queue and every level up to where the two meet stay within the fair
-share; and only from queues that are above theirs on every level down from there. So whoever takes cannot be taken back from,
-and reclaiming ends.
+share; and only from queues that are above theirs on every level down from there. So whoever takes cannot be taken back from.
+
+Two rules more keep jobs from evicting each other in turn. A job that goes before lower priorities of its own queue must not
+make that queue grow beyond its fair share (`settled`): others would take it back, and who had yielded would begin again. And
+what goes together must not be so much that a part of it would be owed to its queue again at once (`owed`).
 
 Stages, the mildest first: a queue gives what it has beyond its fair share; a queue whose gang is larger than its surplus gives
 the whole gang; a lower priority in the same queue yields to a higher; and a job within its queue's guarantee (floor) takes from
@@ -13,10 +16,10 @@ here: where mins do not fit, both are scaled. Pods of no queue yield to priority
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from forebay.scheduler.quota.amounts import JOBS, Amounts, show
+from forebay.scheduler.quota.amounts import JOBS, NOTHING, Amounts, add, show
 from forebay.scheduler.quota.books import Books
 from forebay.scheduler.quota.shares import Shares
 
@@ -48,6 +51,8 @@ class Entitlement:
         self._fair = self._levels(books, {n: {r: shares.of(n, r) or 0 for r in governed} for n in self._path})
         self._guaranteed = self._levels(books, {n: {r: self._floor(n, r) for r in governed} for n in self._path})
         self._meeting: dict[str, tuple[tuple[str, ...], int]] = {}
+        leaf = self._path[0] if self._path else ""
+        self._settled = {r: max(shares.of(leaf, r) or 0, books.used(leaf).get(r, 0)) - n for r, n in governed.items()}
 
     def _levels(self, books: Books, bounds: Mapping[str, Mapping[str, int]]) -> int:
         """On how many levels, from the leaf up, the queue stays within its bounds with the job."""
@@ -56,6 +61,36 @@ class Entitlement:
             if any(used.get(r, 0) + n > bounds[name][r] for r, n in self._asked.items()):
                 return level
         return len(self._path)
+
+    def settled(self, books: Books) -> bool:
+        """Whether the job's queue would be within its fair share with it, or at least use no more than at first."""
+        used = books.used(self._path[0]) if self._path else NOTHING
+        return all(used.get(r, 0) <= most for r, most in self._settled.items())
+
+    def owed(self, gone: Sequence[tuple[Mapping[str, Amounts], int]], books: Books) -> list[int]:
+        """Which of the groups of pods that went could have stayed, by index: with it and all that stays before it, a queue would
+        be within its fair share (its floor, where a guarantee was taken from it), and nobody takes from such a queue.
+
+        A group: what each queue loses by it, and the stage by which it went. `books` are without all of them.
+        """
+        levels = [[(q, self.meet(q, books)[0]) for q in lost if q not in {"", self.ask.queue}] for lost, _ in gone]
+        harsh = {
+            n for (_, stage), below in zip(gone, levels, strict=True) if stage == GUARANTEE for _, names in below for n in names
+        }
+        stays: list[int] = []
+        back: dict[str, dict[str, int]] = {}
+        for index, ((lost, _), below) in enumerate(zip(gone, levels, strict=True)):
+            if any(self._within(n, lost[q], back.get(n, NOTHING), books, n in harsh) for q, names in below for n in names):
+                stays.append(index)
+                for queue, names in below:
+                    for name in names:
+                        add(back.setdefault(name, {}), lost[queue])
+        return stays
+
+    def _within(self, name: str, more: Amounts, back: Amounts, books: Books, harsh: bool) -> bool:
+        used, resources = books.used(name), [r for r in self._asked if more.get(r, 0)]
+        bounds = {r: self._floor(name, r) if harsh else self._shares.of(name, r) or 0 for r in resources}
+        return bool(resources) and all(used.get(r, 0) + back.get(r, 0) + more[r] <= bound for r, bound in bounds.items())
 
     def stage(self, queue: str, priority: int, books: Books, freed: Amounts) -> int | None:
         """How mild it is to take from a queue now; None if it may not be done. `freed`: what the queue would lose."""
@@ -135,6 +170,6 @@ class Entitlement:
             if used + amount > share:
                 return (
                     f'with it queue "{leaf}" would use {show(resource, used + amount)} {resource}, beyond its fair share of '
-                    f"{show(resource, share)}, and what is beyond is not taken from others; raise its min or weight, or wait"
+                    f"{show(resource, share)}, and nobody is evicted for what is beyond; raise its min or weight, or wait"
                 )
         return ""

@@ -16,7 +16,7 @@ from forebay.scheduler.quota.books import Books
 from forebay.scheduler.quota.entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG, Ask, Entitlement
 from forebay.scheduler.quota.pods import Gang, Running, Unit, units
 from forebay.scheduler.quota.rooms import Room
-from forebay.scheduler.quota.search import Trial, by_excess, by_strain, by_work, prune
+from forebay.scheduler.quota.search import Step, Trial, by_excess, by_strain, by_work, prune
 from forebay.scheduler.quota.shares import Shares
 
 _STAGES = {
@@ -25,6 +25,9 @@ _STAGES = {
     PRIORITY: "lower priorities yield",
     GUARANTEE: "queues within their fair share give what the job's queue is guaranteed",
 }
+
+_TRIES = 4
+"""Searches of one kind, each without what the one before should have let stay."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,31 @@ def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
     hopeless = next((s for s in trial.verdict().shorts if s.hopeless), None)
     if hopeless or trial.verdict().closed:
         return Reclaim(False, reason=trial.verdict().sentence())
-    if trial.feasible():
+    if trial.fits():
         return Reclaim(True, reason=f'"{ask.name}" fits without evicting anything')
     candidates, kept = _movable(units(running, gangs, now), draft, now)
     found: list[Reclaim] = []
     far: list[_Progress] = []
     for search in (by_excess, by_work, by_strain):
-        search(trial, candidates)
-        taken = len(trial.steps)
-        if trial.feasible():
-            found.append(_found(trial, now))
+        left: Sequence[Unit] = candidates
+        for _ in range(_TRIES):
+            search(trial, left)
+            taken = len(trial.steps)
+            owed = []
+            if not trial.feasible():
+                far.append(_progress(trial, candidates))
+            else:
+                prune(trial)
+                owed = _owed(trial)
+                if not owed:
+                    found.append(_found(trial, now))
+            done = bool(found) and (taken == len(trial.steps) or not room.quick)  # nothing was scattered, or asking costs
+            trial.roll_back(0)
+            if not owed:
+                break
+            left = _without(left, owed)
         else:
             far.append(_progress(trial, candidates))
-        done = bool(found) and (taken == len(trial.steps) or not room.quick)  # nothing was scattered, or asking costs
-        trial.roll_back(0)
         if done:
             break
     if found:
@@ -118,8 +132,31 @@ def _movable(all_units: Iterable[Unit], books: Books, now: float) -> tuple[list[
     return candidates, kept
 
 
+def _owed(trial: Trial) -> list[Unit]:
+    """What has been taken and should stay: with it back its queue would be within its share, and would be owed it at once."""
+    whole = {step.unit.gang for step in trial.steps if step.unit.whole}
+    groups: dict[str, list[Step]] = {}
+    for step in trial.steps:
+        groups.setdefault(step.unit.gang if step.unit.gang in whole else step.pods[0].uid, []).append(step)
+    dearest = sorted(
+        groups.values(), key=lambda g: (-max(s.unit.priority for s in g), -sum(s.unit.lost for s in g), g[0].unit.gang)
+    )
+    gone = []
+    for group in dearest:
+        lost: dict[str, dict[str, int]] = {}
+        for pod in (p for step in group for p in step.pods):
+            add(lost.setdefault(pod.queue, {}), pod.amounts)
+        gone.append((lost, max(step.stage for step in group)))
+    return [step.unit for i in trial.entitlement.owed(gone, trial.books) for step in dearest[i]]
+
+
+def _without(candidates: Sequence[Unit], owed: Iterable[Unit]) -> list[Unit]:
+    gangs = {u.gang for u in owed if u.whole}
+    alone = {u.pods[0].uid for u in owed if not u.whole}
+    return [u for u in candidates if u.gang not in gangs and (u.whole or u.pods[0].uid not in alone)]
+
+
 def _found(trial: Trial, now: float) -> Reclaim:
-    prune(trial)
     pods = tuple(p for step in trial.steps for p in step.pods)
     lost = sum(p.lost(now) for p in pods)
     stage = max(step.stage for step in trial.steps)

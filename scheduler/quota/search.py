@@ -60,9 +60,14 @@ class Trial:
         ask = self.ask
         return admit(self.books, ask.queue, ask.request, self._totals, preemptible=ask.preemptible, jobs=ask.jobs)
 
-    def feasible(self) -> bool:
+    def fits(self) -> bool:
         """Whether the job could start now. Once true, it stays so whatever else is taken."""
         return self.room.fitting() >= self.room.wanted and self.verdict().admitted
+
+    def feasible(self) -> bool:
+        """Whether it may start by what has been taken, which is more: nobody goes so that a queue grows beyond its share. Once
+        true, it stays so too."""
+        return self.entitlement.settled(self.books) and self.fits()
 
     def stage(self, unit: Unit) -> int | None:
         """The rule by which a unit may be taken now; None if it may not. Once None, it stays so whatever else is taken."""

@@ -232,6 +232,7 @@ def test_pods_of_a_gang_see_each_other_and_a_refusal_leaves_no_trace(both: Both,
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("check", [check_naive, check_events, check_gang])
 def test_many_more(check: Callable[[Both, st.DataObject], None]) -> None:
     @settings(max_examples=1000, deadline=None)

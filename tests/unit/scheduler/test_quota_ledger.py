@@ -207,6 +207,7 @@ TestEvents = Events.TestCase
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_a_hundred_thousand_events() -> None:
     run_state_machine_as_test(Events, settings=settings(max_examples=2500, stateful_step_count=40, deadline=None))
 

@@ -125,17 +125,66 @@ def clusters(draw: st.DrawFn) -> tuple[Cluster, list[list[Job]]]:
     return Cluster(queues, [j for w in waves for j in w], draw(st.integers(1, 3))), waves
 
 
+def settle(cluster: Cluster, wave: list[Job]) -> None:
+    """Passes until one neither evicts nor places: one that only places may be followed by one that evicts."""
+    cluster.waiting |= {j.name: j for j in wave}
+    passes, placed = 0, -1
+    while cluster.one_pass() or cluster.uids > placed:
+        placed = cluster.uids
+        passes += 1
+        assert passes <= 2 * len(cluster.jobs), "jobs evict each other in turn"
+    assert all(0 <= f <= SIZE for f in cluster.free.values())
+
+
 @settings(max_examples=300, deadline=None)
 @given(clusters())
 def test_evicting_ends(drawn: tuple[Cluster, list[list[Job]]]) -> None:
     cluster, waves = drawn
     for wave in waves:
-        cluster.waiting |= {j.name: j for j in wave}
-        passes = 0
-        while cluster.one_pass():
-            passes += 1
-            assert passes <= 2 * len(cluster.jobs), "jobs evict each other in turn"
-        assert all(0 <= f <= SIZE for f in cluster.free.values())
+        settle(cluster, wave)
+
+
+def running(cluster: Cluster) -> set[str]:
+    return {p.gang for p in cluster.running.values()}
+
+
+def test_a_higher_priority_does_not_make_its_queue_grow_beyond_its_share() -> None:
+    """It did, was taken back for y, the smaller job of its queue took from y what it is guaranteed and yielded to it again."""
+    queues = [Queue(name="x", min={GPU: 3}, max={GPU: 11}), Queue(name="d", min={GPU: 2}), Queue(name="e", parent="d")]
+    queues += [Queue(name="y", min={GPU: 3}, max={GPU: 9}), Queue(name="z", min={GPU: 2}, max={GPU: 4})]
+    large = [Job("z0", "z", 4, 1, 2, 1), Job("z1", "z", 2, 2, 3, 2), Job("z2", "z", 2, 1, 3, 2)]
+    waves = [
+        [large[0]],
+        [Job("e0", "e", 3, 2, 3, 0), Job("e1", "e", 2, 1, 3, 2)],
+        [Job("z3", "z", 1, 1, 3, 2), large[1], Job("x0", "x", 3, 1, 1, 0), large[2]],
+        [Job("e2", "e", 3, 3, 3, 1), Job("small", "z", 1, 1, 2, 1), Job("pair", "y", 2, 2, 2, 1)],
+    ]
+    cluster = Cluster(queues, [j for w in waves for j in w], 3)
+    for wave in waves:
+        settle(cluster, wave)
+    assert running(cluster) == {"x0", "e1", "small"}
+
+
+def test_who_is_owed_its_place_does_not_go_with_who_is_not() -> None:
+    """z is due 2 and uses 5: it gives the 3, not both jobs, of which the one of 2 would take its place back at once.
+
+    It did, and the room that it left on other nodes let the job of 3 in again, for ever.
+    """
+    weights = {"x": (3, 3, 1), "y": (4, 12, 100), "z": (2, 12, 1)}
+    queues = [Queue(name=n, min={GPU: least}, max={GPU: most}, weight={GPU: w}) for n, (least, most, w) in weights.items()]
+    ones = [Job(f"x{i}", "x", 1, 1, 1, 0) for i in range(3)]
+    gang, more = Job("gang", "y", 3, 3, 2, 1), Job("more", "y", 3, 3, 3, 1)  # what waits in y makes its share 7
+    small, large = Job("small", "z", 1, 1, 2, 0), Job("large", "z", 1, 1, 3, 1)
+    cluster = Cluster(queues, [*ones, gang, more, small, large], 3)
+    for node, job in zip(list(cluster.free), ones, strict=True):  # one on each node, as others left them that have ended
+        free = dict(cluster.free)
+        cluster.free = {node: free[node]}
+        assert cluster.place(job)
+        cluster.free = free | cluster.free
+    settle(cluster, [gang, more])
+    assert running(cluster) == {"x0", "x1", "x2", "gang"}
+    settle(cluster, [small, large])
+    assert running(cluster) == {"x0", "x1", "x2", "small", "large"}
 
 
 def test_a_latecomer_gets_its_guarantee() -> None:
@@ -168,5 +217,6 @@ def test_where_mins_do_not_fit_none_is_taken_back_whole() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_evicting_ends_in_many_clusters() -> None:
     settings(max_examples=20_000, deadline=None)(given(clusters())(test_evicting_ends.hypothesis.inner_test))()  # type: ignore[attr-defined]

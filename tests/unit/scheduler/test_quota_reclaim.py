@@ -35,7 +35,7 @@ def test_and_not_more() -> None:
     assert (result.feasible, result.pods) == (False, ())
     assert result.reason == (
         'no pod may go for "job", and 0 of its 5 pods fit; with it queue "a" would use 5 nvidia.com/gpu, beyond its fair share '
-        "of 4, and what is beyond is not taken from others; raise its min or weight, or wait; "
+        "of 4, and nobody is evicted for what is beyond; raise its min or weight, or wait; "
         "8 pods stay: their queues use no more than their fair share, or than what is left to them"
     )
 
@@ -286,3 +286,33 @@ def test_room_of_nodes() -> None:
 
 
 # ---- any world
+
+
+def test_a_higher_priority_takes_its_queues_share_and_no_more() -> None:
+    """4 of 8 are b's share while a waits for its own: 2 that b has already make room for 4, and not for 5."""
+    queues = [Queue(name="a", min={GPU: 4}, max={GPU: 8}), Queue(name="b", min={GPU: 4}, max={GPU: 8})]
+    world = World(queues, pods("low", "b", 2), nodes=["n1"])
+    world.requests["a"] = {GPU: 8}
+    world.free["n1"] = 3  # what others use, of no queue
+    assert gone(world.take(ask("b", 4, priority=1), 4)) == ["low0", "low1"]
+    result = world.take(ask("b", 5, priority=1), 5)
+    assert not result.feasible
+    assert "beyond its fair share of 4, and nobody is evicted for what is beyond" in result.reason
+
+
+def test_room_alone_is_not_enough_for_a_higher_priority_beyond_its_share() -> None:
+    """b uses 4 of a share of 4: one pod would make room for 3, but then b used 6."""
+    queues = [Queue(name="a", min={GPU: 4}, max={GPU: 8}), Queue(name="b", min={GPU: 4}, max={GPU: 8})]
+    world = World(queues, pods("low", "b", 4), nodes=["n1"])
+    world.requests["a"] = {GPU: 8}
+    world.free["n1"] = 2
+    assert gone(world.take(ask("b", 3, priority=1), 3)) == ["low0", "low1", "low2"]
+
+
+def test_what_a_queue_is_owed_is_searched_for_elsewhere() -> None:
+    """b is due 1: its pod of 1 is the cheapest, but once the gang of 4 goes it may stay, and c gives one instead."""
+    queues = [Queue(name=n, min={GPU: 6 if n == "a" else 1}, max={GPU: 8}) for n in "abc"]
+    running = [pod("one", "b"), *pods("gang", "b", 4, gang="gang", priority=1), *pods("c", "c", 2, priority=2)]
+    world = World(queues, [*running, pod("last", "a")])
+    result = world.take(ask("a", 5))
+    assert gone(result) == ["c0", "gang0", "gang1", "gang2", "gang3"]
