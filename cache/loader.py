@@ -21,6 +21,8 @@ PATIENCE = 600.0
 ROUNDS = 8
 """Orders in a row that brought nothing further; with the waits between them this is two and a half minutes."""
 LONGEST_WAIT = 30.0
+MEET = 10.0
+"""Seconds that workers get to know of each other before the first order: who does not would fetch what is another's."""
 SPREADS = 8
 """Times that everything is ordered again because workers came meanwhile: what is theirs lies with others then."""
 _FINAL = {"NotFound": "TargetNotFound", "Malformed": "TargetRefused", "Protocol": "WorkersOutdated"}
@@ -118,6 +120,7 @@ class Loader:
             for target in self._order.targets:
                 self._refresh(_certain(target.path))
         last = c.Progress()
+        self._meet()
         for left in range(SPREADS, -1, -1):
             self._met = set()
             shown = msgspec.structs.replace(last, finished=False)
@@ -128,6 +131,20 @@ class Loader:
                 break
             log("load", "spread", members=sorted(came))
         yield last
+
+    def _meet(self) -> None:
+        """Until every worker counts as many as there are, or time is up: one that is ready and dead is not waited for longer."""
+        until, why = self._clock() + MEET, "no worker is ready"
+        while self._clock() < until:
+            doors = self._addresses()
+            try:
+                if doors and all(len(self._members(door)) >= len(doors) for door in doors):
+                    return
+                why = f"not all of {len(doors)} workers know of each other"
+            except c.ControlError as e:
+                why = str(e)
+            self._sleep(0.2)
+        log("load", "not_met", why=why)
 
     # --- all targets once
 

@@ -283,8 +283,8 @@ def test_both_pods_of_a_node_die_at_once_and_what_is_lost_comes_back(served: Lak
         pods.running(looking)
         until(lambda name=name: pods.log(name).strip().endswith("well"), f"{name} does not read")
     for _ in range(2):  # the second time it is the mount that was made anew
-        words = ("forebay csi", "forebay mounts")
-        found = [pid for word in words for pid in pods.cluster.run(NODE, ["pgrep", "-f", word]).split()]
+        found = list[str]()
+        until(lambda found=found: both_pods(pods, found), "the node's pods have not started again")
         lost = {name: pods.log(name).count("lost") for name in ("seeing", "blind")}
         pods.cluster.run(NODE, ["kill", "-9", *found])
         until(lambda lost=lost: pods.log("blind").count("lost") > lost["blind"], "the mount was not lost: the case is not there")
@@ -301,6 +301,16 @@ def test_both_pods_of_a_node_die_at_once_and_what_is_lost_comes_back(served: Lak
     )
     pods.delete("dataset", served.name)
     until(lambda: not [m for m in mounts_of(pods.cluster, NODE) if f"/{pods.namespace}/" in m], "a mount stays")
+
+
+def both_pods(pods: Pods, found: list[str]) -> bool:
+    """Whether both of the node's processes are there; `found` has their ids then."""
+    try:
+        ids = [pods.cluster.run(NODE, ["pgrep", "-f", word]).split() for word in ("forebay csi", "forebay mounts")]
+    except ClusterError:
+        return False  # pgrep has found none of one kind
+    found[:] = [pid for each in ids for pid in each]
+    return True
 
 
 def devices(lake: Lake) -> list[str]:

@@ -124,11 +124,28 @@ def test_workers_that_come_in_the_middle_get_their_share_by_the_same_order_given
                 self.members = [*self.members, {"id": f"new-{len(self.asked)}"}]
             yield from super().load(*given, **more)
 
-    run = Run(Growing([P(files=1, files_total=4, bytes=100, bytes_total=400), WHOLE], members=1), ALL, TWO)
+    run = Run(Growing([P(files=1, files_total=4, bytes=100, bytes_total=400), WHOLE], members=2), ALL, TWO)
     assert run.go() == WHOLE
     assert len(run.doors.asked) == 3
     assert run.slept == []
     assert [p.finished for p in run.told] == [False, True], "its end is told once"
+
+
+def test_workers_get_to_know_each_other_before_the_first_order() -> None:
+    class Strangers(Doors):
+        def stats(self, address: str) -> dict[str, Any]:
+            known = 1 if len(run.slept) < 3 and address == "b:1" else 2
+            if not run.slept:
+                raise c.ControlError("node at a:1 has just started")
+            return {"cluster": {"members": self.members[:known]}}
+
+    run = Run(Strangers(), ALL, TWO)
+    assert run.go() == WHOLE
+    assert run.slept == [0.2, 0.2, 0.2]
+    assert len(run.doors.asked) == 1
+    run = Run(Doors(members=1), ALL, TWO)  # the other is dead, and nobody knows yet
+    assert run.go() == WHOLE
+    assert sum(run.slept) == pytest.approx(module.MEET, abs=0.3)
 
 
 def test_of_several_targets_all_are_spread() -> None:
@@ -169,7 +186,7 @@ def test_who_does_not_answer_at_the_end_is_asked_for_nothing_more() -> None:
 def test_nobody_is_waited_for_without_end() -> None:
     run = Run(Doors(), ALL, [], [], [], TWO)
     assert run.go() == WHOLE
-    assert run.slept == [1, 1, 1]
+    assert run.slept == [0.2, 0.2, 0.2]
     run = Run(Doors(), ALL, [])
     with pytest.raises(LoadError, match="no worker of the dataset was ready for 600 s") as caught:
         run.go()
