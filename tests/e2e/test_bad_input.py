@@ -295,10 +295,7 @@ def test_both_pods_of_a_node_die_at_once_and_what_is_lost_comes_back(served: Lak
     again = served._with_data(pod("blind", LOOK, node=NODE, image="busybox:dev"))
     pods.running(again)
     until(lambda: pods.log("blind").strip().endswith("well"), "started again it does not read")
-    pods.delete(
-        "pod",
-        "--all",
-    )
+    pods.delete("pod", "--all")
     pods.delete("dataset", served.name)
     until(lambda: not [m for m in mounts_of(pods.cluster, NODE) if f"/{pods.namespace}/" in m], "a mount stays")
 
@@ -314,6 +311,7 @@ def both_pods(pods: Pods, found: list[str]) -> bool:
 
 
 def devices(lake: Lake) -> list[str]:
-    """Devices of the dataset's mounts on the node: its own and what pods are shown."""
+    """Devices that the dataset's mount and pods' targets on the node show: of each place the uppermost, the last one listed. A
+    new mount lies on the dead one, since into containers that see it it spreads from there."""
     rows = [line.split() for line in lake.cluster.run(NODE, ["cat", "/proc/self/mountinfo"]).splitlines()]
-    return [row[2] for row in rows if f"forebay:{lake.pods.namespace}/{lake.name}" in row]
+    return list({row[4]: row[2] for row in rows if f"forebay:{lake.pods.namespace}/{lake.name}" in row}.values())

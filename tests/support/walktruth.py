@@ -19,6 +19,10 @@ SERVES = ("Bound", "Updating")
 ENDED = ("Complete", "Failed")
 
 
+REFUSED = ("SpecRefused", "SourceRefused")
+"""Why a runtime says nothing of wanted workers: nothing is planned for it."""
+
+
 class Truth:
     """All of some namespaces at one moment. Two reads are not of one moment: `untrue` must hold for a while to count."""
 
@@ -137,7 +141,7 @@ class Truth:
         if worker.get("readyReplicas", 0) not in counted:
             yield f"{worker.get('readyReplicas')} workers are said to be ready, {counted} are"
         wanted = runtime["spec"].get("worker", {}).get("replicas")
-        if wanted is not None and worker.get("desiredReplicas", 0) != wanted and reason != "SpecRefused":
+        if wanted is not None and worker.get("desiredReplicas", 0) != wanted and reason not in REFUSED:
             yield f"{wanted} workers are wanted, {worker.get('desiredReplicas')} it says: {reason}"
 
     # --- operations ---
