@@ -20,7 +20,7 @@ ENDED = ("Complete", "Failed")
 
 
 REFUSED = ("SpecRefused", "SourceRefused")
-"""Why a runtime says nothing of wanted workers: nothing is planned for it."""
+"""Why nothing is planned for a runtime: it keeps the workers that it has, and wants no others."""
 
 
 class Truth:
@@ -141,7 +141,8 @@ class Truth:
         if worker.get("readyReplicas", 0) not in counted:
             yield f"{worker.get('readyReplicas')} workers are said to be ready, {counted} are"
         wanted = runtime["spec"].get("worker", {}).get("replicas")
-        if wanted is not None and worker.get("desiredReplicas", 0) != wanted and reason not in REFUSED:
+        said = {reason, *(c["reason"] for c in (self.datasets[key].get("status") or {}).get("conditions", ()))}
+        if wanted is not None and worker.get("desiredReplicas", 0) != wanted and not said & set(REFUSED):
             yield f"{wanted} workers are wanted, {worker.get('desiredReplicas')} it says: {reason}"
 
     # --- operations ---
