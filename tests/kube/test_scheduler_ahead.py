@@ -96,6 +96,13 @@ def loads(cluster: Cluster, space: str) -> dict[str, Object]:
     return {one["spec"]["options"]["nodes"]: one for one in found}
 
 
+def nobody(admin: Client, place: Site) -> bool:
+    """Whether no pod is left, workers included: there is no kubelet that would end them, and they take room on the nodes."""
+    for pod in place.pods():
+        admin.delete(r.PODS, Key(place.namespace, pod.metadata.name), grace=0)
+    return not place.pods()
+
+
 def test_what_a_gang_waits_for_is_loaded_where_it_will_run(
     site: ControlPlane, cluster: Cluster, space: str, admin: Client, place: Site
 ) -> None:
@@ -130,6 +137,7 @@ def test_what_a_gang_waits_for_is_loaded_where_it_will_run(
         for key in gang:
             admin.delete(r.PODS, key, grace=0)
         until(lambda: cluster.gone("Dataset", Key(space, "d")), 120, lambda: cluster.status(Key(space, "d")))
+    until(lambda: nobody(admin, place), 120, place.pods)
 
 
 def test_a_gang_starts_though_nobody_carries_out_what_is_wished(
