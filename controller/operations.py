@@ -13,10 +13,11 @@ from typing import Any
 
 from forebay.api.conditions import Condition, find, merge
 from forebay.api.fluidnames import operation_finalizer
+from forebay.api.moments import rfc3339
 from forebay.api.status import OPERATION_CONDITIONS, OperationStatus
 from forebay.controller.copies import UNDRIVEN, Copies
 from forebay.controller.kinds import RESOURCES, as_object
-from forebay.controller.loads.deciding import ENDED, duration, phase_of, stamp
+from forebay.controller.loads.deciding import ENDED, duration, phase_of
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer
 from forebay.kube.errors import Conflict
@@ -57,7 +58,7 @@ class OperationReconciler:
         if operation["metadata"].get("deletionTimestamp"):
             self._write.release(operation, [operation_finalizer(operation["kind"])])
             return
-        status = told(operation, stamp(self._wall()))
+        status = told(operation, rfc3339(self._wall()))
         if status is None:
             return
         before = phase_of(operation)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from forebay.api.fluidnames import mark, shorten
+from forebay.api.moments import rfc3339
 from forebay.cli.kubectl.reach import (
     Cluster,
     Object,
@@ -87,7 +88,7 @@ def _expires(span: str | None, now: datetime | None = None) -> str:
     if match is None:
         raise click.BadParameter(f'"{span}" is no time: write such as 90m, 12h or 30d', param_hint="--for")
     end = (now or datetime.now(UTC)) + timedelta(**{_UNITS[match[2]]: int(match[1])})
-    return end.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(end)
 
 
 def manifest(namespace: str, dataset: str, spaces: tuple[str, ...], paths: tuple[str, ...], expires: str) -> Object:

@@ -14,6 +14,7 @@ from forebay.api.fluid import GROUP
 from forebay.controller.admission.pods import INJECT, OPT_OUT, SIDECAR
 from forebay.controller.admission.preferences import Preferences, shown
 from forebay.controller.install import rights
+from forebay.runtimes.confined import CONFINED
 
 PODS, OBJECTS = "/pods", "/objects"
 """Where the API server calls."""
@@ -146,9 +147,7 @@ def container(image: str, pull_policy: str, probe: Callable[[str, str | int, int
         "readinessProbe": probe("/readyz", "health", 5),
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "384Mi"}},
         "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            **CONFINED,
         },
         "volumeMounts": [
             {"name": "config", "mountPath": "/etc/forebay", "readOnly": True},

@@ -7,10 +7,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from forebay.api.hints import DatasetHintsStatus
+from forebay.api.moments import moment, rfc3339
 from forebay.controller.datasets import hints
 from forebay.controller.datasets.hints import Do, Known, Place
 from forebay.controller.kinds import RESOURCES
@@ -86,7 +87,7 @@ class Hinter:
             memory = memory._replace(wanted=now)
         self._remember(key, memory)
         said = hints.read(live)
-        written = _time(said.observed_time) if said is not None else None
+        written = moment(said.observed_time) if said is not None else None
         if memory.written is not None and (written is None or written < memory.written.replace(microsecond=0)):
             said = memory.status if live is not None or _just(memory.written, now) else None
             written = memory.written
@@ -133,15 +134,3 @@ def _owned_by(live: Mapping[str, object] | None, uid: str) -> bool:
 def _just(written: datetime, now: datetime) -> bool:
     """Whether the copies may not show it yet."""
     return now - written < hints.EVERY
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else None
-
-
-def rfc3339(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from forebay.api.fluidnames import DATASET_FINALIZER, TYPES, operation_finalizer, runtime_finalizer
+from forebay.api.moments import rfc3339
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.datasets.looking import Looker
-from forebay.controller.datasets.reconciler import ref_of, rfc3339
+from forebay.controller.datasets.reconciler import ref_of
 from forebay.controller.kinds import RESOURCES, Pod, as_object
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer, key_of

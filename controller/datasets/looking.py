@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from forebay.api.hints import WATCH
+from forebay.api.moments import moment
 from forebay.api.nodecache import Bandwidth, HeldDataset, Read, Served
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
@@ -143,7 +144,7 @@ class Looker:
         for ref in refs:
             events: list[Event] = self._copies.where("Event", "about", f"{ref.kind} {c.path(ref.namespace, ref.name)}")
             for event in events:
-                last = _time(event.last)
+                last = moment(event.last)
                 if last is not None and last + FRESH > now:
                     counted.append((last, Warned(ref, event.reason, event.note)))
         counted.sort(key=lambda pair: pair[0], reverse=True)
@@ -188,7 +189,7 @@ class Looker:
     def lingering(self, key: Key, now: datetime) -> tuple[Object | None, datetime | None]:
         """Our claim, where it is kept for pods of which none runs any more; or when that has to be looked at."""
         claim: Whole | None = self._copies.get("PersistentVolumeClaim", *key)
-        since = None if claim is None else _time(claim.metadata.deletion_timestamp or "")
+        since = None if claim is None else moment(claim.metadata.deletion_timestamp or "")
         if claim is None or since is None or any(not p.ended for p in self._copies.where("Pod", "claim", c.path(*key))):
             return None, None
         end = since + LINGER
@@ -242,7 +243,7 @@ def _drains(pods: Iterable[Pod], now: datetime) -> tuple[dict[str, WorkerFacts],
     facts: dict[str, WorkerFacts] = {}
     times: list[datetime] = []
     for pod in pods:
-        since = _time(pod.metadata.annotations.get(LEAVING, ""))
+        since = moment(pod.metadata.annotations.get(LEAVING, ""))
         if since is None:
             continue
         end = since + timedelta(seconds=pod.spec.termination_grace_period_seconds)
@@ -252,16 +253,7 @@ def _drains(pods: Iterable[Pod], now: datetime) -> tuple[dict[str, WorkerFacts],
 
 
 def _expiry(grant: Object) -> datetime | None:
-    return _time(str((grant.get("spec") or {}).get("expires") or ""))
-
-
-def _time(text: str) -> datetime | None:
-    """An RFC 3339 time; None for what is none, and for one without a zone."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else None
+    return moment(str((grant.get("spec") or {}).get("expires") or ""))
 
 
 def meta_of(obj: Object) -> ObjectMeta:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.api.moments import rfc3339
 from forebay.controller.datasets.hinting import Hinter
 from forebay.controller.datasets.looking import Looker
 from forebay.controller.loads import ahead
@@ -236,7 +237,3 @@ def _ready(status: Any) -> bool:
 def ref_of(obj: Object) -> Ref:
     key = key_of(obj)
     return Ref(obj["kind"], key.namespace, key.name)
-
-
-def rfc3339(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

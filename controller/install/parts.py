@@ -20,6 +20,7 @@ from forebay.controller.admission import manifests
 from forebay.controller.comparing import digest
 from forebay.controller.install import node_policy, rights
 from forebay.controller.install import scheduler as scheduler_part
+from forebay.runtimes.confined import CONFINED
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "install"
@@ -211,9 +212,7 @@ def _controller(install: Install) -> list[Object]:
         "readinessProbe": _probe("/readyz", "health", 5),
         "resources": install.controller.resources,
         "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            **CONFINED,
         },
         "volumeMounts": [
             {"name": "config", "mountPath": "/etc/forebay", "readOnly": True},

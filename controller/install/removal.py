@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from forebay.controller.install import rights
 from forebay.controller.install.parts import COMPONENT, PART_OF, Install, bound, list_of
+from forebay.runtimes.confined import CONFINED
 from forebay.runtimes.engine import Object
 
 SECONDS = 240
@@ -77,9 +78,7 @@ def _job(install: Install) -> Object:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            **CONFINED,
         },
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }

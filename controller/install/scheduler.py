@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forebay.runtimes.confined import CONFINED
 from forebay.runtimes.engine import Installation, Object
 
 NAME = "forebay-scheduler"
@@ -86,9 +87,7 @@ def _deployment(made: Installation, pull_secrets: Object, replicas: Any) -> Obje
         "readinessProbe": _probe("/readyz", 5),
         "resources": {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}},
         "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            **CONFINED,
         },
         "volumeMounts": [
             {"name": "config", "mountPath": "/etc/forebay", "readOnly": True},

@@ -17,6 +17,7 @@ from forebay.api.conditions import Condition, merge
 from forebay.api.dataload import ONCE, After, LoadSpec
 from forebay.api.fluidnames import operation_finalizer
 from forebay.api.loadresult import LoadResult
+from forebay.api.moments import moment, rfc3339
 from forebay.api.status import OperationPhase, OperationStatus, Progress, WaitingFor
 from forebay.runtimes.engine import Finding, Loading, Object, Ref
 from forebay.runtimes.states import generation, known_conditions
@@ -118,7 +119,7 @@ def decide(facts: Facts, now: datetime) -> Decision:
     ended = verdict.phase in ENDED
     spec = facts.spec
     return Decision(
-        status=status_of(facts, verdict, stamp(now)),
+        status=status_of(facts, verdict, rfc3339(now)),
         create=create,
         own=facts.dataset.uid if facts.dataset is not None and not facts.dataset.ending else "",
         delete=delete,
@@ -232,12 +233,12 @@ def _why_failed(facts: Facts, job: Object) -> tuple[str, str]:
 def _workers(facts: Facts, dataset: DatasetFacts, now: datetime) -> Verdict | None:
     if dataset.ready >= dataset.wanted:
         return None
-    times = [at for text in (dataset.since, facts.load["metadata"].get("creationTimestamp")) if (at := _moment(text))]
+    times = [at for text in (dataset.since, facts.load["metadata"].get("creationTimestamp")) if (at := moment(text))]
     end = max(times) + WORKERS if times else now
     if end <= now:
         return None
     some = f"{dataset.ready} of {dataset.wanted} workers of Dataset {facts.dataset_key[1]} are ready"
-    text = f"{some}; the load begins when all are, and at {stamp(end)} with those that are"
+    text = f"{some}; the load begins when all are, and at {rfc3339(end)} with those that are"
     return msgspec.structs.replace(_waiting("WorkersStarting", text), until=end)
 
 
@@ -279,16 +280,7 @@ def _ended(facts: Facts, now: datetime) -> Decision:
 def _end(load: Object) -> datetime | None:
     """When the condition of its end came to hold."""
     ends = (c for c in known_conditions(load) if c.type in ENDED and c.status == "True")
-    return next((_moment(c.last_transition_time) for c in ends), None)
-
-
-def _moment(text: str | None) -> datetime | None:
-    """An RFC 3339 time; None for what is none, and for one without a zone."""
-    try:
-        at = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else None
+    return next((moment(c.last_transition_time) for c in ends), None)
 
 
 # --- status ---------------------------------------------------------------------------------------------------------
@@ -383,8 +375,3 @@ def _waiting(reason: str, message: str) -> Verdict:
 
 def _job_ref(job: Object) -> Ref:
     return Ref("Job", job["metadata"].get("namespace", ""), job["metadata"]["name"])
-
-
-def stamp(now: datetime) -> str:
-    """RFC 3339 of a time in UTC."""
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from forebay.controller.loads.deciding import FINALIZER, Decision, Facts, Verdict, decide, stamp, status_of
+from forebay.api.moments import rfc3339
+from forebay.controller.loads.deciding import FINALIZER, Decision, Facts, Verdict, decide, status_of
 from forebay.controller.loads.looking import LoadLooker
 from forebay.controller.telling import Teller
 from forebay.controller.writing import Writer, key_of
@@ -117,7 +118,7 @@ class LoadReconciler:
 
 def _held_up(facts: Facts, failure: Exception, now: datetime) -> Decision:
     """A load that could not be begun: it waits, and says for what."""
-    return Decision(status=status_of(facts, Verdict(phase="Pending", reason="Refused", message=str(failure)), stamp(now)))
+    return Decision(status=status_of(facts, Verdict(phase="Pending", reason="Refused", message=str(failure)), rfc3339(now)))
 
 
 def _owned(load: Object, uid: str) -> Object:

@@ -11,6 +11,7 @@ from forebay.api import podconfig as conf
 from forebay.api.crd.kinds import KINDS
 from forebay.api.dataload import LoadSpec, LoadSpecError, read_load
 from forebay.api.fluid import GROUP
+from forebay.runtimes.confined import CONFINED
 from forebay.runtimes.engine import Finding, Loading, Object, Ref, Subject
 from forebay.runtimes.forebay.names import COMPONENT, LOADER, Names, names_of
 
@@ -171,9 +172,7 @@ def _container(subject: Subject, load: Object, spec: LoadSpec, names: Names) -> 
         ],
         "resources": spec.pod.get("resources") or _RESOURCES,
         "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            **CONFINED,
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },

@@ -11,6 +11,7 @@ import msgspec
 
 from forebay.api import fluidnames as fluid
 from forebay.api import podconfig as conf
+from forebay.runtimes.confined import CONFINED
 from forebay.runtimes.engine import LEAVING, Installation, Object
 from forebay.runtimes.forebay.names import COMPONENT, DATASET, WORKER, Names
 from forebay.runtimes.forebay.settings import Settings
@@ -158,9 +159,7 @@ def _container(job: Job) -> Object:
             "preStop": {"exec": {"command": ["forebay", "worker", "drain", "--if-leaving", f"--run-dir={conf.STATE_DIR}/run"]}}
         },
         "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            **CONFINED,
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from forebay.api.corev1 import Node, Pod
+from forebay.api.moments import moment
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.arrays.cluster import ENDED, Cluster
 from forebay.scheduler.arrays.storage import ClaimKey
@@ -442,10 +442,8 @@ class Books:
 
 def created(pod: Pod) -> float:
     """Seconds of the epoch: age survives a restart. 0 for a pod that does not say."""
-    try:
-        return datetime.fromisoformat((pod.metadata.creation_timestamp or "").replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return 0.0
+    at = moment(pod.metadata.creation_timestamp)
+    return 0.0 if at is None else at.timestamp()
 
 
 def total(amounts: Iterable[Amounts]) -> dict[str, int]:

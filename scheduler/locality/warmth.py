@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 
 from forebay.api.hints import DatasetHintsStatus
+from forebay.api.moments import moment
 from forebay.api.nodecache import NodeCacheStatus, Warming
 from forebay.scheduler.arrays.types import Floats, Ints
 
@@ -145,10 +145,7 @@ class Warmth:
         return min(amount, int(self.size[at])) if self.size[at] else amount
 
 
-def seconds(moment: str, now: float) -> float:
+def seconds(text: str, now: float) -> float:
     """RFC 3339 as seconds of the epoch, at most `now`; -inf for what is no time."""
-    try:
-        at = datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return -math.inf
-    return min(at, now)
+    at = moment(text)
+    return -math.inf if at is None else min(at.timestamp(), now)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gangkit import CARDS, GIB, Crew, give_cards, scheduling, told
+from gangkit import CARDS, GIB, UNTIL_DELETED, Crew, give_cards, scheduling, told
 from harness import cards
 from harness.cluster import Cluster
 from lakekit import Lake
@@ -29,7 +29,7 @@ def log(installation: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def busy(node: str, at: int) -> dict[str, Any]:
     """A pod that holds a whole card of the node until it is deleted, and reads nothing."""
     selector = {"nodeSelector": {"kubernetes.io/hostname": node}}
-    made = pod(f"busy-{node}-{at}", ["python3", "-c", "import time; time.sleep(100000)"], schedulerName="forebay", **selector)
+    made = pod(f"busy-{node}-{at}", ["python3", "-c", UNTIL_DELETED], schedulerName="forebay", **selector)
     made["spec"]["containers"][0]["resources"] = {"limits": {cards.MEMORY: str(GIB)}}
     return made
 

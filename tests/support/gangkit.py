@@ -22,7 +22,9 @@ GIB = 8
 CARDS = 2
 """Of each node."""
 NAME, MINIMUM = "pod-group.scheduling.sigs.k8s.io/name", "pod-group.scheduling.sigs.k8s.io/min-available"
-STAY = f"{VERIFY}\nimport sys, time\nsys.stdout.flush()\ntime.sleep(100000)\n"
+UNTIL_DELETED = "import signal as s; s.pthread_sigmask(s.SIG_BLOCK, [s.SIGTERM]); s.sigwait([s.SIGTERM])"
+"""Waits for nothing but the end that a deletion asks for: it is a first process, to which SIGTERM means nothing by itself."""
+STAY = f"{VERIFY}\nimport sys\nsys.stdout.flush()\n{UNTIL_DELETED}\n"
 """Says the hash of every file, and stays."""
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from forebay import __version__
 from forebay.api.crd.kinds import OWN_GROUP, VERSION
+from forebay.api.moments import rfc3339
 from forebay.api.nodecache import NodeCacheStatus
 from forebay.cache.log import log
 from forebay.fuse.csi.hints.collecting import Caches
@@ -92,7 +93,7 @@ class Publisher:
         now = self._clock()
         caches, counted = self._caches.look()
         self._rates.look(now, counted)
-        wanted = status(caches, _rfc3339(self._wall()), __version__, self._rates.bandwidth())
+        wanted = status(caches, rfc3339(self._wall()), __version__, self._rates.bandwidth())
         if self._known_until > now and not self._pacer.due(news(self._last, wanted), now):
             return
         if self._known_until <= now and not self._pacer.due(News.LARGE, now):
@@ -145,7 +146,3 @@ class Publisher:
         if self._said != why:
             self._said = why
             log("csi", "not_published", node=self._key.name, why=why)
-
-
-def _rfc3339(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

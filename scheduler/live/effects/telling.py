@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from forebay.api.hints import LOAD_ON
+from forebay.api.moments import rfc3339
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError
 from forebay.kube.errors import ApiError, Conflict, NotFound, Unreachable, Unusable
@@ -162,4 +163,4 @@ def _short(text: str) -> str:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return rfc3339(datetime.now(UTC))

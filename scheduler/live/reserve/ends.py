@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import datetime
 
 from forebay.api.corev1 import Pod
+from forebay.api.moments import moment
 
 ENDING = ("Never", "OnFailure")
 """`restartPolicy` of pods that end when their work is done. One of `Always` runs until somebody deletes it."""
@@ -32,7 +32,5 @@ def would_end(pods: Iterable[Pod], now: float) -> float:
 
 
 def _time(text: str | None) -> float | None:
-    try:
-        return datetime.fromisoformat((text or "").replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return None
+    at = moment(text)
+    return None if at is None else at.timestamp()
