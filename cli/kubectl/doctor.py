@@ -11,11 +11,12 @@ import click
 
 from forebay.api.crd.kinds import KINDS, VERSION
 from forebay.api.engine_class import NAME as CLASS
-from forebay.cli.doctor import Finding, kernel_version
+from forebay.cli.doctor import Finding, Level, kernel_version
 from forebay.cli.doctor import show as shown
 from forebay.cli.kubectl.reach import Cluster, Object, Where, output_option, reached, where_options
 from forebay.cli.output import emit_json
 from forebay.controller.install import rights
+from forebay.controller.install.scheduler import NAME as SCHEDULER
 from forebay.controller.kinds import Whole
 from forebay.controller.process import LEASE
 from forebay.kube import resources as r
@@ -24,9 +25,9 @@ from forebay.kube.objects import Key
 from forebay.kube.resources import Resource
 from forebay.runtimes.engine import Installation
 
-DRIVERS = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", namespaced=False)
 PASSTHROUGH = (6, 9)
 """Since when kernels read cache files past the daemon."""
+APPLY = "kubectl apply -f deploy/install, or helm upgrade"
 SILENT = 60.0
 """Seconds without a renewed lease after which nobody leads: it lasts 15."""
 
@@ -48,7 +49,7 @@ def doctor(*, system_namespace: str, namespace: str, context: str, kubeconfig: s
     """Look for what would keep datasets of the cluster from serving."""
     findings: list[Finding] = []
     with reached(Where(kubeconfig, context, namespace)) as cluster:
-        for look in (server, kinds, installed, controller, nodes, datasets, loads):
+        for look in (server, kinds, installed, controller, webhook, scheduler, nodes, datasets, loads):
             try:
                 findings += look(cluster, system_namespace)
             except Forbidden as e:
@@ -83,19 +84,18 @@ def kinds(cluster: Cluster, _: str) -> Iterator[Finding]:
 
 
 def installed(cluster: Cluster, system: str) -> Iterator[Finding]:
-    apply = "kubectl apply -f deploy/install, or helm upgrade"
     driver = Installation().driver
-    for what, resource, name in (("CSI driver", DRIVERS, driver), ("class", None, CLASS)):
+    for what, resource, name in (("CSI driver", r.CSI_DRIVERS, driver), ("class", None, CLASS)):
         there = cluster.get("CacheRuntimeClass", name) if resource is None else _get(cluster, resource, Key("", name))
         if there is None:
-            yield Finding("error", what, f"{name} is not there", apply)
+            yield Finding("error", what, f"{name} is not there", APPLY)
         else:
             yield Finding("ok", what, f"{name} is there")
     for name in (rights.NODE, rights.MOUNTS):
         found = _get(cluster, r.DAEMON_SETS, Key(system, name))
         if found is None:
             yield Finding(
-                "error", f"DaemonSet {name}", f"is not in namespace {system}", f"{apply}; --system-namespace names another"
+                "error", f"DaemonSet {name}", f"is not in namespace {system}", f"{APPLY}; --system-namespace names another"
             )
             continue
         said: Object = found.get("status") or {}
@@ -110,17 +110,51 @@ def installed(cluster: Cluster, system: str) -> Iterator[Finding]:
 def controller(cluster: Cluster, system: str) -> Iterator[Finding]:
     found = _get(cluster, r.DEPLOYMENTS, Key(system, rights.CONTROLLER))
     if found is None:
-        yield Finding(
-            "error", "controller", f"Deployment {rights.CONTROLLER} is not in namespace {system}", "see docs/controllers.md"
-        )
+        yield Finding("error", "controller", f"Deployment {rights.CONTROLLER} is not in namespace {system}", APPLY)
         return
-    ready = (found.get("status") or {}).get("readyReplicas", 0)
-    wanted = (found.get("spec") or {}).get("replicas", 1)
-    logs = f"kubectl -n {system} logs -l forebay.io/component=controller"
-    level: Any = "ok" if ready >= wanted else "warning" if ready else "error"
-    yield Finding(level, "controller", f"{ready} of {wanted} replicas are ready", "" if level == "ok" else logs)
+    logs = _logs(system, "controller")
+    yield _replicas(found, "controller", "error", "nothing is carried out", logs)
     lease = _get(cluster, r.LEASES, Key(system, LEASE))
     yield leading(lease, datetime.now(UTC), logs)
+
+
+def webhook(cluster: Cluster, system: str) -> Iterator[Finding]:
+    """It may be left out or down, and pods run all the same; but whoever counts on being steered wants to know."""
+    found = _get(cluster, r.DEPLOYMENTS, Key(system, rights.WEBHOOK))
+    if found is None:
+        text = "is not installed: pods are not steered to their data, and some mistakes show in conditions alone"
+        yield Finding("info", "webhook", text, "value webhook: true")
+        return
+    yield _replicas(found, "webhook", "warning", "pods are not steered to their data", _logs(system, "webhook"))
+    for resource in (r.MUTATING_WEBHOOKS, r.VALIDATING_WEBHOOKS):
+        told = _get(cluster, resource, Key("", rights.WEBHOOK))
+        if told is None:
+            text = f"{resource.kind} {rights.WEBHOOK} is not there: the API server does not call it"
+            yield Finding("warning", "webhook", text, APPLY)
+        elif any(not hook.get("clientConfig", {}).get("caBundle") for hook in told.get("webhooks") or ()):
+            text = f"{resource.kind} {rights.WEBHOOK} has no authority yet: the API server cannot call it"
+            yield Finding("warning", "webhook", text, _logs(system, "webhook"))
+
+
+def scheduler(cluster: Cluster, system: str) -> Iterator[Finding]:
+    found = _get(cluster, r.DEPLOYMENTS, Key(system, SCHEDULER))
+    if found is not None:  # else pods are another's, as in most clusters
+        yield _replicas(found, "scheduler", "error", "pods that name it wait", _logs(system, "scheduler"))
+
+
+def _replicas(deployment: Object, subject: str, none: Level, then: str, logs: str) -> Finding:
+    """How many are ready. `none`, `then`: how bad it is that nobody is, and what follows."""
+    ready = (deployment.get("status") or {}).get("readyReplicas", 0)
+    wanted = (deployment.get("spec") or {}).get("replicas", 1)
+    if not ready:
+        return Finding(none, subject, f"0 of {wanted} replicas are ready: {then}", logs)
+    return Finding(
+        "ok" if ready >= wanted else "warning", subject, f"{ready} of {wanted} replicas are ready", logs * (ready < wanted)
+    )
+
+
+def _logs(system: str, component: str) -> str:
+    return f"kubectl -n {system} logs -l forebay.io/component={component}"
 
 
 def leading(lease: Object | None, now: datetime, logs: str) -> Finding:

@@ -32,10 +32,6 @@ LOOK = 30.0
 RETRY = 2.0
 """Seconds after a look that failed, doubling up to LOOK."""
 
-_GROUP = "admissionregistration.k8s.io"
-MUTATING = Resource(_GROUP, "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", namespaced=False)
-VALIDATING = Resource(_GROUP, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", namespaced=False)
-
 
 class Names(NamedTuple):
     """Where the certificates lie, for which names, and who is told of them."""

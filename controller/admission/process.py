@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from forebay.controller.admission import objects, pods
 from forebay.controller.admission.door import Door
-from forebay.controller.admission.keeping import MUTATING, VALIDATING, Keeper, Names
+from forebay.controller.admission.keeping import Keeper, Names
 from forebay.controller.admission.knowledge import Knowledge
 from forebay.controller.admission.manifests import OBJECTS, PODS
 from forebay.controller.admission.preferences import Preferences
@@ -22,6 +22,7 @@ from forebay.controller.process import STALE
 from forebay.kube.client import Client
 from forebay.kube.metrics import Collector
 from forebay.kube.objects import Key
+from forebay.kube.resources import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from forebay.kube.transport import Transport
 from forebay.runtimes.engine import Installation
 
@@ -58,7 +59,7 @@ class Webhook:
         self.informers = self.knowledge.informers(transport)
         self.client = Client(transport, rights.WEBHOOK)
         space = options.installation.namespace
-        configurations = ((MUTATING, rights.WEBHOOK), (VALIDATING, rights.WEBHOOK))
+        configurations = ((MUTATING_WEBHOOKS, rights.WEBHOOK), (VALIDATING_WEBHOOKS, rights.WEBHOOK))
         names = Names(Key(space, rights.CERTIFICATES), options.hosts or hosts(space), configurations)
         self.keeper = Keeper(self.client, names)
         self._registry, self._seconds = CollectorRegistry(), _seconds()

@@ -47,7 +47,10 @@ def test_the_plugin_through_kubectl_from_nothing_to_a_warm_dataset(lake: Lake, p
     said = typed(pods.cluster, f"kubectl forebay warm {lake.name} {at}")
     assert f"{len(lake.hashes)} files" in said
     assert "may be used in lab" in typed(pods.cluster, f"kubectl forebay grant {lake.name} --to lab {at}")
-    typed(pods.cluster, "kubectl forebay doctor")  # exit 1 where something prevents work
+    found = json.loads(typed(pods.cluster, "kubectl forebay doctor -o json"))["findings"]  # exit 1 where something prevents work
+    well = {f["subject"] for f in found if f["level"] == "ok"}
+    assert {"kinds", "CSI driver", "class", "DaemonSet forebay-node", "DaemonSet forebay-mounts"} <= well, found
+    assert {"controller", "leader", "webhook", "datasets"} <= well, found
     columns(lake, pods)
     scales(lake, pods)
 

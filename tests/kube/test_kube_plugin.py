@@ -102,6 +102,7 @@ def test_the_doctor_finds_what_is_missing(command: Command, cluster: Cluster, ru
     assert findings["kinds"]["level"] == findings["CSI driver"]["level"] == findings["class"]["level"] == "ok"
     assert findings["DaemonSet forebay-node"]["level"] == "error", "the lab installs no workloads"
     assert findings["controller"]["remedy"]
+    assert (findings["webhook"]["level"], findings["webhook"]["remedy"]) == ("info", "value webhook: true")
     assert findings[f"Dataset {space}/d"]["level"] == "warning"
 
 

@@ -22,7 +22,6 @@ from controlplane_kit import until
 from servers import free_port
 
 from forebay.controller.admission import certificates
-from forebay.controller.admission.keeping import MUTATING, VALIDATING
 from forebay.controller.admission.preferences import ZONE
 from forebay.controller.admission.process import Options, Webhook
 from forebay.controller.install import parts as install
@@ -32,6 +31,8 @@ from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.errors import Forbidden, Invalid, NotFound
 from forebay.kube.objects import Bare, Key
+from forebay.kube.resources import MUTATING_WEBHOOKS as MUTATING
+from forebay.kube.resources import VALIDATING_WEBHOOKS as VALIDATING
 from forebay.kube.transport import Transport
 
 pytestmark = pytest.mark.timeout(400)

@@ -22,7 +22,6 @@ from controlplane_kit import until
 from crd_admission import read_crds
 from servers import free_port
 
-from forebay.controller.admission.keeping import MUTATING, VALIDATING
 from forebay.controller.install import parts as install
 from forebay.controller.install import rights
 from forebay.controller.kinds import RESOURCES
@@ -55,8 +54,8 @@ INSTALLED = {
         r.DAEMON_SETS,
         r.SERVICES,
         r.SECRETS,
-        MUTATING,
-        VALIDATING,
+        r.MUTATING_WEBHOOKS,
+        r.VALIDATING_WEBHOOKS,
         Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
         Resource("rbac.authorization.k8s.io", "v1", "roles", "Role"),
@@ -119,7 +118,7 @@ def set_up(client: Client, *, workloads: bool = False) -> None:
     until(lambda: all(_served(client, RESOURCES[kind]) for kind in SERVED))
     for objects in install.parts(install.Install()).values():
         for obj in objects:
-            if workloads or obj["kind"] not in ("Deployment", "DaemonSet", MUTATING.kind, VALIDATING.kind):
+            if workloads or obj["kind"] not in ("Deployment", "DaemonSet", r.MUTATING_WEBHOOKS.kind, r.VALIDATING_WEBHOOKS.kind):
                 client.apply(INSTALLED[obj["kind"]], key_of(obj), obj, manager="admin")
 
 

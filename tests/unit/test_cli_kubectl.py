@@ -15,6 +15,7 @@ from forebay.cli.kubectl import complete, doctor, grant, reach, status, warm
 from forebay.cli.kubectl.main import COMMANDS, cli
 from forebay.cli.main import cli as forebay
 from forebay.cli.output import CommandError
+from forebay.kube.resources import DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Resource
 
 NOW = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
 HALF = {
@@ -185,6 +186,59 @@ def test_whether_somebody_leads(lease: dict[str, Any] | None, level: str) -> Non
     found = doctor.leading(lease, NOW, "logs")
     assert found.level == level
     assert (found.remedy == "logs") == (level == "error")
+
+
+def finds(monkeypatch: pytest.MonkeyPatch, *objects: tuple[Resource, str, dict[str, Any]]) -> Any:
+    """A cluster of which the doctor gets these: kind, name, object."""
+    there = {(resource, name): found for resource, name, found in objects}
+    monkeypatch.setattr(doctor, "_get", lambda _cluster, resource, key: there.get((resource, key.name)))
+    return None
+
+
+def deployed(ready: int, wanted: int = 2) -> dict[str, Any]:
+    return {"spec": {"replicas": wanted}, "status": {"readyReplicas": ready} if ready else {}}
+
+
+def hooks(authority: str) -> dict[str, Any]:
+    return {"webhooks": [{"clientConfig": {"caBundle": authority} if authority else {}}]}
+
+
+@pytest.mark.parametrize(
+    ("ready", "mutating", "validating", "said"),
+    [
+        (2, hooks("x"), hooks("x"), [("ok", "2 of 2 replicas are ready")]),
+        (1, hooks("x"), hooks("x"), [("warning", "1 of 2 replicas are ready")]),
+        (0, hooks("x"), hooks("x"), [("warning", "0 of 2 replicas are ready: pods are not steered")]),
+        (2, hooks("x"), None, [("ok", "2 of 2"), ("warning", "ValidatingWebhookConfiguration forebay-webhook is not there")]),
+        (
+            2,
+            hooks(""),
+            hooks("x"),
+            [("ok", "2 of 2"), ("warning", "MutatingWebhookConfiguration forebay-webhook has no authority")],
+        ),
+    ],
+)
+def test_a_webhook_that_nobody_calls_is_said(
+    ready: int, mutating: Any, validating: Any, said: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = [(DEPLOYMENTS, "forebay-webhook", deployed(ready)), (MUTATING_WEBHOOKS, "forebay-webhook", mutating)]
+    cluster = finds(monkeypatch, *objects, (VALIDATING_WEBHOOKS, "forebay-webhook", validating))
+    found = list(doctor.webhook(cluster, "forebay-system"))
+    assert [(f.level, f.text.startswith(words)) for f, (_, words) in zip(found, said, strict=True)] == [
+        (s[0], True) for s in said
+    ]
+    assert all(bool(f.remedy) == (f.level != "ok") for f in found)
+
+
+def test_parts_that_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a webhook pods run all the same; without our scheduler pods are another's. One that is installed must run."""
+    (without,) = doctor.webhook(finds(monkeypatch), "forebay-system")
+    assert (without.level, without.remedy) == ("info", "value webhook: true")
+    assert list(doctor.scheduler(finds(monkeypatch), "forebay-system")) == []
+    (down,) = doctor.scheduler(finds(monkeypatch, (DEPLOYMENTS, "forebay-scheduler", deployed(0))), "forebay-system")
+    assert (down.level, down.text) == ("error", "0 of 2 replicas are ready: pods that name it wait")
+    (well,) = doctor.scheduler(finds(monkeypatch, (DEPLOYMENTS, "forebay-scheduler", deployed(2))), "forebay-system")
+    assert well.level == "ok"
 
 
 # --- where there is no cluster ---
