@@ -149,6 +149,38 @@ def test_what_is_called_the_same_is_acted_on_and_the_rest_is_named_in_the_event(
         assert (page[path] in ("same", "better")) == acted, path
 
 
+KEYS = """
+app release heritage role app.kubernetes.io/name app.kubernetes.io/instance app.kubernetes.io/managed-by targetDataset cronjob
+parallelism CreatedBy fluid_exclusive fluid.io/dataset-num fluid.io/dataset-id fluid.io/dataset fluid.io/dataset-placement
+fluid.io/managed-by fluid.io/wrapped-by fluid.io/copied-from fluid.io/dataset.referring-name fluid.io/dataset.referring-namespace
+fluid.io/s-<namespace>-<name> fluid.io/s-<type>-<namespace>-<name> fluid.io/s-h-<type>-m-<namespace>-<name>
+fluid.io/s-h-<type>-d-<namespace>-<name> fluid.io/s-h-<type>-t-<namespace>-<name> fluid.io/f-<namespace>-<name>
+fluid.io/efc-sessmgr fluid.io/fuse-balloon fluid.io/jobPolicy fluid.io/operation fluid.io/dataflow fluid.io/enable-injection
+fluid.io/datasets-in-use fluid.io/dataset.<claim>.sched fluid.io/node-publish-method fluid.io/skip-check-mount-ready-target
+fluid.io/runtime-rpc-protocol runtime.fluid.io/fuse.hostpid runtime.fluid.io/disable-helm-value-config
+controller.runtime.fluid.io/replicas fuse.runtime.fluid.io/generation data.fluid.io/metadataList
+pvc.fluid.io/resources.requests.storage cacheruntime.fluid.io/name cacheruntime.fluid.io/component-name
+fuse.serverful.fluid.io/inject serverless.fluid.io/inject fuse.sidecar.fluid.io/inject unprivileged.sidecar.fluid.io/inject
+cachedir.sidecar.fluid.io/inject app.poststart.fluid.io/inject fuse.sidecar.poststart.fluid.io/inject done.sidecar.fluid.io/inject
+worker.sidecar.fluid.io/inject dataset-name.sidecar.fluid.io/<container> dataset-namespace.sidecar.fluid.io/<container>
+serverless.fluid.io/platform <platform>.fluid.io/<key> default.fuse-sidecar.fluid.io/host-mount-path-mode
+sidecar.fluid.io/skip-precheck file-prefetcher.fluid.io/inject file-prefetcher.fluid.io/inject-done
+file-prefetcher.fluid.io/image file-prefetcher.fluid.io/file-list file-prefetcher.fluid.io/async-prefetch
+file-prefetcher.fluid.io/extra-envs file-prefetcher.fluid.io/prefetch-timeout-seconds prometheus.fuse.fluid.io/scrape
+affinity.dataflow.fluid.io/labels affinity.dataflow.fluid.io.<label> affinity.dataflow.fluid.io/inject
+"""
+"""Labels and annotations of Fluid a826600a, whoever sets them, on whatever."""
+
+
+def test_every_label_and_annotation_of_fluids_is_named_once() -> None:
+    tokens = [
+        e for first, _ in sections()["Labels and annotations"] for t in re.findall(r"`([^`]+)`", first) for e in expanded(t)
+    ]
+    assert len(tokens) == len(set(tokens)), [t for t in tokens if tokens.count(t) > 1]
+    assert set(KEYS.split()) - set(tokens) == set()
+    assert {t for t in set(tokens) - set(KEYS.split()) if not t.startswith("forebay.io/")} <= {"required", '"false"'}
+
+
 def test_every_kind_is_named() -> None:
     text = " ".join(first for first, _ in sections()["Kinds"])
     assert set(fluid.KINDS) <= set(re.findall(r"`(\w+)`", text))
