@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from controllerlab import SMALL, Cluster, Running
@@ -51,6 +52,39 @@ def test_whatever_is_deleted_first(cluster: Cluster, running: Running, space: st
     nothing_left(cluster, key)
 
 
+def test_every_order_of_what_people_delete(cluster: Cluster, running: Running, space: str) -> None:
+    """The Dataset, its runtime, its claim and the pod that reads it: twenty-four datasets at once, an order each."""
+    orders = list(itertools.permutations(("Dataset", "CacheRuntime", "PersistentVolumeClaim", "Pod")))
+    keys = [Key(space, f"d{at}") for at, _ in enumerate(orders)]
+    for key in keys:
+        cluster.apply(
+            SMALL.replace("SPACE", space).replace("name: d,", f"name: {key.name},").replace("replicas: 2", "replicas: 1")
+        )
+    for key in keys:
+        cluster.serve(key, 1)
+    for key in keys:
+        until(lambda key=key: cluster.phase(key) == "Bound", 60, lambda key=key: cluster.status(key))  # type: ignore[misc]
+        cluster.client.create(r.PODS, space, reads(reader_of(key), key))
+    running.settle()
+    for key, order in zip(keys, orders, strict=True):
+        for kind in order:
+            cluster.kill(reader_of(key)) if kind == "Pod" else cluster.delete(kind, key)
+    for key in keys:
+        nothing_left(cluster, key)
+
+
+def reader_of(key: Key) -> Key:
+    return Key(key.namespace, f"reads-{key.name}")
+
+
+def reads(pod: Key, key: Key) -> dict[str, Any]:
+    """A pod that mounts the claim."""
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": key.name}}]
+    containers = [{"name": "c", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]
+    meta = {"name": pod.name, "namespace": pod.namespace}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers, "volumes": volumes}}
+
+
 def test_at_once_after_it_was_made(cluster: Cluster, running: Running, space: str) -> None:
     """Whatever of it exists when the deletion comes."""
     key = Key(space, "d")
@@ -77,10 +111,8 @@ def test_a_runtime_that_goes_and_comes_back(cluster: Cluster, running: Running, 
 
 def test_nothing_goes_while_a_pod_reads(cluster: Cluster, running: Running, space: str) -> None:
     key = bound(cluster, space)
-    reader = {"metadata": {"name": "reader", "namespace": space}, "apiVersion": "v1", "kind": "Pod"}
-    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "d"}}
-    containers = [{"name": "c", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/d"}]}]
-    cluster.client.create(r.PODS, space, {**reader, "spec": {"containers": containers, "volumes": [volume]}})
+    reader = Key(space, "reader")
+    cluster.client.create(r.PODS, space, reads(reader, key))
     running.settle()
     cluster.delete("Dataset", key)
     until(lambda: cluster.condition(key, "Deleting").get("reason") == "InUse", 60, lambda: cluster.status(key))
@@ -88,7 +120,7 @@ def test_nothing_goes_while_a_pod_reads(cluster: Cluster, running: Running, spac
     assert cluster.phase(key) == "Bound"
     assert len(cluster.pods(key)) == 2
     until(lambda: [e for e in cluster.events(key) if e["reason"] == "InUse"], 60, "an Event that says who holds it")
-    cluster.kill(Key(space, "reader"))
+    cluster.kill(reader)
     nothing_left(cluster, key)
 
 
