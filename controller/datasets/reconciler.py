@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -116,13 +116,13 @@ class Reconciler:
 
     def _planned(self, subject: Subject, found: dict[str, Found], now: str) -> tuple[dict[str, Found], Plan]:
         """The plan. What it would make is looked up on the server first, once: the copies hold only what carries our labels,
-        and an object of somebody else must not be taken over."""
+        and an object of somebody else must not be taken over. So is a claim that keeps a volume which is to go."""
         planned = registry.plan(subject, found, now)
         known = {ref for each in found.values() for ref in each.objects}
         there: dict[Ref, Object] = {}
-        for obj in planned.apply:
-            ref = ref_of(obj)
-            if not obj["metadata"].get("uid") and ref not in known and (met := self._write.get(ref)) is not None:
+        made = (ref_of(obj) for obj in planned.apply if not obj["metadata"].get("uid"))
+        for ref in dict.fromkeys((*made, *_claims_of_volumes_that_go(planned, found))):
+            if ref not in known and (met := self._write.get(ref)) is not None:
                 there[ref] = met
         if not there:
             return found, planned
@@ -218,6 +218,15 @@ class Reconciler:
             if volume["metadata"].get("deletionTimestamp") or self._write.get(Ref("Dataset", *key)) is not None:
                 continue
             self._write.delete(ref_of(volume), volume["metadata"]["uid"])
+
+
+def _claims_of_volumes_that_go(planned: Plan, found: Mapping[str, Found]) -> Iterable[Ref]:
+    """A volume stays as long as its claim, and the copies do not have one whose label somebody took."""
+    for each in found.values():
+        for ref, obj in each.objects.items():
+            if ref.kind == "PersistentVolume" and (ref in planned.delete or obj["metadata"].get("deletionTimestamp")):
+                claim: Object = (obj.get("spec") or {}).get("claimRef") or {}
+                yield Ref("PersistentVolumeClaim", claim.get("namespace", ""), claim.get("name", ""))
 
 
 def _alone(subject: Subject, now: datetime) -> float:

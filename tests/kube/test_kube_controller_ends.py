@@ -11,6 +11,7 @@ from controllerlab import SMALL, Cluster, Running
 from controlplane import ControlPlane
 from controlplane_kit import until
 
+from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
 from forebay.kube.objects import Key
 
@@ -181,6 +182,20 @@ def test_a_namespace_that_goes_takes_everything(cluster: Cluster, running: Runni
     until(lambda: not cluster.left(key), 60, lambda: f"left: {cluster.left(key)}")  # its pods end first, by its own order
     nothing_left(cluster, key)
     until(lambda: cluster.gone("Namespace", Key("", space)), 60, lambda: cluster.read("Namespace", Key("", space)))
+
+
+def test_a_claim_whose_label_somebody_took_keeps_nothing(cluster: Cluster, running: Running, space: str) -> None:
+    """The copies hold what carries our label alone, and while the spec is refused nobody puts it back; the volume stays as long
+    as its claim does."""
+    key = bound(cluster, space)
+    wrong = {"spec": {"mounts": [{"mountPoint": "ftp://h/x", "name": "b"}]}}
+    cluster.client.merge(RESOURCES["Dataset"], key, wrong)
+    until(lambda: cluster.condition(key, "UpdateReady").get("reason") == "SpecRefused", 60, lambda: cluster.status(key))
+    cluster.client.merge(r.CLAIMS, key, {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}})
+    running.settle()
+    cluster.delete("Dataset", key)
+    nothing_left(cluster, key)
+    until(lambda: cluster.gone("PersistentVolumeClaim", key), 60, lambda: cluster.read("PersistentVolumeClaim", key))
 
 
 def test_a_finalizer_stripped_by_hand_leaks_no_volume(cluster: Cluster, running: Running, space: str) -> None:
