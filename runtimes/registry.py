@@ -21,7 +21,7 @@ from forebay.api.problem import did_you_mean, show
 from forebay.api.status import CacheRuntimeStatus, DatasetStatus, RuntimeStatus
 from forebay.runtimes.binding import bound_runtime, refers, surplus
 from forebay.runtimes.engine import Engine, Finding, Found, Object, Observed, Plan, Subject
-from forebay.runtimes.states import generation, idle, known_conditions
+from forebay.runtimes.states import DELETING, generation, idle, known_conditions
 
 OWN = "forebay"
 """The engine that `native` means."""
@@ -111,10 +111,18 @@ def observe(subject: Subject, found: Mapping[str, Found], now: str) -> Observed:
     choice = choose(subject)
     if choice.engine is not None:
         return choice.engine.observe(subject, found[choice.engine.name], now)
-    status = not_served(subject, choice, now)
+    status = not_served(subject, choice, now, _held(subject, found))
     runtime = bound_runtime(subject)
     told = None if runtime is None else idle(runtime, choice.name, choice.reason, choice.message, now)
     return Observed(dataset=status, runtime=told, mountable=False, findings=(Finding("warning", choice.reason, choice.message),))
+
+
+def _held(subject: Subject, found: Mapping[str, Found]) -> Finding | None:
+    """Who keeps what an engine made, while the Dataset is being deleted that none serves now."""
+    if not subject.dataset["metadata"].get("deletionTimestamp"):
+        return None
+    retired = (e.retire(subject, found[name]) for name, e in engines().items() if name in found)
+    return next((f for p in retired for f in p.findings), None)
 
 
 def leave(subject: Subject, found: Mapping[str, Found]) -> Plan:
@@ -135,14 +143,17 @@ def uninstalled(subject: Subject, now: str) -> list[tuple[Object, DatasetStatus 
     return [*told, (subject.dataset, not_served(subject, Choice(None, "", "Uninstalled", text), now))]
 
 
-def not_served(subject: Subject, choice: Choice, now: str) -> DatasetStatus:
-    """A Dataset that no engine serves: NotBound, with the engine that it waits for and the remedy."""
+def not_served(subject: Subject, choice: Choice, now: str, held: Finding | None = None) -> DatasetStatus:
+    """A Dataset that no engine serves: NotBound, with the engine that it waits for and the remedy; and who holds its end up."""
     at = generation(subject.dataset)
     wanted = [
         Condition(type=type_, status="False", reason=choice.reason, message=choice.message, observed_generation=at)
         for type_ in ("RuntimeScheduled", "Ready")
     ]
-    known = [c for c in known_conditions(subject.dataset) if c.type in ("RuntimeScheduled", "Ready")]
+    if held is not None:
+        wanted.append(Condition(type=DELETING, status="True", reason=held.reason, message=held.message, observed_generation=at))
+    types = {c.type for c in wanted}
+    known = [c for c in known_conditions(subject.dataset) if c.type in types]
     return DatasetStatus(
         conditions=merge(known, wanted, now),
         phase="NotBound",

@@ -12,6 +12,10 @@ from forebay.api.status import CacheRuntimeStatus, ComponentStatus, RuntimeStatu
 from forebay.runtimes.engine import Object
 
 
+DELETING = "Deleting"
+"""Condition type of ours, of an object that is going away: whom it waits for."""
+
+
 def generation(obj: Object) -> int:
     return int(obj["metadata"].get("generation", 0))
 

@@ -32,11 +32,11 @@ from forebay.runtimes.forebay.view import (
     view,
     why_none,
 )
-from forebay.runtimes.states import generation, idle, written_mounts
+from forebay.runtimes.states import DELETING, generation, idle, written_mounts
 
 READY = "The ddc runtime is ready."
 """Fluid's own words: scripts look for them."""
-ACCESS_REDUCED, DELETING, ANSWER = "AccessReduced", "Deleting", "StoresAnswer"
+ACCESS_REDUCED, ANSWER = "AccessReduced", "StoresAnswer"
 """Condition types of ours, beside Fluid's."""
 
 

@@ -125,6 +125,21 @@ def test_nothing_goes_while_a_pod_reads(cluster: Cluster, running: Running, spac
     nothing_left(cluster, key)
 
 
+def test_who_holds_a_dataset_up_is_said_too_where_no_engine_serves_it_any_more(
+    cluster: Cluster, running: Running, space: str
+) -> None:
+    key = bound(cluster, space)
+    reader = Key(space, "reader")
+    cluster.client.create(r.PODS, space, reads(reader, key))
+    cluster.annotate("Dataset", key, {"forebay.io/engine": "jindo"})
+    until(lambda: cluster.condition(key).get("reason") == "EngineNotDriven", 60, lambda: cluster.status(key))
+    cluster.delete("Dataset", key)
+    until(lambda: cluster.condition(key, "Deleting").get("reason") == "InUse", 60, lambda: cluster.status(key))
+    assert "reader" in cluster.condition(key, "Deleting")["message"]
+    cluster.kill(reader)
+    nothing_left(cluster, key)
+
+
 @pytest.mark.parametrize("stripped", [False, True], ids=["in order", "its finalizer stripped"])
 def test_pods_that_have_ended_keep_nothing(cluster: Cluster, running: Running, space: str, stripped: bool) -> None:
     """Kubernetes keeps a claim for them until somebody deletes them, as nobody does with those of a Job."""
