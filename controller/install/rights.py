@@ -73,7 +73,7 @@ def controller_lease() -> list[Object]:
 
 def uninstaller() -> list[Object]:
     """What takes datasets away: the controller's copies, and of its writes those that end something."""
-    kept = {GROUP: (*_LOOK, "patch", "update"), "events.k8s.io": (*_LOOK, "create", "patch")}
+    kept = {GROUP: (*_LOOK, "patch"), "events.k8s.io": (*_LOOK, "create", "patch")}
     found: list[Object] = []
     for rule in controller():
         verbs = [v for v in rule["verbs"] if v in kept.get(rule["apiGroups"][0], (*_LOOK, "delete"))]

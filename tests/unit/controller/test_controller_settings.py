@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from forebay.controller import settings
-from forebay.controller.install import files, rights
+from forebay.controller.install import files, rights, scheduler
 from forebay.controller.install import parts as install
 from forebay.controller.install.rights import CONTROLLER, WEBHOOK
 from forebay.runtimes.engine import Installation
@@ -115,6 +115,9 @@ def test_nobody_is_given_more_than_it_works_with() -> None:
         rights.webhook(),
         rights.uninstaller(),
         rights.uninstaller_here(),
+        scheduler.rules(),
+        scheduler.lease_rules(),
+        scheduler.gate_rules(),
     ):
         for rule in rules:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
