@@ -11,7 +11,6 @@ from forebay.api.problem import strip_credentials
 from forebay.api.status import CacheRuntimeStatus, ComponentStatus, RuntimeStatus
 from forebay.runtimes.engine import Object
 
-
 DELETING = "Deleting"
 """Condition type of ours, of an object that is going away: whom it waits for."""
 

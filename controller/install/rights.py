@@ -18,7 +18,8 @@ WEBHOOK, CERTIFICATES = "forebay-webhook", "forebay-webhook-certificates"
 LEASE = CONTROLLER
 
 _PLURALS = {k.kind: k.plural for k in KINDS}
-_SERVED = [_PLURALS[kind] for kind in ("Dataset", *TYPES, "DataLoad")]
+_JUDGED = [_PLURALS[kind] for kind in ("Dataset", *TYPES)]
+_SERVED = [*_JUDGED, _PLURALS["DataLoad"]]
 _TOLD = [_PLURALS[kind] for kind in UNDRIVEN]
 """What is not carried out: read, told so, and let go of."""
 _LOOK = ("get", "list", "watch")
@@ -105,7 +106,7 @@ def webhook() -> list[Object]:
     group, named = "admissionregistration.k8s.io", ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
     described = [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]]
     return [
-        _rule(GROUP, [*_SERVED, *described], _LOOK),
+        _rule(GROUP, [*_JUDGED, *described], _LOOK),
         _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
         _rule("", ["namespaces", "nodes"], _LOOK),
         _rule(group, named, ("get", "patch"), [WEBHOOK]),

@@ -144,9 +144,9 @@ def test_the_command_serves_ends_in_order_and_another_takes_over(cluster: Cluste
     cluster.apply(SMALL.replace("SPACE", space))
     cluster.serve(key, 2)
     until(lambda: cluster.phase(key) == "Bound", 60, lambda: cluster.status(key))
-    metrics = first.ask("/metrics")[1]
-    assert 'forebay_datasets{phase="Bound"} 1.0' in metrics
-    assert "forebay_pass_seconds_count" in metrics
+    counted = 'forebay_datasets{phase="Bound"} 1.0'  # once the copies have what was written
+    until(lambda: counted in first.ask("/metrics")[1], 60, lambda: first.ask("/metrics")[1])
+    assert "forebay_pass_seconds_count" in first.ask("/metrics")[1]
     until(lambda: second.ask("/readyz")[0] == 200, 120, second.log.read_text)
     assert not second.leads()
     assert first.kill(signal.SIGTERM) == 0, first.log.read_text()

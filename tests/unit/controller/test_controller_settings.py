@@ -9,10 +9,12 @@ import msgspec
 import pytest
 import yaml
 
-from forebay.controller import settings
+from forebay.controller import copies, settings
+from forebay.controller.admission import knowledge
 from forebay.controller.install import files, rights, scheduler
 from forebay.controller.install import parts as install
 from forebay.controller.install.rights import CONTROLLER, WEBHOOK
+from forebay.controller.kinds import RESOURCES
 from forebay.runtimes.engine import Installation
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -127,6 +129,19 @@ def test_nobody_is_given_more_than_it_works_with() -> None:
                 assert (rule["resources"], rule["verbs"]) == (["secrets"], ["create"])
     (own,) = rights.webhook_secret()
     assert (own["verbs"], own["resourceNames"]) == (["get", "patch"], [rights.CERTIFICATES])
+
+
+@pytest.mark.parametrize(
+    ("rules", "copied"),
+    [(rights.controller(), copies.COPIED), (rights.uninstaller(), copies.COPIED), (rights.webhook(), knowledge.COPIED)],
+    ids=["controller", "uninstaller", "webhook"],
+)
+def test_each_lists_and_watches_what_it_keeps_copies_of_and_nothing_else(rules: list[Any], copied: Any) -> None:
+    listed = {
+        (group, name) for rule in rules if "list" in rule["verbs"] for group in rule["apiGroups"] for name in rule["resources"]
+    }
+    assert listed == {(RESOURCES[kind].group, RESOURCES[kind].plural) for kind in copied}
+    assert all("watch" in rule["verbs"] for rule in rules if "list" in rule["verbs"])
 
 
 def test_the_command_writes_checks_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
