@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forebay.api import schemes
-from forebay.api.documents import DatasetDoc, MountDoc, RuntimeDoc, SecretRef
+from forebay.api.documents import DatasetDoc, LevelDoc, MountDoc, RuntimeDoc, SecretRef
 from forebay.api.freshness import FLOOR, FRESHNESS, parse_floor, parse_freshness
 from forebay.api.names import normalise
 from forebay.api.problem import did_you_mean, show
@@ -39,6 +39,7 @@ def read_runtime(node: Node, kind: str, namespace: str, name: str, walk: Walk) -
     spec = node.at("spec") or Node({}, node.file, node.line)
     annotations, _ = read_annotations(node, walk, (FLOOR,))
     free_ratio: float | None = None
+    client: list[LevelDoc] = []
     if kind == "CacheRuntime":
         worker = read_cache_levels(spec.at("worker", "tieredStore"), "spec.worker.tieredStore", walk)
         client = read_cache_levels(spec.at("client", "tieredStore"), "spec.client.tieredStore", walk)
@@ -53,7 +54,7 @@ def read_runtime(node: Node, kind: str, namespace: str, name: str, walk: Walk) -
     for key, described in (("profileName", "ThinRuntimeProfile"), ("runtimeClassName", "CacheRuntimeClass")):
         if spec.string(key):
             engine = (described, spec.string(key))
-    return RuntimeDoc(kind, namespace, name, levels, annotations, free_ratio, engine, node.file, node.line)
+    return RuntimeDoc(kind, namespace, name, levels, client, annotations, free_ratio, engine, node.file, node.line)
 
 
 def read_annotations(node: Node, walk: Walk, own: tuple[str, ...]) -> tuple[dict[str, str], dict[str, int]]:

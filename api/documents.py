@@ -69,6 +69,7 @@ class RuntimeDoc(msgspec.Struct, frozen=True):
     namespace: str
     name: str
     levels: list[LevelDoc]  # ordered MEM, SSD, HDD
+    client: list[LevelDoc]  # of a CacheRuntime's client, which are `levels` too where its worker has none
     annotations: dict[str, str]
     free_ratio: float | None  # JuiceFSRuntime's `low` is JuiceFS's --free-space-ratio
     engine: tuple[str, str]  # (kind, name) of the profile or class that describes its engine; ("", "") where none does

@@ -62,6 +62,9 @@ class Served(Written, frozen=True):
     ] = ()
     drain: Annotated[Literal["", "Running", "Done", "Refused"], told("How far it is with giving away what it owns.")] = ""
     trouble: Annotated[str, told("Why a store of the dataset gives nothing; empty while all do.", max_length=TROUBLE)] = ""
+    full: Annotated[
+        str, told("Why its tiers keep nothing: what others left free of their disks; empty while they do.", max_length=TROUBLE)
+    ] = ""
 
 
 class Read(Written, frozen=True):

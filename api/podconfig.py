@@ -38,9 +38,12 @@ class Files(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Config(msgspec.Struct, frozen=True):
+    """`reader_quota`: bytes that a node keeps for its readers, beside what workers do; 0: what the node was told for all."""
+
     spec: DatasetSpec
     files: list[Files]  # one for each mount
     version: int = VERSION
+    reader_quota: int = 0
 
 
 def cluster() -> Cluster:
@@ -111,7 +114,9 @@ def revision(config: Config) -> str:
 
 def fixed(config: Config) -> str:
     """Names the part that a running worker cannot take over: a change of it starts the workers again."""
-    return _digest(msgspec.structs.replace(config, spec=msgspec.structs.replace(config.spec, mounts=[]), files=[]))
+    return _digest(
+        msgspec.structs.replace(config, spec=msgspec.structs.replace(config.spec, mounts=[]), files=[], reader_quota=0)
+    )
 
 
 def _digest(config: Config) -> str:

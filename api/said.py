@@ -55,7 +55,7 @@ class SaidLoad(msgspec.Struct, frozen=True, kw_only=True):
 class Said(msgspec.Struct, frozen=True, kw_only=True):
     """`from_store`, `from_peers`: bytes that came; `loaded`: those that a load asked for, from wherever; `missed`: the rest, for
     readers or ahead of them. `local`: bytes of files that were opened again and lay here whole. `trouble`: why a store gives
-    nothing, without what comes from Secrets."""
+    nothing, without what comes from Secrets. `full`: why no tier keeps anything, for the lack of free space."""
 
     version: int = VERSION
     owns: bool
@@ -73,6 +73,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     drain: Literal["", "Running", "Done", "Refused"] = ""
     load: SaidLoad | None = None
     trouble: Annotated[str, msgspec.Meta(max_length=TROUBLE)] = ""
+    full: Annotated[str, msgspec.Meta(max_length=TROUBLE)] = ""
 
 
 def encode(said: Said) -> bytes:

@@ -54,6 +54,7 @@ def said(w: Worker) -> Said:
         drain=cast(Literal["", "Running", "Done", "Refused"], orders.drained.state if orders is not None else ""),
         load=_load(w),
         trouble=_trouble(w),
+        full=_full(w),
     )
 
 
@@ -95,6 +96,13 @@ def _trouble(w: Worker) -> str:
     more = f" (and {len(found) - 1} more mounts)" if len(found) > 1 else ""
     text = found[0] if w.served is None else w.served.without_secrets(found[0])
     return text[: TROUBLE - len(more)] + more
+
+
+def _full(w: Worker) -> str:
+    """Of the first tier, where all are crowded out by others on their disks. Its directory is the pod's own business."""
+    if not w.tiers or not all(state.crowded_out() for state in w.machine.tiers):
+        return ""
+    return w.machine.tiers[0].stopped(f"the disk of tier 0 ({w.tiers[0].medium})", time.monotonic())[:TROUBLE]
 
 
 class Telling:

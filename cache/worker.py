@@ -88,7 +88,7 @@ class Worker:
         self.stores = [open_store(mount) for mount in spec.mounts] if node is None else node.stores
         if node is not None:
             self.records.is_copy = node.cluster.is_copy
-        states = [state_of(t, spec, n) for t, n in zip(spec.tiers, used, strict=True)]
+        states = [state_of(t, spec, n) for t, n in zip(self.tiers, used, strict=True)]
         self.machine = Machine(states, rng=random.Random(), far=None if node is None else node.far)
         self.namespace = Namespace(spec, self.index, self.stores, on_changed=self._changed)
         self.engine = Engine(

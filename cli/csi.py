@@ -88,7 +88,9 @@ The API server is found as by kubectl: KUBECONFIG, the pod's service account, ~/
     callback=_absolute,
     help="Directory below which datasets may read the node (local://); none without it. Repeatable.",
 )
-@click.option("--healthz", default="", metavar="HOST:PORT", help="Answer liveness probes at /healthz there, for instance :9809.")
+@click.option(
+    "--healthz", default="", metavar="HOST:PORT", help="Answer probes at /healthz and /readyz there, for instance :9809."
+)
 @click.option("--controller", is_flag=True, help="Serve the Controller too: volumes of a StorageClass.")
 @click.option("--no-register", is_flag=True, help="Do not tell kubelet (another sidecar does, or there is none).")
 @click.option(

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from forebay.api import steps
 from forebay.controller.comparing import same_status
 from forebay.controller.writing import key_of
 from forebay.kube.objects import Key
@@ -21,21 +22,18 @@ from forebay.runtimes.engine import Object
 
 LARGE, SMALL = 10.0, 60.0
 """Seconds between two writes of numbers alone."""
-PART = 0.01
-"""Of the dataset's bytes: what is a large step."""
-LEAST = 1 << 20
 KEPT = 50_000
 NUMBERS = frozenset({"measured", "cacheStates", "ufsTotal", "fileNum"})
 
 
 def large_step(live: Object, wanted: Object) -> bool:
-    """Whether one of the two says of sizes what the other does not, by a hundredth of the dataset or more."""
+    """Whether one of the two says of sizes what the other does not, by a large step."""
     old, new = live.get("measured"), wanted.get("measured")
     if not isinstance(old, dict) or not isinstance(new, dict) or bool(old.get("listed")) != bool(new.get("listed")):
         return True
     size = max(_int(old, "totalBytes"), _int(new, "totalBytes"))
     moved = max(abs(_int(old, name) - _int(new, name)) for name in ("totalBytes", "cachedBytes"))
-    return moved >= max(PART * size, LEAST)
+    return steps.large(moved, size)
 
 
 def _int(measured: Object, name: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from forebay.api.freshness import parse_floor
 from forebay.api.problem import did_you_mean, show
 from forebay.api.quantity import QuantityError, parse_quantity
 from forebay.runtimes.engine import Installation
@@ -69,6 +70,10 @@ def _problems(made: Installation) -> list[str]:
         found.append(f"controlPort {made.control_port} is dataPort too; write another")
     if made.drain_rate <= 0:
         found.append(f"drainRate {made.drain_rate} is no rate; write bytes per second, such as 100000000")
+    try:
+        parse_floor(made.free_space_floor)
+    except ValueError as error:
+        found.append(f"freeSpaceFloor {show(made.free_space_floor)} is none; {error}")
     if made.pull_policy not in ("Always", "IfNotPresent", "Never"):
         found.append(f"pullPolicy {show(made.pull_policy)} is none; write Always, IfNotPresent or Never")
     found += [

@@ -46,6 +46,9 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     cpu_request: str = "100m"  # guess
     memory_request: str = "256Mi"  # guess; MEM tiers are added
     memory_limit: str = "1Gi"  # guess; MEM tiers are added
+    # what caches leave free of a node's disk: unless told otherwise kubelets remove images and evict pods below 15 % of the disk
+    # that has images, and below 10 % of others; 5 % of margin
+    free_space_floor: str = "20%"
     drain_rate: int = 100_000_000  # bytes per second that a worker is believed to hand out when it leaves; guess
     priority_class: str = ""
     fluid_node_labels: bool = False  # nodes get Fluid's labels, for which the controller may change nodes
@@ -67,6 +70,7 @@ class WorkerFacts(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""  # of the configuration that it serves; "" = it did not say
     places: tuple[str, ...] = ()  # of the mounts that it serves
     trouble: str = ""  # why a store gives it nothing
+    full: str = ""  # why it keeps nothing: a disk that others have filled
     drain: Literal["", "Running", "Done", "Refused"] = ""
     overdue: bool = False  # the drain has taken longer than its bound
     silent: bool = False  # it said nothing itself: of it is known only how its drain goes

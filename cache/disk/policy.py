@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from forebay.api.freshness import FLOOR, NO_LIMIT
+
 ALLOCATION = 4096
 """File systems allocate in pages: what a file of 1 byte costs."""
 FULL_PAUSE = 5.0
@@ -49,20 +51,23 @@ class TierState:
     full_until: float = 0.0  # after ENOSPC
     evicting: bool = False
     exhausted: bool = False  # the last eviction found nothing that may go
+    private: bool = False  # nothing else may use the file system, so there is nobody to leave a floor to
 
     def floor(self) -> int:
         """Bytes that stay free: min(ratio, bytes)."""
-        return 0 if self.space is None else min(int(self.space.total * self.floor_ratio), self.floor_bytes)
+        if self.space is None or self.private:
+            return 0
+        return min(int(self.space.total * self.floor_ratio), self.floor_bytes)
 
     def headroom(self) -> int:
         """Bytes the file system may still give before its floor; large while unknown."""
         return 1 << 62 if self.space is None else self.space.free - self.since - self.floor()
 
     def inodes_short(self) -> bool:
-        s = self.space  # a floor of bytes alone (ratio 1.0) says nothing of inodes
-        return (
-            self.floor_ratio < 1.0 and s is not None and s.inodes_total > 0 and s.inodes_free < s.inodes_total * self.floor_ratio
-        )
+        s = self.space
+        if s is None or s.inodes_total == 0 or self.private or self.floor_ratio >= 1.0:
+            return False  # a floor of bytes alone (ratio 1.0) says nothing of inodes
+        return s.inodes_free < s.inodes_total * self.floor_ratio
 
     def ceiling(self) -> int:
         """The largest object this tier could hold if it held nothing else."""
@@ -80,6 +85,10 @@ class TierState:
             return Answer.REFUSE
         return Answer.EVICT
 
+    def crowded_out(self) -> bool:
+        """Whether others use so much of the file system that nothing of ours may stay there."""
+        return self.ceiling() < ALLOCATION or (self.inodes_short() and self.used <= 0)
+
     def roomy(self, need: int, now: float) -> bool:
         """Whether `need` more bytes fit below `high`, without anybody going."""
         return self.ask(need, now) is Answer.ADMIT and (not self.quota or self.used + need <= self.quota * self.high)
@@ -95,22 +104,27 @@ class TierState:
             out = max(out, min(self.used, 64 << 20))
         return max(min(out, self.used), 0)
 
+    def _floor_words(self) -> str:
+        if self.floor_bytes >= NO_LIMIT:
+            return f"{self.floor_ratio:.0%}"
+        return f"the smaller of {self.floor_ratio:.0%} and {_gib(self.floor_bytes)}"
+
     def stopped(self, path: str, now: float) -> str:
         """Empty while the tier admits; otherwise a sentence that says why not and what would change it."""
         s = self.space
         if now < self.full_until:
-            return f"stopped: the file system of {path} is full: free some space, or give another --cache-dir"
+            return f"stopped: the file system of {path} is full: free some space, or give the cache another directory"
         if s is None:
             return ""
         if self.headroom() <= 0:
             return (
                 f"stopped: {path} has {_gib(s.free)} free and {_gib(self.floor())} stay free "
-                f"(the smaller of {self.floor_ratio:.0%} and {_gib(self.floor_bytes)}): free some space, or lower the floor"
+                f"({self._floor_words()}): free some space, or lower the floor (annotation {FLOOR})"
             )
         if self.inodes_short():
             return (
                 f"stopped: {path} has {s.inodes_free} of {s.inodes_total} inodes free and {self.floor_ratio:.0%} stay free: "
-                "delete small files there, or give another --cache-dir"
+                "delete small files there, or give the cache another directory"
             )
         if self.exhausted and self.quota and self.used >= self.quota * self.high:
             return (

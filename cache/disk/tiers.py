@@ -20,6 +20,8 @@ VERSION = 1
 """Version of the layout of a cache directory. A newer one is refused."""
 LOCK_PATIENCE = 2.0
 """Seconds a new worker waits for one that was just killed to let go of its locks."""
+SLACK = 1 << 20
+"""Bytes by which a tmpfs that was made for a tier may be larger than its quota."""
 DENSE = {"ext2", "ext3", "ext4", "xfs", "tmpfs"}
 """File systems that allocate what is written: a file with fewer blocks than its row says lost bytes."""
 
@@ -95,6 +97,11 @@ class TierDir:
         return Space(s.f_bavail * s.f_frsize, s.f_blocks * s.f_frsize, s.f_favail, s.f_files)
 
     @property
+    def private(self) -> bool:
+        """Whether the file system was made for this tier alone, as a node makes one of memory for a worker's pod."""
+        return self.filesystem == "tmpfs" and self.tier.quota > 0 and self.space().total <= self.tier.quota + SLACK
+
+    @property
     def durable(self) -> bool:
         """Whether its files outlive a boot: tmpfs is never synced and never in the ledger."""
         return self.filesystem not in ("tmpfs", "ramfs")
@@ -123,8 +130,9 @@ class TierDir:
         self.lock.close()
 
 
-def state_of(tier: Tier, spec: DatasetSpec, used: int) -> TierState:
-    return TierState(tier.quota, tier.high, tier.low, spec.floor_ratio, spec.floor_bytes, used)
+def state_of(place: TierDir, spec: DatasetSpec, used: int) -> TierState:
+    tier = place.tier
+    return TierState(tier.quota, tier.high, tier.low, spec.floor_ratio, spec.floor_bytes, used, private=place.private)
 
 
 def check_version(directory: Path) -> None:

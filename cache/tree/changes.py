@@ -72,6 +72,7 @@ class Writer:
         self.counts = index.counts(txn)
         self.events: list[wire.Changed] = []
         self.new_dirs = False
+        self.lost: list[int] = []  # directories that have no name any more
         self._dirs: dict[int, Dir] = {}
 
     def dir(self, ino: int) -> Dir | None:
@@ -113,8 +114,10 @@ class Writer:
         self.grew(parent, 1)
 
     def take(self, parent: int, row: Row, *, orphan: bool) -> None:
-        """Take a child out of its directory; counts follow."""
+        """Take a child out of its directory; counts follow. What is below a directory counts until it is emptied (`orphans`)."""
         self.index.drop_row(self.txn, parent, row, orphan=orphan)
+        if row.kind == DIR and orphan:
+            self.lost.append(row.ino)
         self._count(row, -1)
         self.grew(parent, -1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -88,6 +88,8 @@ class Core:
         self.stale_answers = 0
         self.waiting = 0  # callers that wait for a store now: the background walk steps back
         self.new_dirs = trio.Event()  # set when directories appeared that nobody listed yet
+        self.lost: deque[int] = deque()  # directories without a name, to be emptied
+        self.lost_some = trio.Event()  # set when there are more of them
         self.nursery: trio.Nursery | None = None
         self._asks: list[trio.CapacityLimiter] = []
         self._lists: list[trio.CapacityLimiter] = []
@@ -139,6 +141,9 @@ class Core:
         self.counts = w.counts
         if w.new_dirs:
             self.new_dirs.set()
+        if w.lost:
+            self.lost.extend(w.lost)
+            self.lost_some.set()
         for event in w.events:
             self.on_changed(event)
 

@@ -103,6 +103,7 @@ class Namespace:
         async with trio.open_nursery() as nursery:
             self.core.nursery = nursery
             nursery.start_soon(self.reaper.run)
+            nursery.start_soon(self.reaper.empty_lost)
             nursery.start_soon(self.forgetter.again, self._again)
             task_status.started()
             try:

@@ -1,4 +1,8 @@
-"""Versions and directories that no name points to any more: kept readable for who holds them, then reaped."""
+"""Versions and directories that no name points to any more: kept readable for who holds them, then reaped.
+
+A directory that lost its name is emptied at once: what was in it becomes an orphan of its own, as readable for who holds it as it
+was, and counts in no number of files or bytes any longer.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import math
 import struct
 from collections.abc import Callable
+from itertools import islice
 
 import trio
 
@@ -16,6 +21,8 @@ from forebay.cache.tree.core import Core
 log = logging.getLogger("forebay.namespace")
 
 SLICE, SLICES_AT_START, PAUSE, EVERY = 5000, 20, 0.2, 600.0
+SOME = 2000
+"""Children that one transaction takes out of a directory, in some 20 ms; readers are answered in between."""
 AGE, AGE_UNTOLD = 3600.0, 86400.0
 """Seconds a version without a name is kept: an hour where `held` can tell who has it open, else a day."""
 
@@ -74,6 +81,12 @@ def _empty(w: Writer, ino: int, limit: int, removed: int, held: Callable[[int], 
     return len(rows)
 
 
+def empty(w: Writer, ino: int, limit: int) -> int:
+    """Take up to `limit` children out of a directory that has no name; each becomes an orphan of its own. How many there were."""
+    raw = w.txn.get(_U64.pack(ino), db=w.index.orphans)
+    return 0 if raw is None else _empty(w, ino, limit, unpack_row(raw).checked, lambda _: True)
+
+
 class Reaper:
     """Reaps what nobody can hold any more: all of it after a boot, what is old enough while running.
 
@@ -102,6 +115,37 @@ class Reaper:
         """One slice; the number of rows deleted."""
         with self._core.write() as w:
             return reap(w, SLICE, removed_before, held)
+
+    async def empty_lost(self) -> None:
+        """Empties directories that lose their name, and those of which a killed process left some. Until cancelled."""
+        core = self._core
+        await self._find_lost()
+        while True:
+            core.lost_some = trio.Event()
+            try:
+                while core.lost:
+                    with core.write() as w:
+                        n = empty(w, core.lost[0], SOME)
+                    if n < SOME:
+                        core.lost.popleft()
+                    await trio.lowlevel.checkpoint()
+            except IndexError_ as e:
+                log.warning("directories that are gone still count: %s", e)
+                await trio.sleep(EVERY)
+                continue
+            await core.lost_some.wait()
+
+    async def _find_lost(self) -> None:
+        index, after = self._core.index, 0
+        while True:
+            with index.env.begin() as txn, txn.cursor(db=index.orphans) as cursor:
+                rows = list(islice(cursor, SLICE)) if cursor.set_range(_U64.pack(after)) else []
+                found = [int.from_bytes(key, "big") for key, raw in rows if unpack_row(raw).kind == DIR]
+                self._core.lost.extend(ino for ino in found if (d := index.dir(txn, ino)) is not None and d.entries)
+            if len(rows) < SLICE:
+                return
+            after = int.from_bytes(rows[-1][0], "big") + 1
+            await trio.lowlevel.checkpoint()
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -12,6 +12,8 @@ from forebay.cli.output import duration, emit_json, size, table
 
 COLUMNS = ("NAMESPACE", "NAME", "PHASE", "ENGINE", "WORKERS", "FILES", "TOTAL", "CACHED", "LOADS")
 RIGHT = ("WORKERS", "FILES", "TOTAL", "CACHED")
+TROUBLES = ("StoreFails", "DiskFull")
+"""Reasons of conditions that a dataset may have which serves."""
 _KINDS = {type_: kind for kind, type_ in TYPES.items()}
 
 
@@ -69,7 +71,7 @@ def report(dataset: Object, loads: list[Object], runtime: Object | None) -> dict
     said: Object = dataset.get("status") or {}
     conditions = said.get("conditions") or []
     ready: Object = next((c for c in conditions if c.get("type") == "Ready"), {})
-    fails: Object = next((c for c in conditions if c.get("reason") == "StoreFails"), {})
+    troubles = [f"{c['reason']}: {c.get('message', '')}" for c in conditions if c.get("reason") in TROUBLES]
     mine = [x for x in loads if _key(x)[0] == namespace and ((x.get("spec") or {}).get("dataset") or {}).get("name") == name]
     return {
         "namespace": namespace,
@@ -79,7 +81,7 @@ def report(dataset: Object, loads: list[Object], runtime: Object | None) -> dict
         "engine": said.get("engine", ""),
         "reason": ready.get("reason", ""),
         "message": ready.get("message", "") or "the controller has not looked at it: see `kubectl forebay doctor`" * (not ready),
-        "trouble": fails.get("message", ""),
+        "trouble": " | ".join(troubles),
         "workers": workers(runtime),
         "measured": said.get("measured"),
         "conditions": conditions,
@@ -135,7 +137,7 @@ def notes(report_: dict[str, Any], *, whole: bool) -> list[str]:
     at = f"{report_['namespace']}/{report_['name']}"
     lines = [f"{at}: {report_['reason'] or report_['phase']}: {report_['message']}"] if whole or not report_["serves"] else []
     if report_["trouble"] and not lines:
-        lines.append(f"{at}: StoreFails: {report_['trouble']}")
+        lines.append(f"{at}: {report_['trouble']}")
     for load in report_["loads"]:
         if load["phase"] == "Executing":
             lines.append(f"{at}: load {load['name']}: {moving(load['progress'])}")

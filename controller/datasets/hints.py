@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from forebay.api import steps
 from forebay.api.hints import MAX_NODES, MAX_ZONES, WATCH, DatasetHintsStatus, NodeHint, ZoneHint
 from forebay.api.nodecache import Bandwidth, HeldDataset, Served, Warming
 from forebay.api.quantity import format_bytes
@@ -23,8 +24,6 @@ EVERY, SLOWLY = timedelta(seconds=10), timedelta(seconds=60)
 """Between two writes: of a large step, of a small one."""
 LINGER = timedelta(minutes=10)
 """How long hints outlive the last pod that waited: the next gang of a queue asks again."""
-PART = 0.01
-LEAST = 1 << 20
 ZONE = "topology.kubernetes.io/zone"
 
 
@@ -164,7 +163,7 @@ def large(old: DatasetHintsStatus, new: DatasetHintsStatus) -> bool:
         return True
     moved = [abs(before[n].bytes - after[n].bytes) for n in after]
     moved += [abs(old.total_bytes - new.total_bytes), abs(old.cached_bytes - new.cached_bytes)]
-    return max(moved) >= max(PART * new.total_bytes, LEAST)
+    return steps.large(max(moved), new.total_bytes)
 
 
 def read(hints: Mapping[str, Any] | None) -> DatasetHintsStatus | None:

@@ -228,6 +228,7 @@ def _facts(pods: Iterable[Pod], held: Mapping[str, HeldDataset], drains: Mapping
                 revision=said.revision,
                 places=said.places,
                 trouble=said.trouble,
+                full=said.full,
                 drain=drain.drain,
                 overdue=drain.overdue,
             )

@@ -69,6 +69,7 @@ def charted() -> Charted:
         installation=Installation(**fields, namespace=hole("$.Release.Namespace"), pull_secrets=each("$.Values.pullSecrets")),
         kubelet=hole("$.Values.kubeletDir"),
         client_cache=hole("$.Values.node.cacheDir"),
+        client_quota=hole("$.Values.node.cacheQuota"),
         tier_roots=each("$.Values.node.tierRoots"),
         host_roots=each("$.Values.node.hostPathRoots"),
         replicas=hole("$.Values.controller.replicas"),

@@ -54,6 +54,7 @@ class Install(msgspec.Struct, frozen=True, kw_only=True):
     installation: Installation = Installation()
     kubelet: str = "/var/lib/kubelet"
     client_cache: str = "/var/cache/forebay"  # of nodes that read, for what no worker of theirs holds; workers' caches too
+    client_quota: str = "10Gi"  # of one dataset there
     tier_roots: tuple[str, ...] = ()
     host_roots: tuple[str, ...] = ()
     replicas: int = 2
@@ -319,6 +320,7 @@ def _node(install: Install) -> Object:
         f"--kubelet={install.kubelet}",
         f"--mounts={socket}/mounts.sock",
         f"--cache={install.client_cache}",
+        f"--quota={install.client_quota}",
         *(f"--tier-root={root}" for root in (install.client_cache, *install.tier_roots)),
         *(f"--host-path-root={root}" for root in install.host_roots),
         f"--healthz=:{NODE_HEALTH}",
@@ -328,7 +330,7 @@ def _node(install: Install) -> Object:
         "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}}],
         "ports": [{"name": "health", "containerPort": NODE_HEALTH, "protocol": "TCP"}],
         "livenessProbe": _probe("/healthz", "health", 20),
-        "readinessProbe": _probe("/healthz", "health", 2),
+        "readinessProbe": _probe("/readyz", "health", 2),
     }
     more = {"serviceAccountName": rights.NODE}
     shown = _Shown("HostToContainer", install.tier_roots, install.host_roots)

@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from forebay.api.problem import did_you_mean, show
+from forebay.api.quantity import QuantityError, parse_quantity
 from forebay.controller import settings
 from forebay.controller.install.parts import CONTROLLER, EVERY_NODE, Install, Workload
 from forebay.controller.settings import SettingsError
@@ -32,6 +33,7 @@ class ControllerValues(Workload, frozen=True, kw_only=True):
 
 class NodeValues(Workload, frozen=True, kw_only=True):
     cache_dir: str = Install().client_cache
+    cache_quota: str = Install().client_quota
     tier_roots: tuple[str, ...] = ()
     host_path_roots: tuple[str, ...] = ()
 
@@ -111,6 +113,7 @@ def from_values(found: dict[str, Any], file: str, namespace: str = Installation(
         installation=settings.installation({**chosen, "namespace": namespace}, file),
         kubelet=kubelet,
         client_cache=node.cache_dir,
+        client_quota=_quota(node.cache_quota, file),
         tier_roots=node.tier_roots,
         host_roots=node.host_path_roots,
         replicas=controller.replicas,
@@ -176,6 +179,18 @@ def _merged(base: Any, given: Any) -> Any:
 
 def _workload(values: Workload) -> Workload:
     return Workload(resources=values.resources, node_selector=values.node_selector, tolerations=values.tolerations)
+
+
+def _quota(text: str, file: str) -> str:
+    try:
+        size = parse_quantity(text)
+    except QuantityError as error:
+        raise SettingsError(f"{file}: node.cacheQuota: {show(text)} {error}; {error.remedy}") from None
+    if size < 0:
+        raise SettingsError(
+            f"{file}: node.cacheQuota: {show(text)} is below nothing; write such as 10Gi, 0 for no bound but free space"
+        )
+    return text
 
 
 def _path(value: Any, name: str, file: str) -> str:

@@ -83,7 +83,7 @@ class Driver:
         if settings.controller:
             methods |= Controller(source, f"{settings.layout.state}/volumes").methods()
         self.server = Server(settings.endpoint, methods)
-        self.health = Health(*settings.health, settings.endpoint) if settings.health else None
+        self.health = Health(*settings.health, settings.endpoint, self.tending.waiting) if settings.health else None
         self._over = threading.Event()
         self._code = 0
         self.registration = (

@@ -1,8 +1,12 @@
-"""Liveness over HTTP: `GET /healthz` asks the driver's own socket, as kubelet would, and answers 200 or 503 with a sentence."""
+"""Liveness over HTTP: `GET /healthz` asks the driver's own socket, as kubelet would, and answers 200 or 503 with a sentence.
+
+`GET /readyz` says beyond that what of the node's mounts is not in this process's hands yet: until then the other pod must stay.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from forebay.fuse.csi import messages as m
@@ -11,18 +15,19 @@ from forebay.fuse.csi.proto import Empty
 from forebay.fuse.csi.refusal import Refusal
 
 DEADLINE = 3.0
+LIVE, READY = "/healthz", "/readyz"
 
 
 class Health:
-    """Serves at (host, port); port 0 takes a free one, `port` says which."""
+    """Serves at (host, port); port 0 takes a free one, `port` says which. `waiting`: what it is not ready for, "" when it is."""
 
-    def __init__(self, host: str, port: int, socket_path: str) -> None:
+    def __init__(self, host: str, port: int, socket_path: str, waiting: Callable[[], str]) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = 5.0
 
             def do_GET(self) -> None:
-                code, text = (200, "ok\n") if self.path == "/healthz" else (404, "only /healthz is here\n")
-                if code == 200 and (why := problem(socket_path)):
+                code, text = (200, "ok\n") if self.path in (LIVE, READY) else (404, f"only {LIVE} and {READY} are here\n")
+                if code == 200 and (why := problem(socket_path) or (waiting() if self.path == READY else "")):
                     code, text = 503, f"{why}\n"
                 self.send_response(code)
                 self.send_header("Content-Type", "text/plain; charset=utf-8")

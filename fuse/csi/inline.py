@@ -22,6 +22,8 @@ from forebay.fuse.csi.attributes import HostVolume, WorkerVolume
 from forebay.fuse.csi.roots import OWN, Roots
 
 OWN_SIZE = 16 << 20
+BESIDE = 64 << 10
+"""Bytes of a tier of memory for what lies beside its objects: the lock, the version."""
 RUN, MEMBERS, INDEX, TIERS = "run", "members", "index", "tiers"
 LIST, LEAVING = "members.yaml", "leaving"
 ANYBODY = 0o777
@@ -69,7 +71,7 @@ class Inline:
                 place = f"{target}/{TIERS}/{i}"
                 os.mkdir(place, 0o755)
                 if tier.medium == "MEM":
-                    binds.memory(place, tier.quota, 0o700, f"forebay-tier-{i}")
+                    binds.memory(place, tier.quota + BESIDE, 0o700, f"forebay-tier-{i}")
                     _give(place, volume.uid)
                 else:
                     self._bind(next(directories), place, volume.uid)

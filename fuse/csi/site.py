@@ -81,15 +81,19 @@ class Site(NamedTuple):
             os.makedirs(folder, mode=0o700, exist_ok=True)
 
 
-def client_spec(spec: DatasetSpec, site: Site, node: str, quota: int) -> DatasetSpec:
-    """What this node runs: a client tier, which owns nothing, talks to no store and holds none of their credentials."""
+def client_spec(public: tuple[DatasetSpec, int], site: Site, node: str, usual: int) -> DatasetSpec:
+    """What this node runs: a client tier, which owns nothing, talks to no store and holds none of their credentials.
+
+    `public`: as `source.spec_of` gives it; `usual`: bytes of the cache where that says nothing of it.
+    """
+    spec, quota = public
     cluster = Cluster(members=f"file:{site.members}", secret_file=site.secret, node=node, owns=False)
     return msgspec.structs.replace(
         spec,
         namespace=site.namespace,
         name=site.dataset,
         mounts=[msgspec.structs.replace(m, secrets={}) for m in spec.mounts],
-        tiers=[Tier("SSD", f"{site.cache}/tier", quota)],
+        tiers=[Tier("SSD", f"{site.cache}/tier", quota or usual)],
         index_dir=f"{site.cache}/index",
         cluster=cluster,
     )

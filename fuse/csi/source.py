@@ -68,10 +68,12 @@ class Source(Protocol):
     def follow_cordon(self, node: str) -> Look[bool]: ...
 
 
-def spec_of(raw: bytes) -> DatasetSpec:
-    """What a configuration shows of a dataset to who talks to no store. Raises `Refusal`."""
+def spec_of(raw: bytes) -> tuple[DatasetSpec, int]:
+    """What a configuration shows of a dataset to who talks to no store, and the bytes that a node may keep of it for its readers,
+    0 where it does not say. Raises `Refusal`."""
     try:
-        return podconfig.public(podconfig.decode(raw))
+        config = podconfig.decode(raw)
+        return podconfig.public(config), config.reader_quota
     except ValueError as e:
         raise Refusal("FAILED_PRECONDITION", f"{podconfig.FILE} of the dataset: {e}") from None
 

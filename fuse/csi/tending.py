@@ -15,7 +15,7 @@ from collections.abc import Callable
 from forebay.cache.log import log
 from forebay.cache.members.roster import Listed, parse_members
 from forebay.fuse import mounting
-from forebay.fuse.csi import inline
+from forebay.fuse.csi import handover, inline
 from forebay.fuse.csi import members as lists
 from forebay.fuse.csi.agreement import Agreement
 from forebay.fuse.csi.holder import Holder
@@ -50,6 +50,7 @@ class Tending:
         self._agreement = Agreement()
         self._said: dict[str, str] = {}
         self._passed: float | None = None
+        self._began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="csi-tending", daemon=True)
 
@@ -68,6 +69,15 @@ class Tending:
             return "mounts were not looked after yet: their descriptors are still in the other pod alone"
         age = time.monotonic() - self._passed
         return f"mounts were last looked after {age:.0f} s ago" if age > STALE else ""
+
+    def waiting(self) -> str:
+        """Which mounts that pods use are not held here yet; "" `PATIENCE` s after the start, since one that cannot start must not
+        keep an upgrade from the other nodes."""
+        if time.monotonic() - self._began > handover.PATIENCE:
+            return ""
+        sites = [self._layout(kept) for kept in self._known.kept.all() if self._known.mounts(kept.key)]
+        missing = [site.id for site in sites if not self._mounts.holds(site)]
+        return f"{len(missing)} of {len(sites)} mounts are not held here yet, the first: {missing[0]}" if missing else ""
 
     def _run(self) -> None:
         self.look()  # at once: until then nobody holds what the other pod would lose

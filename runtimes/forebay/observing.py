@@ -23,6 +23,7 @@ from forebay.runtimes.forebay.view import (
     NAME,
     View,
     event,
+    full,
     measured,
     merged,
     refused_set,
@@ -36,7 +37,7 @@ from forebay.runtimes.states import DELETING, generation, idle, written_mounts
 
 READY = "The ddc runtime is ready."
 """Fluid's own words: scripts look for them."""
-ACCESS_REDUCED, ANSWER = "AccessReduced", "StoresAnswer"
+ACCESS_REDUCED, ANSWER, ADMITS = "AccessReduced", "StoresAnswer", "CacheAdmits"
 """Condition types of ours, beside Fluid's."""
 
 
@@ -66,7 +67,7 @@ def observe(subject: Subject, found: Found, now: str) -> Observed:
         dataset=_dataset(seen, verdict, now),
         runtime=status,
         mountable=verdict.bound and not ending(subject),
-        findings=(*seen.wanted.findings, *([failing] if (failing := trouble(seen)) is not None else [])),
+        findings=(*seen.wanted.findings, *(f for f in (trouble(seen), full(seen)) if f is not None)),
     )
 
 
@@ -88,8 +89,7 @@ def judge(seen: View) -> Verdict:
     if seen.behind:
         text = f"{len(seen.behind)} of {len(seen.ready)} ready workers still serve the mounts of before"
         return Verdict("Updating", "DatasetUpdating", text)
-    failing = trouble(seen)
-    but = f" But {failing.message}" if failing is not None else ""
+    but = "".join(f" But {f.message}" for f in (trouble(seen), full(seen)) if f is not None)
     if len(seen.ready) >= seen.desired:
         return Verdict("Bound", "DatasetReady", f"{READY}{but}")
     bad = worst(seen.pods)
@@ -155,6 +155,7 @@ def _dataset(seen: View, verdict: Verdict, now: str) -> DatasetStatus:
             ACCESS_REDUCED, bool(writable), "EngineReadsOnly" if writable else "AsAsked", reads_only(writable) if writable else ""
         ),
         _answer(seen, facts),
+        _admits(seen, facts),
         *_deleting(seen.subject, found),
     ]
     return DatasetStatus(
@@ -180,6 +181,15 @@ def _answer(seen: View, facts: Measured | None) -> Condition:
     if facts is None or not seen.ready:
         return say(ANSWER, False, "NotAskedYet", "no worker has said what its stores give")
     return say(ANSWER, True, "Listed" if facts.listed else "Listing", "")
+
+
+def _admits(seen: View, facts: Measured | None) -> Condition:
+    """Whether workers keep what they fetch, as they say."""
+    if (stopped := full(seen)) is not None:
+        return say(ADMITS, False, stopped.reason, stopped.message)
+    if facts is None or not seen.ready:
+        return say(ADMITS, False, "NotAskedYet", "no worker has said what its disks have free")
+    return say(ADMITS, True, "RoomLeft", "")
 
 
 def _deleting(subject: Subject, found: Found) -> tuple[Condition, ...]:

@@ -73,7 +73,7 @@ def read(subject: Subject) -> Wanted:
         dataset=owner_of(subject.dataset),
         settings=settings,
         sources=sources,
-        config=config.Config(spec, list(sources.files)),
+        config=config.Config(spec, list(sources.files), reader_quota=settings.reader_quota),
         installation=subject.installation,
     )
     if message := too_long(job):

@@ -13,7 +13,7 @@ import msgspec
 
 from forebay.api import fluidnames as fluid
 from forebay.api.documents import DatasetDoc, LevelDoc
-from forebay.api.freshness import FLOOR, NO_LIMIT, parse_floor
+from forebay.api.freshness import FLOOR, parse_floor
 from forebay.api.problem import show
 from forebay.api.quantity import QuantityError, format_quantity, parse_quantity
 from forebay.api.tiers import HIGH, LOW
@@ -21,8 +21,6 @@ from forebay.runtimes.engine import Finding, Installation, Object
 
 DEFAULT_SIZE = "100Pi"
 """Fluid's size of a claim: it bounds nothing."""
-KUBELET_FLOOR = 0.15
-"""Share of a disk that stays free on a Kubernetes node: the kubelet evicts pods below 10 %, and 5 % of margin."""
 GRACE_BASE, GRACE_MAX = 30, 3600
 """Seconds. A worker that has nothing to hand out ends within 2 s of SIGTERM; nothing may hold a node's drain for hours."""
 
@@ -61,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # of the runtime, "" without one
     replicas: int
     tiers: tuple[Tier, ...]
+    reader_quota: int  # bytes of what a node keeps for its readers; 0 = as the installation says
     floor: tuple[float, int]
     shared: bool  # placement Shared
     affinity: Object  # required node selector of the Dataset, {} for none
@@ -100,7 +99,8 @@ def read_settings(dataset: Object, doc: DatasetDoc, runtime: Object | None, inst
         kind=kind,
         replicas=_replicas(kind, runtime, wanted, worker),
         tiers=tiers,
-        floor=_floor(doc),
+        reader_quota=sum(quota for level in (doc.runtime.client if doc.runtime else []) for quota in level.quotas),
+        floor=_floor(doc, installation),
         shared=spec.get("placement") == "Shared",
         affinity=(spec.get("nodeAffinity") or {}).get("required") or {},
         node_selector=worker.get("nodeSelector") or {},
@@ -154,12 +154,14 @@ def _tiers(levels: list[LevelDoc]) -> tuple[Tier, ...]:
     return tuple(tiers) or (Tier("SSD", "", 0, HIGH, LOW),)
 
 
-def _floor(doc: DatasetDoc) -> tuple[float, int]:
+def _floor(doc: DatasetDoc, installation: Installation) -> tuple[float, int]:
+    """The object's own word, else the installation's, which a JuiceFS runtime's `low` may raise."""
     own = doc.runtime.annotations.get(FLOOR) if doc.runtime else None
     if text := doc.annotations.get(FLOOR) or own:
         return parse_floor(text)
-    ratio = doc.runtime.free_ratio if doc.runtime else None
-    return (KUBELET_FLOOR if ratio is None else max(ratio, KUBELET_FLOOR)), NO_LIMIT
+    ratio, size = parse_floor(installation.free_space_floor)
+    asked = doc.runtime.free_ratio if doc.runtime else None
+    return (ratio if asked is None else max(ratio, asked)), size
 
 
 def _resources(asked: Object, tiers: tuple[Tier, ...], installation: Installation, findings: list[Finding]) -> Object:
@@ -253,6 +255,11 @@ def _lower(entry: Mapping[str, Any]) -> Object:
     return {str(k).lower(): v for k, v in entry.items()}
 
 
+def _names_a_place(level: Object) -> bool:
+    """Nodes keep what their readers read in one directory, on a disk."""
+    return bool(level.get("hostPath") or level.get("processMemory") or (level.get("emptyDir") or {}).get("medium"))
+
+
 def _ignored(kind: str, dataset: Object, wanted: Object, findings: list[Finding]) -> None:
     """One finding for all fields that nothing here acts on: they are another engine's, or have no meaning for ours."""
     where = "client" if kind == "CacheRuntime" else "fuse"
@@ -262,7 +269,8 @@ def _ignored(kind: str, dataset: Object, wanted: Object, findings: list[Finding]
     names += [f"spec.worker.{k}" for k, v in worker.items() if k not in served_of_workers(kind) and v]
     names += [f"spec.{where}.{k}" for k, v in fuse.items() if k not in _SERVED_FUSE and v]
     if worker.get("tieredStore") and fuse.get("tieredStore"):
-        names.append(f"spec.{where}.tieredStore")  # the worker's is used, on every node
+        elsewhere = [i for i, level in enumerate(fuse["tieredStore"].get("levels") or []) if _names_a_place(level)]
+        names += [f"spec.{where}.tieredStore.levels[{i}] (but its quota)" for i in elsewhere]
     levels = (wanted.get("tieredstore") or {}).get("levels") or []
     names += [f"spec.tieredstore.levels[{i}].volumeSource" for i, level in enumerate(levels) if level.get("volumeSource")]
     if names:

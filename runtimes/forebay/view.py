@@ -125,6 +125,16 @@ def trouble(seen: View) -> Finding | None:
     return Finding("warning", "StoreFails", f"{text}; what is cached is served, the rest is an I/O error")
 
 
+def full(seen: View) -> Finding | None:
+    """What keeps ready workers from caching anything, by what the first of them says. Readers get their bytes all the same."""
+    found = [(p, said) for p in seen.ready if (said := seen.facts(p).full)]
+    if not found:
+        return None
+    pod, said = found[0]
+    text = f"{len(found)} of {len(seen.ready)} workers cache nothing; {pod.name} on {pod.node}: {said}"
+    return Finding("warning", "DiskFull", f"{text}; reads go to the stores each time")
+
+
 def measured(seen: View) -> Measured | None:
     """Sums over the workers that report. The listing is the one of who knows most of it."""
     said = (seen.found.workers.get(p.name) for p in seen.pods)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,3 +153,19 @@ def test_directories_that_it_may_not_write_to_are_said(pod: Restricted) -> None:
     assert pod.process.wait(60) == 2
     last = pod.text().splitlines()[-1]
     assert "cache directory /var/lib/forebay/tiers/0 cannot be used (Permission denied)" in last
+
+
+def test_a_container_that_is_told_to_end_while_it_starts_ends() -> None:
+    """The kernel ignores a signal for which process 1 has no handler, and what the programs import takes a second before theirs
+    are set. Here the imports never end."""
+    program = "import forebay.cli, time; print(flush=True); time.sleep(3600)"
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-P", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        (first,) = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        try:
+            assert started.wait(60) == 128 + signal.SIGTERM
+        finally:
+            started.kill()

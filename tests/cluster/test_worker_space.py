@@ -133,6 +133,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+def test_memory_of_a_tiers_own_is_used_whole(tmp_path: Path, small_disk: Path) -> None:
+    """As a node makes it for a worker's pod: a tmpfs of just the quota, from which nobody else needs a floor."""
+    data = fill(tmp_path / "src", {f"{i:02}": MIB for i in range(14)})
+    with Lab(
+        tmp_path / "lab",
+        [file_mount(tmp_path / "src")],
+        [Tier("MEM", str(small_disk), 16 * MIB)],
+        floor_ratio=0.5,
+        floor_bytes=1 << 60,
+    ) as lab:
+        lab.start()
+        for name, want in data.items():
+            assert lab.read(f"/{name}") == want
+        eventually(lambda: tier(lab)["objects"] == 14)
+        assert tier(lab)["admission"] == "open"
+
+
 def fill_up(path: Path) -> None:
     """Write until the disk is full."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)

@@ -12,6 +12,7 @@ from podlab import PodLab, PodWorker, manifest, s3
 from workerlab import MIB, eventually
 
 from forebay.api import places, podconfig
+from forebay.api.freshness import FLOOR
 from forebay.api.said import Said, decode
 from forebay.cache.peers.auth import Key, load_secret
 from forebay.cache.peers.control_client import ControlClient
@@ -104,6 +105,21 @@ def test_a_worker_with_nothing_new_touches_its_file_and_leaves_it_as_it_is(lab: 
     eventually(lambda: path.stat().st_mtime > 1e9, 3 * ALIVE + LONG)
     assert path.stat().st_mode & 0o777 == 0o600
     assert decode(path.read_bytes()).total == decode(before).total
+
+
+def test_a_disk_that_others_have_filled_is_told(store: S3Store, tmp_path: Path) -> None:
+    with PodLab(tmp_path / "pods", manifest(s3(store.url, "/", "one/"), **{FLOOR: "99.9%"})) as lab:
+        worker = lab["node-a"]
+        worker.start()
+        eventually(lambda: (found := said(worker)) is not None and found.full, LONG)
+        found = said(worker)
+        assert found is not None
+        assert found.full.startswith("stopped: the disk of tier 0 (SSD) has ")
+        assert "stay free (100%): free some space, or lower the floor (annotation forebay.io/free-space-floor)" in found.full
+        for name, data in OBJECTS.items():
+            assert worker.read(f"/{name.removeprefix('one/')}") == data
+        assert held(worker) == 0
+        worker.stop()
 
 
 def test_a_store_that_gives_nothing_is_told_without_what_secrets_hold(store: S3Store, tmp_path: Path) -> None:

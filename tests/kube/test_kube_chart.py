@@ -31,6 +31,7 @@ CHOICES: dict[str, Object] = {
     },
     "numbers": {
         "drainRate": 2_500_000_000,
+        "freeSpaceFloor": "12.5%,100Gi",
         "uid": None,
         "dataPort": 9000,
         "networkPolicy": True,
@@ -41,7 +42,12 @@ CHOICES: dict[str, Object] = {
     "scheduler": {"scheduler": True, "gates": True, "pullSecrets": ["one"]},
     "lists": {
         "pullSecrets": ["one", "two"],
-        "node": {"tierRoots": ["/mnt/a", "/mnt/b"], "hostPathRoots": ["/srv/data"], "cacheDir": "/mnt/cache"},
+        "node": {
+            "tierRoots": ["/mnt/a", "/mnt/b"],
+            "hostPathRoots": ["/srv/data"],
+            "cacheDir": "/mnt/cache",
+            "cacheQuota": "2Ti",
+        },
     },
     "places": {
         "kubeletDir": "/opt/kubelet",

@@ -115,7 +115,7 @@ def test_a_release_comes_changes_and_goes(helm: Helm, there: Cluster, empty: Con
     helm.run("install", "forebay", str(CHART), "--create-namespace", "--set", "defaultEngine=native")
     wanted = {f"{o['kind']} {o['metadata']['name']}" for part in install.parts(install.Install()).values() for o in part}
     assert ours(there) >= wanted - {f"Namespace {SPACE}"}
-    helm.run("upgrade", "forebay", str(CHART), "--reuse-values", "--set", "controller.replicas=1")
+    helm.run("upgrade", "forebay", str(CHART), "--reset-then-reuse-values", "--set", "controller.replicas=1")
     found: dict[str, Any] = there.client.get(r.DEPLOYMENTS, Key(SPACE, rights.CONTROLLER), dict[str, Any])
     assert found["spec"]["replicas"] == 1
     settings: dict[str, Any] = there.client.get(r.CONFIG_MAPS, Key(SPACE, rights.CONTROLLER), dict[str, Any])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from csilab import CLAIM, CsiLab, Readers, capability, until
+from csilab import CLAIM, WAIT, CsiLab, Readers, capability, until
 from workerlab import file_mount
 
 from forebay.fuse import mounting
@@ -168,6 +171,35 @@ def test_mounts_pod_and_plugin_hold_the_device_for_each_other(tmp_path: Path) ->
             readers.progress()
         assert readers.errors == []
         assert mounting.find(str(lab.mount)) == device
+
+
+def test_a_plugin_is_ready_once_it_holds_what_pods_use(lab: CsiLab) -> None:
+    """Until then the other pod has the descriptors alone, and an upgrade must not go on with it."""
+    pod = lab.pod("one")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        door = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def said(path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{door}{path}", timeout=WAIT) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as e:
+            return e.code, e.read().decode()
+
+    def waits() -> bool:
+        """A new plugin, while nobody can lend the descriptors: that it waits is over after 40 s."""
+        lab.kill()
+        lab.start("--healthz", door)
+        return said("/readyz") == (503, "1 of 1 mounts are not held here yet, the first: default/lab\n")
+
+    supervisor = lab.pids()["supervisor"]
+    os.kill(supervisor, signal.SIGSTOP)
+    until(waits)
+    assert said("/healthz") == (200, "ok\n")
+    os.kill(supervisor, signal.SIGCONT)
+    until(lambda: said("/readyz") == (200, "ok\n"))
+    same(pod, lab)
 
 
 def test_both_pods_are_told_to_end_in_the_same_second(tmp_path: Path) -> None:

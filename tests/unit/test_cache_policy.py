@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from forebay.api.freshness import NO_LIMIT
 from forebay.cache.disk.policy import Answer, Candidate, Lru, Space, TierState, allocation
 
 GIB = 1 << 30
@@ -43,6 +44,40 @@ def test_a_floor_of_bytes_alone_says_nothing_of_inodes() -> None:
     t.floor_ratio, t.floor_bytes = 1.0, 0  # forebay.io/free-space-floor: "0", which switches it off
     assert t.ask(GIB, 0.0) is Answer.ADMIT
     assert t.stopped("/c", 0.0) == ""
+
+
+def test_memory_that_is_the_tiers_own_leaves_no_floor_to_anybody() -> None:
+    """A node makes a tmpfs of just the quota for a worker's pod, and counts all of it as the pod's."""
+    own = tier(quota=10 * GIB, free=10 * GIB, total=10 * GIB, inodes_free=1)
+    own.private = True
+    assert own.ask(10 * GIB, 0.0) is Answer.ADMIT
+    assert tier(quota=10 * GIB, free=10 * GIB, total=10 * GIB).ask(10 * GIB, 0.0) is Answer.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("state", "out"),
+    [
+        (tier(), False),
+        (tier(free=20 * GIB), True),
+        (tier(free=20 * GIB, used=GIB), False),  # its own make room for others of its own
+        (tier(free=10 * GIB, used=5 * GIB), True),  # all that it has must go, and it is not enough
+        (tier(inodes_free=149), True),
+        (tier(inodes_free=149, used=GIB), False),
+        (tier(quota=10 * GIB, used=10 * GIB), False),  # full of its own
+    ],
+)
+def test_a_tier_is_crowded_out_by_others_alone(state: TierState, out: bool) -> None:
+    assert state.crowded_out() is out
+
+
+@pytest.mark.parametrize(
+    ("ratio", "size", "said"),
+    [(0.2, NO_LIMIT, "40.0 GiB stay free (20%)"), (0.15, 20 * GIB, "20.0 GiB stay free (the smaller of 15% and 20.0 GiB)")],
+)
+def test_the_floor_is_said_as_it_was_set(ratio: float, size: int, said: str) -> None:
+    t = tier(free=5 * GIB)
+    t.floor_ratio, t.floor_bytes = ratio, size
+    assert f"/c has 5.0 GiB free and {said}: free some space" in t.stopped("/c", 0.0)
 
 
 def test_what_was_promised_counts_before_statvfs_sees_it() -> None:

@@ -58,6 +58,8 @@ def test_a_store_that_fails_is_said_of_a_dataset_that_serves() -> None:
     found = status.report(dataset(conditions=[fails]), [], None)
     assert found["serves"]
     assert status.notes(found, whole=False) == ["ns/d: StoreFails: refused the credentials"]
+    full = {"type": "CacheAdmits", "status": "False", "reason": "DiskFull", "message": "5 GiB are free"}
+    assert status.report(dataset(conditions=[full]), [], None)["trouble"] == "DiskFull: 5 GiB are free"
 
 
 def test_what_fails_is_said() -> None:

@@ -121,6 +121,59 @@ def test_a_mount_on_its_own_path_comes_and_goes(tmp_path: Path) -> None:
     run(world(tmp_path, stores, [A]), body)
 
 
+def test_what_a_mount_that_left_showed_counts_no_longer(tmp_path: Path) -> None:
+    """At any depth, and also where the process was killed before it had looked at all of it."""
+    deep = MemoryStore({b"p/q/r/%d" % i: b"%d" % i for i in range(20)})
+    stores = {"a": MemoryStore({b"x": b"1"}), "c": deep}
+
+    async def body(w: World) -> None:
+        alone = w.ns.core.counts
+        await remount(w, stores, [A, C])
+        tree = await w.tree()
+        assert w.ns.core.counts.files == alone.files + 20
+        await remount(w, stores, [A])
+        with trio.fail_after(20):
+            while w.ns.core.counts != alone:
+                await trio.sleep(0.005)
+        held = tree[b"/sub/p/q/r/7"].ino  # who has it open reads on
+        assert (w.row(held).version, w.ns.locate(held).key) == (b"7", b"p/q/r/7")
+        with w.index.env.begin() as txn:
+            assert w.index.verify(txn) == []
+
+    async def first(w: World) -> None:
+        await w.tree()
+        await body(w)
+
+    run(world(tmp_path, stores, [A]), first)
+
+
+def test_directories_that_a_killed_process_left_are_emptied_by_the_next(tmp_path: Path) -> None:
+    stores = {"a": MemoryStore({b"x": b"1"}), "c": MemoryStore({b"p/q/z": b"3"})}
+
+    async def first(w: World) -> None:
+        await w.tree()
+        w.spec.mounts[:] = numbering.numbered(w.spec.mounts, [A])
+        w.ns.core.stores = [stores["a"], GoneStore(C)]
+        w.ns.core.grow()
+        w.ns.core.plant_mounts(w.ns.core.now())
+        assert w.ns.core.counts.files == 2, "killed before any of it was emptied"
+
+    run(world(tmp_path, stores, [A, C]), first)
+
+    async def second(w: World) -> None:
+        with trio.fail_after(20):
+            while w.ns.core.counts.files != 1:
+                await trio.sleep(0.005)
+
+    again = world(tmp_path, stores, [A])
+    again.spec.mounts[:] = numbering.of(again.index, [A])
+    again.ns.core.stores = [stores["a"], GoneStore(C)]
+    again.ns.core.depth.clear()
+    again.ns.core.reach.clear()
+    again.ns.core.grow()
+    run(again, second)
+
+
 def test_directories_that_lead_to_a_mount_path_keep_their_inodes(tmp_path: Path) -> None:
     stores = {"a": MemoryStore({b"p/q/x": b"1", b"p/o": b"2"}), "d": MemoryStore({b"z": b"3"})}
     deep = mount("d", "/p/q/r")

@@ -13,6 +13,7 @@
 {{- $_ := set $made "cpuRequest" $.Values.cpuRequest -}}
 {{- $_ := set $made "memoryRequest" $.Values.memoryRequest -}}
 {{- $_ := set $made "memoryLimit" $.Values.memoryLimit -}}
+{{- $_ := set $made "freeSpaceFloor" $.Values.freeSpaceFloor -}}
 {{- $_ := set $made "drainRate" $.Values.drainRate -}}
 {{- $_ := set $made "priorityClass" $.Values.priorityClass -}}
 {{- $_ := set $made "fluidNodeLabels" $.Values.fluidNodeLabels -}}

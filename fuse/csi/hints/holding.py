@@ -77,8 +77,14 @@ def _served(said: Said) -> Served:
         revision=said.revision,
         places=said.places if len(said.places) <= MAX_PLACES else (),
         drain=said.drain,
-        trouble="".join(c if c.isprintable() else " " for c in said.trouble),
+        trouble=_line(said.trouble),
+        full=_line(said.full),
     )
+
+
+def _line(said: str) -> str:
+    """A pod's words, which may hold anything, as one line."""
+    return "".join(c if c.isprintable() else " " for c in said)
 
 
 def _read(said: Said) -> Read:

@@ -11,6 +11,7 @@ from random import Random
 
 import msgspec
 
+from forebay.api import steps
 from forebay.api.nodecache import HeldDataset, NodeCacheStatus
 from forebay.fuse.csi.hints.holding import total
 
@@ -21,9 +22,6 @@ BUDGET = 20.0
 SLOWER = 6
 """How much longer small news wait: counters of reads change all the time, and nobody acts on them at once."""
 SPREAD = 1.3
-PART = 0.01
-LEAST = 1 << 20
-"""Bytes that came or went matter from a hundredth of the dataset on, and never below a mebibyte."""
 DRIFT = 0.05
 """Free space of a disk comes and goes with everything else on it: below a twentieth of the capacity it is no news."""
 
@@ -54,15 +52,15 @@ def _of(old: HeldDataset, new: HeldDataset) -> News:
     size = max(_size(new), _size(old), total(old), total(new))
     moved = abs(total(new) - total(old))
     grown = abs(_size(new) - _size(old))
-    return News.LARGE if max(moved, grown) >= max(PART * size, LEAST) else News.SMALL
+    return News.LARGE if steps.large(max(moved, grown), size) else News.SMALL
 
 
 def _plain(held: HeldDataset) -> HeldDataset:
-    """Without what changes by itself: capacity with the disk, the words of a store with each try (`_states` has whether there are
-    any), the estimate of a load with each look."""
+    """Without what changes by itself: capacity with the disk, the words of a store with each try, those of a full disk with its
+    use (`_states` has whether there are any), the estimate of a load with each look."""
     worker = held.worker
     if isinstance(worker, msgspec.Struct):
-        worker = msgspec.structs.replace(worker, capacity_bytes=0, trouble="")
+        worker = msgspec.structs.replace(worker, capacity_bytes=0, trouble="", full="")
     warming = held.warming
     if isinstance(warming, msgspec.Struct):
         warming = msgspec.structs.replace(warming, bytes_per_second=0, eta_seconds=0)
@@ -73,7 +71,8 @@ def _states(held: HeldDataset) -> tuple[object, ...]:
     """What others act on at once."""
     said: tuple[object, ...] = ()
     if isinstance(held.worker, msgspec.Struct):
-        said = held.worker.listed, held.worker.revision, held.worker.places, held.worker.drain, bool(held.worker.trouble)
+        worker = held.worker
+        said = worker.listed, worker.revision, worker.places, worker.drain, bool(worker.trouble), bool(worker.full)
     return (
         held.role, held.mounted, held.silent, held.version, isinstance(held.warming, msgspec.Struct),
         isinstance(held.reader, msgspec.Struct), said,

@@ -40,6 +40,7 @@ def test_fields_are_camel_case_and_every_one_can_be_set() -> None:
         ("controlPort: 7401", ["controlPort 7401 is dataPort too"]),
         ("memoryLimit: 10Gb", ["memoryLimit", "10Gi"]),
         ("drainRate: 0", ["drainRate 0"]),
+        ("freeSpaceFloor: a fifth", ["freeSpaceFloor", "such as 15%,20Gi"]),
         ("pullPolicy: Sometimes", ["Always, IfNotPresent or Never"]),
         ("image: ''", ["image is empty"]),
         ("[]", []),

@@ -213,13 +213,14 @@ def test_a_client_tier_owns_nothing_and_has_no_credentials() -> None:
     mounts = [Mount("s3://b/", "s3", "/", "b", secrets={"access_key": "AK"})]
     spec = DatasetSpec("ns", "ds", mounts, [Tier("MEM", "/var/lib/forebay/tiers/0", 5)], "/var/lib/forebay/index", uid=7)
     site = Layout("/k/plugins/forebay.io", "/c").site("ns", "ds")
-    found = client_spec(spec, site, "n1", 1 << 30)
+    found = client_spec((spec, 0), site, "n1", 1 << 30)
     assert found.cluster is not None
     assert not found.cluster.owns
     assert found.cluster.listen == ""
     assert found.mounts[0].secrets == {}
     assert found.tiers == [Tier("SSD", "/c/clients/ns/ds/tier", 1 << 30)]
     assert (found.index_dir, found.uid, found.id) == ("/c/clients/ns/ds/index", 7, "ns/ds")
+    assert client_spec((spec, 5 << 30), site, "n1", 1 << 30).tiers[0].quota == 5 << 30, "the dataset's own word"
 
 
 def test_a_configuration_that_is_newer_or_none_is_refused() -> None:
@@ -229,14 +230,15 @@ def test_a_configuration_that_is_newer_or_none_is_refused() -> None:
         with pytest.raises(Refusal, match=said) as e:
             spec_of(raw)
         assert e.value.code == "FAILED_PRECONDITION"
-    assert spec_of(msgspec.json.encode({"spec": spec, "files": []})) == spec
+    assert spec_of(msgspec.json.encode({"spec": spec, "files": []})) == (spec, 0), "one of an older version says nothing"
+    assert spec_of(msgspec.json.encode({"spec": spec, "files": [], "reader_quota": 7})) == (spec, 7)
 
 
 def test_a_client_asks_for_a_mount_by_the_name_that_its_worker_gives_it() -> None:
     mount = Mount("s3://b/", "s3", "/", "b")
     config = podconfig.Config(DatasetSpec("ns", "ds", [mount], [], "/i"), [podconfig.Files(options={"endpoint": "cred/where"})])
     worker = podconfig.fill(config, {"cred/where": "http://s3"}.__getitem__)
-    client = spec_of(podconfig.encode(config).encode())
+    client, _ = spec_of(podconfig.encode(config).encode())
     assert client.mounts[0].identity == worker.mounts[0].identity
 
 
@@ -364,7 +366,8 @@ def test_liveness_asks_the_drivers_own_socket(tmp_path: Path) -> None:
     trouble = [""]
     path = str(tmp_path / "csi.sock")
     server = rpc.Server(path, Identity("forebay.io", lambda: trouble[0], controller=False).methods())
-    health = Health("127.0.0.1", 0, path)
+    missing = [""]
+    health = Health("127.0.0.1", 0, path, lambda: missing[0])
     health.start()
 
     def get(where: str = "/healthz") -> tuple[int, str]:
@@ -381,6 +384,10 @@ def test_liveness_asks_the_drivers_own_socket(tmp_path: Path) -> None:
         server.start()
         assert get() == (200, "ok\n")
         assert get("/")[0] == 404
+        assert get("/readyz") == (200, "ok\n")
+        missing[0] = "1 of 2 mounts are not held here yet"
+        assert get("/readyz") == (503, "1 of 2 mounts are not held here yet\n")
+        assert get()[0] == 200, "it lives"
         trouble[0] = "mounts were not looked after"
         assert get()[0] == 503
     finally:

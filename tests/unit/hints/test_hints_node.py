@@ -16,9 +16,10 @@ from forebay.api import places
 from forebay.api.nodecache import MAX_DATASETS, Bandwidth, HeldBytes, NodeCacheStatus, Served, TierBytes, Warming
 from forebay.api.said import MOST, Said, SaidError, SaidLoad, SaidTier, decode, encode
 from forebay.api.spec import Medium
+from forebay.api.steps import LEAST
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.holding import Cached, held, status, total
-from forebay.fuse.csi.hints.pacing import BUDGET, EVERY, LEAST, SLOWER, SPREAD, News, Pacer, news, pause
+from forebay.fuse.csi.hints.pacing import BUDGET, EVERY, SLOWER, SPREAD, News, Pacer, news, pause
 from forebay.fuse.csi.hints.rates import Counters, Rates
 from forebay.fuse.csi.known import Known
 from forebay.fuse.csi.records import Kept, Published, Staged
@@ -149,6 +150,7 @@ def changed(**more: Any) -> Cached:
         (changed(worker=said(tier(GIB), total=10 * GIB, listed=True, revision="a", drain="Done")), News.LARGE),
         (changed(worker=said(tier(GIB, quota=GIB), total=10 * GIB, listed=True, revision="a")), News.SMALL),
         (changed(worker=said(tier(GIB), total=10 * GIB, listed=True, revision="a", trouble="no answer")), News.LARGE),
+        (changed(worker=said(tier(GIB), total=10 * GIB, listed=True, revision="a", full="1 GiB is free")), News.LARGE),
         (changed(worker=None), News.LARGE),
         (changed(reader=said(tier(50), owns=False, local=7)), News.SMALL),
         (changed(reader=None), News.LARGE),
@@ -164,12 +166,14 @@ def test_the_words_of_a_store_are_no_news_while_it_fails() -> None:
     fails, still = (whole(cached(said(tier(GIB), revision="a", trouble=text))) for text in ("no answer (1)", "no answer (2)"))
     assert news(fails, still) is News.NONE
     assert news(still, whole(cached(said(tier(GIB), revision="a")))) is News.LARGE
+    full, fuller = (whole(cached(said(tier(GIB), revision="a", full=text))) for text in ("2 GiB free", "1 GiB free"))
+    assert news(full, fuller) is News.NONE
 
 
 def test_what_a_pod_says_of_a_store_is_one_line() -> None:
-    one = held(cached(said(trouble="a\nb\x1b[31mc")))
+    one = held(cached(said(trouble="a\nb\x1b[31mc", full="d\ne")))
     assert isinstance(one.worker, Served)
-    assert one.worker.trouble == "a b [31mc"
+    assert (one.worker.trouble, one.worker.full) == ("a b [31mc", "d e")
 
 
 def test_more_that_is_news() -> None:
@@ -178,8 +182,14 @@ def test_more_that_is_news() -> None:
     assert news(whole(BASE), whole()) is News.LARGE, "everything went"
     assert news(whole(), whole()) is News.NONE
     assert news(whole(BASE), whole(BASE, bandwidth=Bandwidth(read_bytes_per_second=9))) is News.NONE
-    tiny = cached(said(tier(100)))
-    assert news(whole(tiny), whole(cached(said(tier(LEAST))))) is News.SMALL, "less than a mebibyte never hurries"
+
+    def step(before: int, after: int, total: int) -> News:
+        return news(*(whole(cached(said(tier(n), total=total, listed=True))) for n in (before, after)))
+
+    assert step(100, LEAST, 4 * LEAST) is News.SMALL, "less than a mebibyte never hurries"
+    assert step(100, 100 + LEAST, 4 * LEAST) is News.LARGE
+    assert step(100, LEAST, LEAST) is News.LARGE, "unless it is most of the dataset"
+    assert step(100, LEAST // 3, LEAST) is News.SMALL
     loading = [cached(said(tier(GIB), load=SaidLoad(remaining=left, rate=left))) for left in (GIB, GIB - 1)]
     assert news(whole(cached(said(tier(GIB)))), whole(loading[0])) is News.LARGE, "a load begins"
     assert news(whole(loading[0]), whole(loading[1])) is News.SMALL

@@ -154,6 +154,16 @@ WORLDS: dict[str, tuple[dict[str, Any], tuple[str, str, str, str, bool]]] = {
             True,
         ),
     ),
+    "a full disk": (
+        {"workers": {**READY.workers, "d-worker-0": WorkerFacts(full="stopped: the disk of tier 0 (SSD) has 5.0 GiB free")}},
+        (
+            "Bound",
+            "DatasetReady",
+            "The ddc runtime is ready. But 1 of 3 workers cache nothing; d-worker-0 on ",
+            "Ready",
+            True,
+        ),
+    ),
     "mounts of before": (
         {"workers": {p["metadata"]["name"]: WorkerFacts(revision="old", places=("/a",)) for p in PODS}},
         ("Updating", "DatasetReady", "3 of 3 ready workers still serve the mounts of before", "Ready", True),
@@ -412,6 +422,21 @@ def test_whether_stores_answer_is_a_condition_and_an_event() -> None:
     (told_,) = worlds.observe(SUBJECT, failing).findings
     assert told_.severity == "warning"
     assert told_.message.startswith("3 of 3 workers get nothing from a store; d-worker-0: /a: refused the credentials;")
+
+
+def test_a_disk_that_others_filled_is_a_condition_and_an_event() -> None:
+    def admits(**more: Any) -> tuple[str, str]:
+        found = find(worlds.observe(SUBJECT, worlds.settled(SUBJECT, **more)).dataset.conditions, "CacheAdmits")
+        assert found is not None
+        return found.status, found.reason
+
+    assert admits(workers={}) == ("False", "NotAskedYet")
+    assert admits() == ("True", "RoomLeft")
+    full = {"d-worker-1": WorkerFacts(full="stopped: the disk of tier 0 (SSD) has 5.0 GiB free and 40.0 GiB stay free (20%)")}
+    assert admits(workers=full) == ("False", "DiskFull")
+    (told_,) = worlds.observe(SUBJECT, worlds.settled(SUBJECT, workers=full)).findings
+    assert (told_.severity, told_.reason) == ("warning", "DiskFull")
+    assert "d-worker-1 on " in told_.message
 
 
 def test_a_pod_that_waits_for_a_claim_that_was_never_made_holds_nothing_up() -> None:

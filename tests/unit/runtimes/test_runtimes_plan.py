@@ -413,6 +413,22 @@ def test_the_size_of_a_claim(size: str, used: str) -> None:
     assert [f.reason for f in planned.findings] == ["SizeIgnored"] * (used != size)
 
 
+def test_what_a_client_is_given_bounds_what_nodes_keep_and_starts_no_worker() -> None:
+    def planned(client: str) -> tuple[config.Config, str]:
+        objects = worlds.plan(worlds.one(DATASET + CACHE.replace("spec: {", f"spec: {{{client}"))).apply
+        (made,) = (o["data"]["config.json"] for o in objects if o["kind"] == "ConfigMap")
+        (pods,) = (o["spec"]["template"]["metadata"]["annotations"] for o in objects if o["kind"] == "StatefulSet")
+        return config.decode(made.encode()), pods["forebay.io/fixed-config"]
+
+    without, before = planned("")
+    given, after = planned(
+        "client: {tieredStore: {levels: [{emptyDir: {quota: 1Gi}}, {hostPath: {paths: [/a], quotas: [2Gi]}}]}}, "
+    )
+    assert (without.reader_quota, given.reader_quota) == (0, 3 << 30)
+    assert given.spec.tiers == without.spec.tiers, "the worker's own"
+    assert before == after
+
+
 def ignored(text: str) -> list[str]:
     found = [f.message for f in worlds.plan(worlds.one(text)).findings if f.reason == "FieldsIgnored"]
     return found[0].partition(":")[0].split(", ") if found else []
@@ -423,9 +439,10 @@ def test_every_field_that_nothing_acts_on_is_named_once() -> None:
     assert ignored(DATASET.replace("spec: {", "spec: {dataRestoreLocation: {path: 'local:///b'}, ") + CACHE) == [
         "Dataset spec.dataRestoreLocation"
     ]
-    tiers = "client: {tieredStore: {levels: [{emptyDir: {quota: 1Gi}}]}, env: [{name: a, value: b}]}, options: {a: b}, master: {}"
+    levels = "{emptyDir: {quota: 1Gi}}, {hostPath: {paths: [/a], quotas: [2Gi]}}"
+    tiers = f"client: {{tieredStore: {{levels: [{levels}]}}, env: [{{name: a, value: b}}]}}, options: {{a: b}}, master: {{}}"
     assert ignored(DATASET + CACHE.replace("spec: {", f"spec: {{{tiers}, ")) == [
-        "spec.client.env", "spec.client.tieredStore", "spec.options",
+        "spec.client.env", "spec.client.tieredStore.levels[1] (but its quota)", "spec.options",
     ]  # fmt: skip
     level = CLASSIC.replace("path: /c", "volumeType: emptyDir, volumeSource: {emptyDir: {}}, path: /c")
     assert ignored(DATASET + level.replace("replicas: 3", "replicas: 3, worker: {env: {A: b}}, properties: {}")) == [
