@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from forebay.api.manifest import Loaded
+from forebay.api.loaded import Loaded
 from forebay.api.problem import Problem
 
 

@@ -9,6 +9,7 @@ import msgspec
 from forebay.api import fluid, references, rules
 from forebay.api.dataset import read_dataset, read_runtime
 from forebay.api.documents import DatasetDoc, RuntimeDoc, SecretDoc, read_secret_data
+from forebay.api.loaded import Loaded, Object
 from forebay.api.names import is_dns_1035, is_namespace, is_object_name, label, suggest_dns_1035
 from forebay.api.problem import Problem, did_you_mean, show
 from forebay.api.schema import Walk, join
@@ -28,43 +29,6 @@ CORE_CLUSTER_SCOPED = (
 """Kinds of Kubernetes that are often written beside Datasets and have no namespace."""
 
 SECRET_FIELDS = ("apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData")
-
-
-class Object(msgspec.Struct, frozen=True):
-    """One document that names itself: any kind of any group."""
-
-    group: str
-    kind: str
-    namespace: str  # "" for cluster-scoped kinds of Fluid
-    name: str
-    node: Node
-
-    @property
-    def label(self) -> str:
-        return label(self.kind, self.namespace, self.name)
-
-
-class Loaded(msgspec.Struct):
-    """What the files hold. `datasets` are in the order of the files, those with errors included."""
-
-    problems: list[Problem]
-    datasets: list[DatasetDoc]
-    secrets: dict[tuple[str, str], SecretDoc]  # by (namespace, name)
-    objects: list[Object]
-
-    @property
-    def errors(self) -> list[Problem]:
-        return [p for p in self.problems if p.severity == "error"]
-
-    @property
-    def warnings(self) -> list[Problem]:
-        return [p for p in self.problems if p.severity == "warning"]
-
-    def sound(self) -> list[DatasetDoc]:
-        """Datasets without an error of their own or of a runtime of their name."""
-        bad = {p.object for p in self.errors}
-        kinds = ("Dataset", *fluid.RUNTIMES)
-        return [d for d in self.datasets if bad.isdisjoint(label(kind, d.namespace, d.name) for kind in kinds)]
 
 
 def load(paths: Sequence[str]) -> Loaded:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from forebay.api import schemes
 from forebay.api.documents import DatasetDoc, MountDoc
+from forebay.api.loaded import Loaded
 from forebay.api.names import is_namespace, is_object_name
 from forebay.api.options import translate
 from forebay.api.problem import Problem, Severity, describe_url, did_you_mean, show
 from forebay.api.stores import SourceError, read_source
-
-if TYPE_CHECKING:
-    from forebay.api.manifest import Loaded
 
 UNKNOWN_SCHEME = "has a scheme that neither Fluid, its engines nor fsspec knows"
 APPLY = "fine if it exists in the cluster; otherwise add it"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from forebay.api import fluid, mounts
 from forebay.api.fluid_blocks import OPERATIONS
+from forebay.api.loaded import Loaded, Object
 from forebay.api.problem import Problem, Severity, show
 from forebay.api.yamldoc import Node
-
-if TYPE_CHECKING:
-    from forebay.api.manifest import Loaded, Object
 
 _OPERATION_NOTES = {
     "DataLoad": "use `forebay warm NAME:PATH` on one machine",

@@ -10,7 +10,7 @@ from forebay.api import schemes
 from forebay.api.credentials import CredentialError, aws
 from forebay.api.documents import DatasetDoc, MountDoc
 from forebay.api.freshness import FLOOR, FRESHNESS, parse_floor, parse_freshness
-from forebay.api.manifest import Loaded
+from forebay.api.loaded import Loaded
 from forebay.api.mounts import secret_values
 from forebay.api.options import translate
 from forebay.api.problem import Problem, Severity, describe_url

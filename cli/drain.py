@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import click
-import msgspec
 
-from forebay.api import wire
 from forebay.cli.datasets import Running, find_all
 from forebay.cli.down import stop_all
 from forebay.cli.ordering import orders
 from forebay.cli.output import CommandError, duration, size, warn
-from forebay.cli.warm import shown
+from forebay.cli.progress import of_door, shown
 
 
 @click.command(
@@ -39,7 +36,7 @@ def drain(*, target: str, keep: bool, force: bool, output: str) -> None:
     with orders(node) as (client, address):
         if node.spec.cluster is None or not node.spec.cluster.control:
             raise CommandError(f"{node.label} is a client tier and owns nothing: `forebay down {node.label}`")
-        last = shown(progress(client.drain(address, force=force)), node.label, output)
+        last = shown(of_door(client.drain(address, force=force)), node.label, output)
     if last is None or not last.finished:
         raise CommandError(f"draining {node.label} ended without a result: see `forebay status {node.label}`")
     if last.error:
@@ -56,12 +53,6 @@ def drain(*, target: str, keep: bool, force: bool, output: str) -> None:
         raise CommandError("\nforebay: ".join(stopped.problems))
     if output == "text":
         click.echo(f"{node.label} is down")
-
-
-def progress(stream: Iterator[object]) -> Iterator[wire.Progress]:
-    """A control door's progress as that of the worker's own door."""
-    for p in stream:
-        yield wire.Progress(**msgspec.structs.asdict(p))  # type: ignore[arg-type]
 
 
 def _one(target: str) -> Running:

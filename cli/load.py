@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from forebay.api.manifest import Loaded, load
+from forebay.api.loaded import Loaded
+from forebay.api.manifest import load
 from forebay.api.problem import Problem
 from forebay.api.resolve import resolve
 from forebay.api.spec import DatasetSpec

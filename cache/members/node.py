@@ -13,12 +13,13 @@ import trio
 
 from forebay.api.spec import Cluster as ClusterSpec
 from forebay.api.spec import DatasetSpec, Mount
-from forebay.cache.disk.copies import Reflag
+from forebay.cache.disk.reflag import Reflag
 from forebay.cache.log import log
-from forebay.cache.members.cluster import Cluster, ClusterSource, ClusterStore
+from forebay.cache.members.cluster import Cluster
 from forebay.cache.members.discovery import open_source
 from forebay.cache.members.membership import Watcher, identity
 from forebay.cache.members.roster import Member, split_address
+from forebay.cache.members.store import ClusterSource, ClusterStore
 from forebay.cache.peers.auth import Key, load_secret
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port

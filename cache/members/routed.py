@@ -6,10 +6,10 @@ Blocks of members are verified before they are delivered; those of the own store
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 from forebay.cache.disk.extents import block_range
 from forebay.cache.disk.index import BLOCK, SEGMENT, object_id
+from forebay.cache.members.cluster import Cluster
 from forebay.cache.members.roster import Member
 from forebay.cache.members.route import Ask, Fail, Listen, Pause, Route, Step
 from forebay.cache.members.route import Store as FromStore
@@ -17,9 +17,6 @@ from forebay.cache.peers.call import BlobCall, PeerAbsent, PeerBusy, PeerError, 
 from forebay.cache.peers.wire import Mode, Ref
 from forebay.cache.stores.base import Body, Store, StoreError, Unavailable
 from forebay.cache.stores.names import show
-
-if TYPE_CHECKING:
-    from forebay.cache.members.cluster import Cluster
 
 
 class RoutedBody:

@@ -12,7 +12,7 @@ from forebay.api.fluidnames import shorten
 from forebay.api.wire import Progress
 from forebay.cli.kubectl.reach import Cluster, Object, Where, dataset_names, output_option, reached, where_options
 from forebay.cli.output import CommandError, emit_json, say, size
-from forebay.cli.warm import shown
+from forebay.cli.progress import shown
 from forebay.controller.kinds import RESOURCES
 
 EVERY = 1.0

@@ -10,9 +10,10 @@ from storekit import drain
 
 from forebay.cache.disk.index import object_id
 from forebay.cache.members import placement
-from forebay.cache.members.cluster import Cluster, ClusterStore
+from forebay.cache.members.cluster import Cluster
 from forebay.cache.members.membership import Fixed
 from forebay.cache.members.roster import Member
+from forebay.cache.members.store import ClusterStore
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.wire import Ref

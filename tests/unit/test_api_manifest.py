@@ -13,7 +13,8 @@ from manifest_cases_warnings import WARNINGS
 
 from forebay.api import fluid, schemes
 from forebay.api.check import check, exit_code, summary
-from forebay.api.manifest import Loaded, load, load_documents
+from forebay.api.loaded import Loaded
+from forebay.api.manifest import load, load_documents
 from forebay.api.problem import Problem
 from forebay.api.yamldoc import parse_documents
 

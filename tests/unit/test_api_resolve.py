@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from forebay.api.credentials import CredentialError
 from forebay.api.freshness import NO_LIMIT
-from forebay.api.manifest import Loaded, load, load_documents
+from forebay.api.loaded import Loaded
+from forebay.api.manifest import load, load_documents
 from forebay.api.names import normalise
 from forebay.api.options import Taken
 from forebay.api.problem import Problem

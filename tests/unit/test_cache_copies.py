@@ -11,12 +11,12 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.cache.disk import copies
 from forebay.cache.disk.durable import by_tier
 from forebay.cache.disk.extents import SUM
 from forebay.cache.disk.index import BLOCK, BLOCKS_PER_SEGMENT, COMPLETE, COPY, PINNED, SEGMENT, Index, IndexError_, Object, turn
 from forebay.cache.disk.policy import Lru
 from forebay.cache.disk.records import Records
+from forebay.cache.disk.reflag import SETTLE, Reflag
 from forebay.cache.fetch import messages as m
 
 BOOT = 77
@@ -273,7 +273,7 @@ def test_rows_are_looked_at_after_a_start_and_after_each_change(tmp_path: Path, 
     r.is_copy = None
     for number in range(1, 11):
         whole(r, thing(number))
-    reflag = copies.Reflag(r)
+    reflag = Reflag(r)
     real, failed = r.reflag, 0
 
     def failing(after: bytes) -> bytes:
@@ -295,7 +295,7 @@ def test_rows_are_looked_at_after_a_start_and_after_each_change(tmp_path: Path, 
             await trio.sleep(60)
             assert reflag.passes == 1, "rows were looked at for nothing"
             await trio.to_thread.run_sync(reflag.wake)
-            await trio.sleep(copies.SETTLE + 0.1)
+            await trio.sleep(SETTLE + 0.1)
             reflag.wake()  # in the middle of a pass: that one ends, and another follows
             await trio.sleep(60)
             assert (reflag.passes, r.copies["objects"]) == (3, 10)

@@ -21,7 +21,7 @@ from forebay.api import places
 from forebay.api.spec import DatasetSpec, Mount, Tier
 from forebay.cli import datasets, doctor, output, planning, preflight, systemd
 from forebay.cli.main import COMMANDS, cli
-from forebay.cli.warm import sentence
+from forebay.cli.progress import sentence
 from forebay.fuse.mounting import MountEntry
 from forebay.fuse.supervision import rundir
 

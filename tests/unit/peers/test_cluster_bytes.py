@@ -17,8 +17,8 @@ from forebay.cache.disk import files
 from forebay.cache.disk.extents import blocks_of, checksum
 from forebay.cache.disk.index import BLOCK, SEGMENT, object_id
 from forebay.cache.members import route
-from forebay.cache.members.cluster import ClusterStore
 from forebay.cache.members.routed import RoutedBody
+from forebay.cache.members.store import ClusterStore
 from forebay.cache.peers import httpd, wire
 from forebay.cache.peers.wire import Mode, Ref
 from forebay.cache.stores.base import Body, Changed, Unavailable

@@ -13,9 +13,10 @@ from storekit import drain
 
 from forebay.cache.disk.index import BLOCK, SEGMENT
 from forebay.cache.members import placement
-from forebay.cache.members.cluster import LOOKS, Cluster, Wanted
+from forebay.cache.members.cluster import LOOKS, Cluster
 from forebay.cache.members.membership import Fixed
 from forebay.cache.members.roster import Member
+from forebay.cache.members.store import Wanted
 from forebay.cache.peers import wire
 from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.desk import Desk
