@@ -161,7 +161,7 @@ def test_a_gang_waits_for_the_load_that_was_made_for_it_when_another_node_comes_
             until(lambda: list(loads(cluster, space)) == [node], 60, lambda: loads(cluster, space))
             says(admin, space, node, 1000, total=10_000, eta=5000)  # reading it from the store would take hours
             warmth = scheduling.scheduler.core.nearness.warmth
-            until(lambda: int(warmth.held.max()) == 1000 * GB, 60, lambda: warmth.held.tolist())
+            until(lambda: int(warmth.held.max()) == 1000 * GB, 60, warmth.held.tolist)
             other = next(one for one in place.nodes if one != node)
             admin.delete(r.PODS, olds[place.nodes.index(other)], grace=0)
 
