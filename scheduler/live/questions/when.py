@@ -31,8 +31,7 @@ class When(msgspec.Struct, frozen=True):
 def when(core: Core, job: Job, dataset: str, wall: float) -> When:
     """Of a job that is still in the queue."""
     loading = _loading(core, dataset, wall)
-    holder = core.keeping.nodes.holder
-    if holder is not None and holder.key == job.key:
+    if (holder := core.keeping.nodes.holders.get(job.key)) is not None:
         return _held(core, holder, wall, loading)
     name = job.gang or job.key
     if (until := core.nearness.until.get(name)) is not None:
