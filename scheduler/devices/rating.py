@@ -36,7 +36,6 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
     """Score, and the card that the policy would take (NO_CARD: as the node's order has it), of rows that are feasible.
 
     Where pod, queue or node label say how cards are to be filled, that decides which cards; the measure decides the rest.
-    Where pod or queue say how nodes are to be filled, their cards' free part is the score.
     """
     ask, cards = request.devices, state.devices
     assert ask is not None
@@ -55,10 +54,6 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
             scores[open_], chosen[open_] = _each(state, request, rows[open_], judge, (able[open_], then[open_]))
             after[open_] = free[open_]
             after[open_, chosen[open_]] = then[open_, chosen[open_]]
-    if ask.nodes_by:
-        total = np.maximum(state.card_milli[rows].sum(axis=1), 1)
-        filled = 100 * (1 - after.sum(axis=1) / total)
-        return (filled if ask.nodes_by == "binpack" else 100 - filled), chosen
     rest = np.flatnonzero(scores == -np.inf)
     if len(rest):
         scores[rest] = _gains(state, request, rows[rest], judge, (free[rest], after[rest]))
