@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from forebay.api.grant import Reference
 from forebay.api.hints import WATCH
 from forebay.api.moments import moment
 from forebay.api.nodecache import Bandwidth, HeldDataset, Read, Served
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
+from forebay.controller.datasets.granting import Shown
 from forebay.controller.datasets.hinting import Situation
 from forebay.controller.datasets.hints import ZONE, Place
 from forebay.controller.datasets.mapping import phase_of
@@ -22,6 +24,7 @@ from forebay.controller.loads import ahead
 from forebay.kube.objects import Key, ObjectMeta
 from forebay.runtimes import registry
 from forebay.runtimes.engine import LEAVING, Found, Installation, Object, ReaderFacts, Ref, Source, Subject, Warned, WorkerFacts
+from forebay.runtimes.forebay.reference import target_of
 
 FRESH = timedelta(minutes=5)
 """How long an Event counts as a fact: the kubelet repeats what still holds within two minutes."""
@@ -113,7 +116,7 @@ class Looker:
             warned, ends = self._warned((*children, *(Ref("Pod", key.namespace, p.metadata.name) for p in pods)), now)
             found[name] = Found(objects=children, warned=warned, fresh_secret=secrets.token_hex(32), **common)
             times += ends
-        times += [at for grant in (subject.source.grants if subject.source else ()) if (at := _expiry(grant)) and at > now]
+        times += [at for grant in (subject.source.grants if subject.source else ()) if (at := expiry(grant)) and at > now]
         return Looked(found, min(times, default=None))
 
     def _held(self, key: Key) -> dict[str, HeldDataset]:
@@ -131,6 +134,25 @@ class Looker:
         mine = c.path(*key)
         shown = (c.claim_of(volume) for volume in self._copies.where("PersistentVolume", "data", mine))
         return tuple(sorted({claim for claim in shown if claim != mine}))
+
+    def grants(self, key: Key) -> tuple[Object, ...]:
+        """Those of the dataset, whether it is there or not."""
+        return tuple(self._object("DatasetGrant", g) for g in self._copies.where("DatasetGrant", "dataset", c.path(*key)))
+
+    def shown(self, key: Key) -> tuple[Shown, ...]:
+        """Who shows its bytes in other namespaces, with what they ask for."""
+        found = []
+        for text in self._referrers(key):
+            namespace, _, name = text.partition("/")
+            dataset, space = self._copies.get("Dataset", namespace, name), self._copies.get("Namespace", "", namespace)
+            try:
+                asked = None if dataset is None else target_of(self._object("Dataset", dataset))
+            except ValueError:
+                continue
+            if asked is not None and namespace != key.namespace:
+                labels = {} if space is None else space.metadata.labels
+                found.append(Shown(name, Reference(asked.name, namespace, labels, asked.path)))
+        return tuple(found)
 
     def _operations(self, key: Key) -> dict[str, str]:
         """Data operations in progress: kind to names, as Fluid has it."""
@@ -253,7 +275,7 @@ def _drains(pods: Iterable[Pod], now: datetime) -> tuple[dict[str, WorkerFacts],
     return facts, times
 
 
-def _expiry(grant: Object) -> datetime | None:
+def expiry(grant: Object) -> datetime | None:
     return moment(str((grant.get("spec") or {}).get("expires") or ""))
 
 

@@ -38,7 +38,8 @@ def _of(kind: str, thing: Any, change: Change[Any], copies: Copies) -> Iterable[
     if kind in ("CacheRuntimeClass", "ThinRuntimeProfile"):
         return _users_of_class(kind, thing, copies)
     if kind == "DatasetGrant":
-        return _keys(copies.where("Dataset", "target", c.granted(thing)))
+        given = key_of(c.granted(thing))
+        return [*([given] if given else []), *_keys(copies.where("Dataset", "target", c.granted(thing)))]
     if kind == "NodeCache":
         return _cached(change, copies)
     if kind == "DatasetHints":

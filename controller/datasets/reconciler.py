@@ -17,8 +17,9 @@ import msgspec
 
 from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
 from forebay.api.moments import rfc3339
+from forebay.controller.datasets import granting
 from forebay.controller.datasets.hinting import Hinter
-from forebay.controller.datasets.looking import Looker
+from forebay.controller.datasets.looking import Looker, expiry
 from forebay.controller.loads import ahead
 from forebay.controller.pace import Pace
 from forebay.controller.telling import Teller
@@ -65,6 +66,7 @@ class Reconciler:
         subject = self._look.subject(key)
         if subject is None:
             self._without(key, rfc3339(now))
+            self._grants(key, now, there=False)
             return self._unprotect(key, now)
         if wait := _alone(subject, now):
             return Again(wait)
@@ -92,6 +94,7 @@ class Reconciler:
                 failure = failure or self._ahead(subject)
         if failure is not None:
             raise failure
+        left += self._grants(key, now, there=True)
         if lingers is not None:
             left.append(lingers.after)
         if looked.until is not None:
@@ -193,6 +196,16 @@ class Reconciler:
             if not self._write.release(runtime, [runtime_finalizer(runtime["kind"])]):
                 self._status(runtime, status)
         self._tell.findings(dataset, dict.fromkeys((*planned.findings, *observed.findings)))
+        return left
+
+    def _grants(self, key: Key, now: datetime, *, there: bool) -> list[float]:
+        """What grants of the dataset say; seconds until one ends."""
+        left, shown = [], self._look.shown(key)
+        for grant in self._look.grants(key):
+            if not grant["metadata"].get("deletionTimestamp"):
+                self._status(grant, granting.status(grant, there=there, shown=shown, now=now))
+            if (end := expiry(grant)) is not None and end > now:
+                left.append((end - now).total_seconds() + 0.1)
         return left
 
     def _paced(self, obj: Object, status: msgspec.Struct, left: list[float]) -> bool:

@@ -44,6 +44,7 @@ def controller() -> list[Object]:
         _rule(GROUP, [f"{plural}/finalizers" for plural in _SERVED], ("update",)),  # where owner references are checked
         _rule(GROUP, [_PLURALS["CacheRuntimeClass"], _PLURALS["ThinRuntimeProfile"]], _LOOK),
         _rule(OWN_GROUP, [_PLURALS["DatasetGrant"], _PLURALS["NodeCache"]], _LOOK),
+        _rule(OWN_GROUP, [f"{_PLURALS['DatasetGrant']}/status"], ("patch",)),
         _rule(OWN_GROUP, [_PLURALS["DatasetHints"]], _OWN),
         _rule(OWN_GROUP, [f"{_PLURALS['DatasetHints']}/status"], ("patch",)),
         _rule("", ["namespaces", "nodes"], _LOOK),

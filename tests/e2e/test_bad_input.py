@@ -271,6 +271,25 @@ def test_a_node_whose_disk_is_full_reads_all_the_same(pods: Pods) -> None:
         restart(pods.cluster, NODE, "node")
 
 
+def test_a_disk_that_others_have_filled_is_said_until_there_is_room(served: Lake, pods: Pods) -> None:
+    """By a floor that no disk of a test keeps free. Readers get every byte meanwhile."""
+
+    def admits() -> dict[str, Any]:
+        found: dict[str, Any] = next((c for c in served.status()["conditions"] if c["type"] == "CacheAdmits"), {})
+        return found
+
+    floor = "forebay.io/free-space-floor"
+    pods.kubectl("annotate", "dataset", served.name, f"{floor}=99.9%", "--overwrite")
+    until(lambda: admits().get("reason") == "DiskFull", f"nobody says that the disk is full: {served.status()}")
+    assert f"1 of 1 workers cache nothing; {served.name}-worker-0 on node-" in admits()["message"]
+    assert "free some space, or lower the floor" in ready(pods, served.name)["message"], "where people look first"
+    assert "workers cache nothing" in said(pods, served.name)
+    assert json.loads(pods.run(served.reader("meanwhile"))) == served.hashes
+    assert not served.status()["measured"].get("cachedBytes")
+    pods.kubectl("annotate", "dataset", served.name, f"{floor}=0", "--overwrite")
+    until(lambda: admits().get("reason") == "RoomLeft", f"it stays said: {admits()}")
+
+
 LOOK = ["sh", "-c", "while :; do if ls /data/docs >/dev/null 2>&1; then echo well; else echo lost; fi; sleep 0.3; done"]
 
 

@@ -241,7 +241,14 @@ def test_a_grant_lets_another_namespace_in_and_taken_back_shuts_it_out(cluster: 
     until(lambda: cluster.condition(other).get("reason") == "NotGranted", 60, lambda: cluster.status(other))
     cluster.apply(GRANT.replace("SPACE", key.namespace))
     until(lambda: cluster.phase(other) == "Bound", 60, lambda: cluster.status(other))
-    cluster.delete("DatasetGrant", Key(key.namespace, "g"))
+    grant = Key(key.namespace, "g")
+
+    def given() -> tuple[str, list[str]]:
+        said = (cluster.read("DatasetGrant", grant) or {}).get("status") or {}
+        return next((c["reason"] for c in said.get("conditions", ())), ""), said.get("referrers", [])
+
+    until(lambda: given() == ("Given", [f"{other.namespace}/view"]), 60, given)
+    cluster.delete("DatasetGrant", grant)
     until(lambda: cluster.condition(other).get("reason") == "NotGranted", 60, lambda: cluster.status(other))
     until(lambda: cluster.gone("PersistentVolumeClaim", other), 60, "its claim goes")
     cluster.delete("Dataset", other)

@@ -54,8 +54,11 @@ CHANGES = {
     "a runtime without a dataset": (w.runtime("lonely"), {Key("ns", "lonely")}),
     "its class": ({"kind": "CacheRuntimeClass", "metadata": {"name": "forebay"}}, {D}),
     "another class": ({"kind": "CacheRuntimeClass", "metadata": {"name": "x"}}, set()),
-    "a grant": ({"kind": "DatasetGrant", "metadata": {"name": "g", "namespace": "ns"}, "spec": {"dataset": "d"}}, {VIEW}),
-    "a grant elsewhere": ({"kind": "DatasetGrant", "metadata": {"name": "g", "namespace": "x"}, "spec": {"dataset": "d"}}, set()),
+    "a grant": ({"kind": "DatasetGrant", "metadata": {"name": "g", "namespace": "ns"}, "spec": {"dataset": "d"}}, {D, VIEW}),
+    "a grant of what is not there": (
+        {"kind": "DatasetGrant", "metadata": {"name": "g", "namespace": "x"}, "spec": {"dataset": "d"}},
+        {Key("x", "d")},
+    ),
     "a namespace": ({"kind": "Namespace", "metadata": {"name": "ns", "labels": {"a": "b"}}}, {D}),
     "a worker": (w.worker("d-worker-1"), {D}),
     "a reader": (w.reader("p"), {D}),
