@@ -40,6 +40,9 @@ ACCESS_REDUCED, ANSWER = "AccessReduced", "StoresAnswer"
 """Condition types of ours, beside Fluid's."""
 
 
+_TO_MEND = ("ImageMissing", "Misconfigured", "MountFailed", "QuotaExceeded", "PodRefused")
+
+
 class Verdict(msgspec.Struct, frozen=True):
     phase: DatasetPhase
     reason: str
@@ -66,8 +69,13 @@ def observe(subject: Subject, found: Found, now: str) -> Observed:
         dataset=_dataset(seen, verdict, now),
         runtime=status,
         mountable=verdict.bound and not ending(subject),
-        findings=(*seen.wanted.findings, *([failing] if (failing := trouble(seen)) is not None else [])),
+        findings=(*seen.wanted.findings, *_told(verdict), *([failing] if (failing := trouble(seen)) is not None else [])),
     )
+
+
+def _told(verdict: Verdict) -> tuple[Finding, ...]:
+    """What keeps workers from starting until somebody does something about it is an Event too."""
+    return (Finding("warning", verdict.reason, verdict.message),) if verdict.reason in _TO_MEND else ()
 
 
 def judge(seen: View) -> Verdict:
