@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from forebay.api import schemes
 from forebay.api.documents import DatasetDoc, LevelDoc, MountDoc, RuntimeDoc, SecretRef
+from forebay.api.fluidnames import ENGINE_ANNOTATION
 from forebay.api.freshness import FLOOR, FRESHNESS, parse_floor, parse_freshness
+from forebay.api.hints import WATCH
 from forebay.api.names import normalise
 from forebay.api.problem import did_you_mean, show
 from forebay.api.schema import Walk, join
 from forebay.api.tiers import read_cache_levels, read_levels
 from forebay.api.yamldoc import Node
 
-OWN_ANNOTATIONS = (FRESHNESS, FLOOR)
+OWN_ANNOTATIONS = (FRESHNESS, FLOOR, ENGINE_ANNOTATION, WATCH)
 
 
 def read_dataset(node: Node, namespace: str, name: str, walk: Walk) -> DatasetDoc:
@@ -37,7 +39,7 @@ def read_dataset(node: Node, namespace: str, name: str, walk: Walk) -> DatasetDo
 def read_runtime(node: Node, kind: str, namespace: str, name: str, walk: Walk) -> RuntimeDoc:
     """Type a runtime of any kind as far as a data path reads it: its tiers and annotations."""
     spec = node.at("spec") or Node({}, node.file, node.line)
-    annotations, _ = read_annotations(node, walk, (FLOOR,))
+    annotations, _ = read_annotations(node, walk, (FLOOR, ENGINE_ANNOTATION))
     free_ratio: float | None = None
     client: list[LevelDoc] = []
     if kind == "CacheRuntime":
@@ -89,6 +91,8 @@ def _check_own(key: str, value: Node, field: str, own: tuple[str, ...], walk: Wa
         if key not in own:
             remedy = did_you_mean(key, own, f"remove it; known here: {', '.join(own)}")
             walk.add("warning", value, field, "", "is no annotation of forebay on this kind and has no effect", remedy)
+        elif key == WATCH and text != "true":
+            walk.add("warning", value, field, show(text), "has no effect", 'write "true", or remove it')
     except ValueError as e:
         what = "freshness" if key == FRESHNESS else "free-space floor"
         walk.add("error", value, field, show(text), f"is no {what}", str(e))

@@ -73,6 +73,8 @@ class Writer:
             return False  # it went meanwhile
         LOG.info("status of %s %s: %s", obj["kind"], key_of(obj), wanted.get("phase") or wanted.get("workerPhase", ""))
         self._remember(obj, "status", said, made.metadata.resource_version)
+        if made.metadata.resource_version == meta_version(obj):  # it changed nothing, so nobody would tell of it
+            return self._clear(obj, wanted, said)
         return True
 
     def _clear(self, obj: Object, wanted: Object, said: str) -> bool:
@@ -148,6 +150,10 @@ class Writer:
             self._settled.move_to_end(at)
             if len(self._settled) > REMEMBERED:
                 self._settled.popitem(last=False)
+
+
+def meta_version(obj: Object) -> str:
+    return str(obj["metadata"].get("resourceVersion", ""))
 
 
 def key_of(obj: Object) -> Key:

@@ -104,7 +104,24 @@ def plan(subject: Subject, found: Mapping[str, Found], now: str) -> Plan:
     own = choice.engine.plan(subject, found[choice.engine.name], now)
     if any(not p.release for p in retired):  # two engines share the claim's name: the earlier one goes first
         return Plan(delete=delete, unprotect=unprotect, findings=(*own.findings, *findings))
+    if (unknown := _class_that_nobody_made(subject)) is not None:
+        return msgspec.structs.replace(own, findings=(*own.findings, unknown))
     return own
+
+
+def _class_that_nobody_made(subject: Subject) -> Finding | None:
+    """Of a CacheRuntime that the installation's default serves: its class may be a slip of the pen."""
+    runtime = bound_runtime(subject)
+    if runtime is None or runtime["kind"] != "CacheRuntime" or _said(subject, runtime)[1] != "installation":
+        return None
+    named = (runtime.get("spec") or {}).get("runtimeClassName", "")
+    if any(c["kind"] == "CacheRuntimeClass" and c["metadata"]["name"] == named for c in subject.classes):
+        return None
+    text = f"spec.runtimeClassName {show(named)} is no CacheRuntimeClass of this cluster"
+    remedy = (
+        f"engine {OWN} serves it, as the installation's default says; apply the class, or make the CacheRuntime anew with {OWN}"
+    )
+    return Finding("warning", "ClassUnknown", f"{text}: {remedy}")
 
 
 def observe(subject: Subject, found: Mapping[str, Found], now: str) -> Observed:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from forebay.api.fluidnames import ENGINE_ANNOTATION
 from forebay.api.manifest import load_documents
 from forebay.api.mounts import UNKNOWN_SCHEME
 from forebay.api.problem import Problem
@@ -22,7 +21,7 @@ _OWN = "object"
 """Stands for the file of the object in question."""
 _ELSEWHERE = ("these files", "the files", "forebay up", "forebay warm", "one machine", "not acted on", "on the mounted tree")
 """Words of what `forebay check` says of files and of a machine without Kubernetes."""
-_SETTLED = (ENGINE_ANNOTATION, APPLIED)
+_SETTLED = (APPLIED,)
 """Annotations of ours that one machine does not know."""
 
 

@@ -18,7 +18,7 @@ import yaml
 from forebay import __version__
 from forebay.controller.install import values
 from forebay.controller.install.parts import HEADER, Install, Workload, parts
-from forebay.controller.install.removal import hooks, label_removal, removal
+from forebay.controller.install.removal import hooks, wanted
 from forebay.runtimes.engine import Installation, Object
 
 FOLDER = "chart"
@@ -28,7 +28,6 @@ _KEY = re.compile(r"^[A-Za-z][A-Za-z0-9_./-]*$")
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 SWITCHES: Mapping[str, str] = {
     "12-node-labels.yaml": "fluidNodeLabels",
-    "89-uninstall-node-labels.yaml": "fluidNodeLabels",
     "60-webhook.yaml": "webhook",
     "70-scheduler.yaml": "scheduler",
     "71-scheduler-gates.yaml": "gates",
@@ -82,7 +81,7 @@ def charted() -> Charted:
 def files() -> Mapping[str, str]:
     """File name -> text, of everything in the chart that is not written by hand."""
     holes = charted()
-    leaving = {"89-uninstall-node-labels.yaml": hooks(label_removal(holes)), "90-uninstall.yaml": hooks(removal(holes))}
+    leaving = {"90-uninstall.yaml": hooks(wanted(holes))}
     found = {**parts(holes), **leaving}
     made = {f"{FOLDER}/templates/{name}": _template(name, objects) for name, objects in found.items() if name not in ABSENT}
     about = {

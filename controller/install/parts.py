@@ -119,7 +119,7 @@ def _rights(install: Install) -> list[Object]:
 
 
 def _node_labels(space: str) -> list[Object]:
-    """Of the controller; bound to the uninstaller while that runs."""
+    """Of the controller, where they are wanted."""
     role = {"kind": "ClusterRole", "metadata": _meta(rights.NODE_LABELS, "controller"), "rules": rights.node_labels()}
     return [
         {"apiVersion": "rbac.authorization.k8s.io/v1", **role},

@@ -16,7 +16,7 @@ HOOK = "helm.sh/hook"
 _RBAC = "rbac.authorization.k8s.io"
 
 
-def removal(install: Install) -> list[Object]:
+def wanted(install: Install) -> list[Object]:
     """In the order in which they are applied."""
     name, space = rights.UNINSTALL, install.installation.namespace
     account = {"kind": "ServiceAccount", "name": name, "namespace": space}
@@ -34,17 +34,6 @@ def removal(install: Install) -> list[Object]:
         },
         _job(install),
     ]
-
-
-def label_removal(install: Install) -> list[Object]:
-    """Further, where nodes have Fluid's labels."""
-    meta = {**_meta(), "name": f"{rights.UNINSTALL}-node-labels"}
-    return [bound(rights.NODE_LABELS, rights.UNINSTALL, install.installation.namespace, meta)]
-
-
-def wanted(install: Install) -> list[Object]:
-    """All of it for an installation."""
-    return [*(label_removal(install) if install.installation.fluid_node_labels else ()), *removal(install)]
 
 
 def hooks(objects: Sequence[Object]) -> list[Object]:

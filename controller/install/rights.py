@@ -63,7 +63,7 @@ def controller() -> list[Object]:
 
 
 def node_labels() -> list[Object]:
-    """Where Fluid's labels of nodes are wanted: for the controller, and for who takes them away. Large, so a role apart."""
+    """Where Fluid's labels of nodes are wanted. Large, so a role apart."""
     return [_rule("", ["nodes"], ("patch",))]
 
 
@@ -74,14 +74,15 @@ def controller_lease() -> list[Object]:
 
 
 def uninstaller() -> list[Object]:
-    """What takes datasets away: the controller's copies, and of its writes those that end something."""
+    """What takes datasets away: the controller's copies, and of its writes those that end something; and Fluid's labels of nodes,
+    which may be there from a time when they were wanted."""
     kept = {GROUP: (*_LOOK, "patch"), "events.k8s.io": (*_LOOK, "create", "patch")}
     found: list[Object] = []
     for rule in controller():
         verbs = [v for v in rule["verbs"] if v in kept.get(rule["apiGroups"][0], (*_LOOK, "delete"))]
         if verbs:
             found.append({**rule, "verbs": verbs})
-    return found
+    return [*found, *node_labels()]
 
 
 def uninstaller_here() -> list[Object]:

@@ -41,6 +41,9 @@ ACCESS_REDUCED, ANSWER, ADMITS = "AccessReduced", "StoresAnswer", "CacheAdmits"
 """Condition types of ours, beside Fluid's."""
 
 
+_TO_MEND = ("ImageMissing", "Misconfigured", "MountFailed", "QuotaExceeded", "PodRefused")
+
+
 class Verdict(msgspec.Struct, frozen=True):
     phase: DatasetPhase
     reason: str
@@ -67,8 +70,13 @@ def observe(subject: Subject, found: Found, now: str) -> Observed:
         dataset=_dataset(seen, verdict, now),
         runtime=status,
         mountable=verdict.bound and not ending(subject),
-        findings=(*seen.wanted.findings, *(f for f in (trouble(seen), full(seen)) if f is not None)),
+        findings=(*seen.wanted.findings, *_told(verdict), *(f for f in (trouble(seen), full(seen)) if f is not None)),
     )
+
+
+def _told(verdict: Verdict) -> tuple[Finding, ...]:
+    """What keeps workers from starting until somebody does something about it is an Event too."""
+    return (Finding("warning", verdict.reason, verdict.message),) if verdict.reason in _TO_MEND else ()
 
 
 def judge(seen: View) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -37,6 +38,8 @@ _WAITING: dict[str, State] = {
     "CreateContainerError": "Misconfigured",
     "RunContainerError": "Crashing",
 }
+_NO_SECRET = re.compile(r'secret "([a-z0-9.-]+)" not found')
+_NO_KEY = re.compile(r"references non-existent secret key: (\S+)")
 _MOUNT_EVENTS = ("FailedMount", "FailedAttachVolume")
 SAID = 400
 """Characters of another's message that are passed on."""
@@ -88,7 +91,7 @@ def _state(pod: Object, node: str, nodes: Mapping[str, bool], said: Mapping[tupl
             return found, _waiting(container, waiting)
     for event in _MOUNT_EVENTS:
         if message := said.get((name, event)):
-            return "MountFailed", message
+            return "MountFailed", _unmounted(message)
     return "Starting", f"it is starting on {node}"
 
 
@@ -100,6 +103,15 @@ def _unschedulable(said: str) -> str:
         f"{said.partition(' no new claims to deallocate')[0]} Datasets of placement Exclusive, the default, share no node, "
         "and two workers of one dataset never do: write placement: Shared in all of them, ask for fewer workers, or add nodes"
     )
+
+
+def _unmounted(said: str) -> str:
+    """The kubelet's words; of a Secret that users make, what to do."""
+    if found := _NO_SECRET.search(said):
+        return f"{said}; make Secret {found[1]} in this namespace, or correct the encryptOptions that name it"
+    if found := _NO_KEY.search(said):
+        return f"{said}; give the Secret that the encryptOptions name key {found[1]}, or correct them"
+    return said
 
 
 def _waiting(container: Object, waiting: Object) -> str:

@@ -101,7 +101,8 @@ def test_a_class_a_runtime_and_a_secret_that_are_not_there(lake: Lake, pods: Pod
     assert "anew" in because(pods, lake.name, "ClassUnknown"), "the class of a runtime cannot be changed"
     pods.delete("cacheruntime", lake.name)
     pods.apply(lake.runtime(workers=1))
-    assert f'secret "{lake.name}-cred" not found' in because(pods, lake.name, "MountFailed")
+    assert f'secret "{lake.name}-cred" not found; make Secret {lake.name}-cred' in because(pods, lake.name, "MountFailed")
+    until(lambda: "make Secret" in said(pods, lake.name), f"no Event with the remedy: {said(pods, lake.name)}")
     worker = f"{lake.name}-worker-0"
     assert pods.restarts(worker) == 0, "no crash loop"
     pods.apply(lake.secret())

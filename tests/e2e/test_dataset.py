@@ -158,6 +158,54 @@ def test_readers_of_one_node_see_no_error_when_the_other_is_cut_off_or_loses_pow
     assert json.loads(pods.run(lake.reader("afterwards", "node-2"))) == lake.hashes
 
 
+def test_readers_of_the_node_itself_go_on_without_its_link_and_come_back_after_a_power_cut(lake: Lake, pods: Pods) -> None:
+    """What its cache has is read on while nobody is reached; a boot without any of our processes mounts by itself."""
+    lake.apply()
+    lake.bound()
+    reader = lake.steady("there", "node-2", 1)
+    reader["spec"] |= {"restartPolicy": "Always", "tolerations": [{"operator": "Exists"}]}  # nobody evicts it meanwhile
+    pods.running(reader)
+    until(lambda: "reads 200\n" in pods.log("there"), "it has not read every file")
+    pods.cluster.cut("node-2")
+    try:
+        until(lambda: not node_ready(pods, "node-2"), "nobody notices the cut")
+        read_on(pods, "while its node is cut off")
+    finally:
+        pods.cluster.mend("node-2")
+    until(lambda: node_ready(pods, "node-2"), "node-2 is not ready again")
+    read_on(pods, "after its node was mended")
+
+    pods.cluster.power_off("node-2")
+    try:
+        until(lambda: not node_ready(pods, "node-2"), "nobody notices that node-2 has no power")
+    finally:
+        pods.cluster.power_on("node-2")
+    until(lambda: node_ready(pods, "node-2"), "node-2 is not ready again")
+    until(lambda: pods.restarts("there") == 1 and pods.is_ready("there"), f"the pod does not come back: {pods.trouble('there')}")
+    until(lambda: len(on_disk(pods, "there")) > 2, "it does not read after the boot")
+    read_on(pods, "after the boot")
+    assert pods.restarts("there") == 1
+
+
+def node_ready(pods: Pods, node: str) -> bool:
+    return pods.cluster.kubectl("get", "node", node, "--no-headers").split()[1] == "Ready"
+
+
+def on_disk(pods: Pods, name: str) -> list[str]:
+    """The newest log of a pod of node-2, by the node's own files: its kubelet may be out of reach."""
+    kept = pods.cluster.root_of("node-2") / "var/log/pods"
+    logs = sorted(kept.glob(f"{pods.namespace}_{name}_*/main/*.log"), key=lambda log: int(log.stem))
+    return [line.split(" ", 3)[3] for line in logs[-1].read_text().splitlines()] if logs else []
+
+
+def read_on(pods: Pods, when: str) -> None:
+    """The reader of node-2 gets on by a hundred files, and complains of nothing."""
+    seen = len(on_disk(pods, "there"))
+    until(lambda: len(on_disk(pods, "there")) > seen + 5, f"the reader stands still {when}: {on_disk(pods, 'there')[-3:]}")
+    wrong = [line for line in on_disk(pods, "there") if not line.startswith("reads")]
+    assert not wrong, f"{when}: {wrong}"
+
+
 def test_deleting_leaves_nothing_in_the_cluster_or_on_its_nodes(lake: Lake, pods: Pods) -> None:
     lake.apply()
     lake.bound()

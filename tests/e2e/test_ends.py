@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness.cluster import Cluster
 from harness.machine import ClusterError
-from lakekit import HOST_ROOT, SYSTEM, Lake, deploy, installed, mounts_of
+from lakekit import HOST_ROOT, SYSTEM, VERIFY, Lake, deploy, installed, mounts_of
 from podkit import Pods, pod, until
 from servers import free_port, nginx
 
@@ -67,6 +68,61 @@ def test_one_tree_of_s3_http_and_a_directory_of_a_node(lake: Lake, pods: Pods, p
     wanted["disk/disk.txt"] = hashlib.sha256(b"from the nodes' disks").hexdigest()
     for node in NODES:
         assert json.loads(pods.run(lake.reader(f"reader-{node}", node))) == wanted
+
+
+def test_a_pod_reads_two_datasets_over_stores_of_three_kinds(lake: Lake, pods: Pods, pages: tuple[str, Path]) -> None:
+    """Which share their nodes: one over the S3 store and a server of pages, one over the same store and nodes' directories."""
+    url, root = pages
+    (root / "page.txt").write_text("of the first")
+    for node in NODES:
+        here = pods.cluster.root_of(node) / HOST_ROOT[1:] / "two"
+        here.mkdir(parents=True, exist_ok=True)
+        here.chmod(0o755)
+        (here / "disk.txt").write_text("of the second")
+        os.utime(here / "disk.txt", (1_700_000_000, 1_700_000_000))
+    pond = Lake(pods, "pond", seed=2)
+    mounts = {"lake": {"name": "web", "mountPoint": url}, "pond": {"name": "disk", "mountPoint": f"local://{HOST_ROOT}/two"}}
+    for each in (lake, pond):
+        dataset = each.mounts_also(mounts[each.name])
+        dataset["spec"]["placement"] = "Shared"
+        for thing in (each.secret(), dataset, each.runtime(workers=2)):
+            pods.apply(thing)
+    for each in (lake, pond):
+        each.bound()
+    wanted = {f"{each.name}/{path}": said for each in (lake, pond) for path, said in each.hashes.items()}
+    wanted["lake/web/page.txt"] = hashlib.sha256(b"of the first").hexdigest()
+    wanted["pond/disk/disk.txt"] = hashlib.sha256(b"of the second").hexdigest()
+    for node in NODES:
+        both = pod(f"both-{node}", ["python3", "-c", VERIFY], node=node)
+        both["spec"]["volumes"] = [{"name": n, "persistentVolumeClaim": {"claimName": n}} for n in ("lake", "pond")]
+        both["spec"]["containers"][0]["volumeMounts"] = [{"name": n, "mountPath": f"/data/{n}"} for n in ("lake", "pond")]
+        assert json.loads(pods.run(both)) == wanted
+    pods.delete("pod", "--all")
+    pods.delete("dataset", "lake")
+    assert json.loads(pods.run(pond.reader("left", "node-1"))).keys() == {*pond.hashes, "disk/disk.txt"}, (
+        "one goes, the other does not notice"
+    )
+
+
+ORDERS = list(itertools.permutations(("pod", "dataset", "cacheruntime")))
+
+
+def test_everything_goes_in_every_order(pods: Pods, installation: Cluster, words: None) -> None:
+    """A dataset and a reading pod for each order, all at once; nothing waits for what was told before it."""
+    lakes = [Lake(pods, f"order-{at}", sizes=[4096]) for at, _ in enumerate(ORDERS)]
+    for each in lakes:
+        dataset = each.dataset()
+        dataset["spec"]["placement"] = "Shared"
+        for thing in (each.secret(), dataset, each.runtime(workers=1), each.steady(each.name, "", 1)):
+            pods.apply(thing)
+    for each in lakes:
+        each.bound()
+        until(lambda each=each: pods.is_ready(each.name), f"nobody reads {each.name}")
+        until(lambda each=each: "reads" in pods.log(each.name), f"{each.name} is not read")
+    for each, order in zip(lakes, ORDERS, strict=True):
+        for kind in order:
+            pods.kubectl("delete", kind, each.name, "--wait=false", "--ignore-not-found")  # a dataset takes its runtime along
+    gone(pods)
 
 
 def test_a_mount_that_is_added_and_removed_appears_and_goes_in_a_running_pod(

@@ -117,6 +117,20 @@ def test_a_field_that_does_not_exist_is_refused_or_pruned_and_told(cluster: Clus
     goes(cluster, key)
 
 
+def test_a_class_that_nobody_made_is_said_of_a_dataset_that_is_served_all_the_same(
+    cluster: Cluster, running: Running, space: str
+) -> None:
+    """The installation's default is our engine, whatever the class."""
+    cluster.apply(SMALL.replace("SPACE", space).replace("runtimeClassName: forebay", "runtimeClassName: foreby"))
+    key = Key(space, "d")
+    until(lambda: any(e["reason"] == "ClassUnknown" for e in cluster.events(key)), 60, lambda: cluster.events(key))
+    (told,) = [e["note"] for e in cluster.events(key) if e["reason"] == "ClassUnknown"]
+    assert '"foreby" is no CacheRuntimeClass of this cluster' in told
+    cluster.serve(key, 2)
+    until(lambda: cluster.phase(key) == "Bound", 60, lambda: cluster.status(key))
+    goes(cluster, key)
+
+
 def kubelet_says(cluster: Cluster, pod: Object, reason: str, note: str) -> None:
     """A Warning of a kubelet about a pod."""
     meta = pod["metadata"]
@@ -146,6 +160,12 @@ def test_a_secret_that_is_not_there_is_named(cluster: Cluster, running: Running,
         cluster.client.create_sub(r.PODS, at, "binding", {"target": target, "metadata": {"name": at.name}})
         kubelet_says(cluster, pod, "FailedMount", 'MountVolume.SetUp failed for volume "secret-0": secret "keys" not found')
     until(lambda: 'secret "keys" not found' in cluster.condition(key).get("message", ""), 60, lambda: cluster.status(key))
+    assert "make Secret keys in this namespace" in cluster.condition(key)["message"]
+    until(
+        lambda: any(e["reason"] == "MountFailed" and "make Secret keys" in e["note"] for e in cluster.events(key)),
+        60,
+        lambda: cluster.events(key),
+    )
     assert cluster.phase(key) == "NotBound"
     running.settle()
     goes(cluster, key)
@@ -167,5 +187,6 @@ def test_a_quota_that_lets_no_worker_be_made_is_named(cluster: Cluster, running:
     key = Key(space, "d")
     told = says(cluster, key, "NotBound", "QuotaExceeded")
     assert "raise it" in told["message"]
+    until(lambda: any(e["reason"] == "QuotaExceeded" for e in cluster.events(key)), 60, lambda: cluster.events(key))
     running.settle()
     goes(cluster, key)

@@ -190,6 +190,18 @@ def test_a_status_that_somebody_writes_does_not_become_true(cluster: Cluster, ru
     running.settle()
 
 
+def test_a_number_that_somebody_adds_to_a_status_which_leaves_it_out_goes(cluster: Cluster, running: Running, key: Key) -> None:
+    """Of no workers none is said to be ready: an apply of what is said leaves a number that is not, and changes nothing."""
+    scale(cluster, key, 0)
+    until(lambda: replicas(cluster, key) == 0 and not cluster.runtime(key)["worker"].get("readyReplicas"), 60, "workers stay")
+    for pod in cluster.pods(key):
+        cluster.kill(Key(key.namespace, pod["metadata"]["name"]))
+    running.settle()
+    before = cluster.runtime(key)
+    cluster.client.merge(RESOURCES["CacheRuntime"], key, {"status": {"worker": {"readyReplicas": 9}}}, sub="status")
+    until(lambda: cluster.runtime(key) == before, 60, lambda: cluster.runtime(key))
+
+
 def said(obj: dict[str, object]) -> object:
     """An object without what the server writes into it."""
     meta = obj.get("metadata") or {}

@@ -204,6 +204,8 @@ def test_warnings_that_hold_in_a_cluster_are_given() -> None:
     assert "mounted read-only" in world.ask(dataset(f"accessModes: [ReadWriteMany], {GOOD}")).warnings[0]
     native = world.ask(dataset(GOOD, meta=", annotations: {forebay.io/engine: native, forebay.io/freshnes: immutable}"))
     assert ["freshnes" in w for w in native.warnings] == [True]
+    assert not world.ask(dataset(GOOD, meta=', annotations: {forebay.io/watch: "true"}')).warnings
+    assert 'write "true"' in world.ask(dataset(GOOD, meta=", annotations: {forebay.io/watch: sometimes}")).warnings[0]
 
 
 def test_operations_on_references_are_refused() -> None:

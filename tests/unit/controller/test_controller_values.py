@@ -115,7 +115,7 @@ def test_every_part_has_its_template_and_its_switch() -> None:
     always = set(install.parts(install.Install(**dict.fromkeys(values.switches(), False))))
     everything = set(install.parts(install.Install(installation=labelled, **dict.fromkeys(values.switches(), True))))
     assert everything - set(chart.ABSENT) <= files
-    assert everything - always == {name for name in chart.SWITCHES if "uninstall" not in name}
+    assert everything - always == set(chart.SWITCHES)
 
 
 def test_a_text_that_would_be_a_template_is_refused() -> None:
