@@ -55,10 +55,10 @@ class Filling(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
 
 
 class Locality(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """`wait`: whether a gang may wait for room on the nodes that hold its data, `longest_wait_seconds` at most, from when its
-    first pod was made. `node_bytes_per_second`, `store_bytes_per_second`: of one node's link and of all stores together, 0 for
-    what is usual (10 and 5 Gb/s). `publishers`: the namespace whose node plugins tell what nodes hold. `orders`: whether nodes
-    are asked to load what gangs wait for.
+    """`wait`: whether a gang may wait for room near its data, a load or its turn at the store, `longest_wait_seconds` at most,
+    from when its first pod was made. `node_bytes_per_second`, `store_bytes_per_second`: of one node's link and of all stores
+    together, 0 for what is usual (10 and 5 Gb/s). `publishers`: the namespace whose node plugins tell what nodes hold. `orders`:
+    whether nodes are asked to load what gangs wait for.
     """
 
     wait: bool = True

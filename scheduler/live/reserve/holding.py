@@ -151,6 +151,11 @@ class Holding:
         if job.key in self.holders:
             self.drop(job.key)
 
+    def held(self, job: Job, nodes: Sequence[str]) -> bool:
+        """Whether just these nodes, and perhaps more, are held for the job, and it would still fit there."""
+        one = self.holders.get(job.key)
+        return one is not None and one.found.needs.keys() >= set(nodes) and self._stands(one)
+
     def lacking(self, job: Job, gang: Gang, pods: Sequence[Pod], now: float) -> str:
         """The job found no room. What is to be said of its place, "" for nothing."""
         mine = self.holders.get(job.key)
