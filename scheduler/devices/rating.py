@@ -24,10 +24,12 @@ from forebay.scheduler.pods.request import Request
 class Judge:
     """A policy's measure. `worth` of S node states: free resources [S, R], free milli of the cards [S, C], their models [S, C].
 
-    `score` turns what a placement gains into its score; `placed`: what it places counts as gained.
+    `now`: the same of rows as they are; `score` turns what a placement gains into its score; `placed`: what it places counts as
+    gained.
     """
 
     worth: Callable[[Ints, Ints, Shorts], Floats]
+    now: Callable[[Ints], Floats]
     score: Callable[[Floats], Floats]
     placed: bool = False
 
@@ -61,15 +63,18 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
         return (filled if ask.nodes_by == "binpack" else 100 - filled), chosen
     rest = np.flatnonzero(scores == -np.inf)
     if len(rest):
-        scores[rest] = _gains(state, request, rows[rest], judge, (free[rest], after[rest]))
+        before = judge.now(rows[rest])
+        scores[rest] = _gains(state, request, rows[rest], judge, before, (free[rest], after[rest]))
     return scores, chosen
 
 
-def _gains(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Ints, Ints]) -> Floats:
-    """Scores of rows whose cards would go from the first free milli to the second."""
+def _gains(  # noqa: PLR0917 - one placement a row
+    state: State, request: Request, rows: Ints, judge: Judge, before: Floats, cards: tuple[Ints, Ints]
+) -> Floats:
+    """Scores of rows worth `before` whose cards would go from the first free milli to the second."""
     free, after = cards
-    now, model = state.free[rows], state.card_model[rows]
-    gained = judge.worth(now - np.array(request.resources, np.int64), after, model) - judge.worth(now, free, model)
+    left = state.free[rows] - np.array(request.resources, np.int64)
+    gained = judge.worth(left, after, state.card_model[rows]) - before
     return judge.score(gained + (free - after).sum(axis=1) if judge.placed else gained)
 
 
@@ -85,7 +90,8 @@ def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple
     after = free[which].copy()
     after[np.arange(len(which)), card] = then[which, card]
     scores = np.full(free.shape, -np.inf)
-    scores[which, card] = _gains(state, request, rows[which], judge, (free[which], after))
+    before = judge.now(rows)[which]
+    scores[which, card] = _gains(state, request, rows[which], judge, before, (free[which], after))
     best = scores.argmax(axis=1)
     return scores[np.arange(len(rows)), best], best.astype(np.int16)
 

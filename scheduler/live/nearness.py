@@ -49,7 +49,7 @@ class Nearness:
     def __init__(self, state: State, settings: Locality = Locality()) -> None:  # noqa: B008
         self.state, self.settings = state, settings
         self.warmth = Warmth(state.names, settings.store_bytes_per_second, settings.node_bytes_per_second)
-        self._slots = Slots(state)
+        self._slots, self._whole = Slots(state), Slots(state, capacity)
         self._nodes: dict[str, tuple[NodeCacheStatus, float]] = {}
         self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
         self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
@@ -167,8 +167,7 @@ class Nearness:
         if choice is None:
             return None
         if choice.data_seconds > 1.0:
-            empty = self._masked(requests, [capacity(self.state, request) for request in requests])
-            best = self._choose(len(gang.members), empty, data)
+            best = self._choose(len(gang.members), self.empty(requests), data)
             extra = choice.data_seconds - (best.data_seconds if best is not None else choice.data_seconds)
             longest = min(extra, self.settings.longest_wait_seconds)  # a lie about sizes must not hold a gang for ever
             if best is not None and self.settings.wait and not may_go(longest, waited):
@@ -186,7 +185,11 @@ class Nearness:
 
     def _choose(self, pods: int, free: Ints, data: Data) -> Choice | None:
         """Without knowledge of which gangs come, no free node is worth more whole than another."""
-        return choose(pods, free, data, Links(self.warmth.nic, self.warmth.store), Shapes(int(free.max(initial=1))))
+        return choose(pods, free, data, Links(self.warmth.nic, self.warmth.store), Shapes(1))
+
+    def empty(self, requests: list[Request]) -> Ints:
+        """Slots [N] that would take any of the pods if nothing ran, where the constraints of all allow them."""
+        return self._masked(requests, [self._whole.of(request) for request in requests])
 
     def _masked(self, requests: list[Request], rooms: list[Ints]) -> Ints:
         """Slots [N] that take any of the pods, where the constraints of all allow them."""

@@ -46,7 +46,8 @@ def choose(pods: int, free: Ints, data: Data, links: Links, shapes: Shapes) -> C
     if len(whole):
         near = node_seconds(1.0, data.on(whole), links)
         total = near + PRICE * np.maximum(shapes.loss(free[whole], pods), 0.0)
-        at = int(np.lexsort((free[whole], total))[0])
+        least = np.flatnonzero(total == total.min())
+        at = int(least[np.argmin(free[whole[least]])])
         best = Choice((int(whole[at]),), (pods,), float(near[at]), float(total[at]))
     if pods > 1 and (best is None or best.data_seconds > 1.0):
         there = np.flatnonzero(free > 0)

@@ -31,8 +31,14 @@ class FGD(Policy):
             self._measure = Fragmentation(known, state.card_free.shape[1], len(state.models))
         measure, cpu = self._measure, state.free[rows, 0]
         if request.devices is not None:
-            judge = Judge(lambda spare, free, model: -measure.measure(spare[:, 0], free, model), score)
-            return Rating(*rate(state, request, rows, judge))
+
+            def worth(spare: Ints, free: Ints, model: Shorts) -> Floats:
+                return -measure.measure(spare[:, 0], free, model)
+
+            def now(there: Ints) -> Floats:
+                return worth(state.free[there], state.card_free[there], state.card_model[there])
+
+            return Rating(*rate(state, request, rows, Judge(worth, now, score)))
         free, model = state.card_free[rows], state.card_model[rows]
         before = measure.measure(cpu, free, model)
         if request.cards == 1 and not request.whole:

@@ -60,7 +60,8 @@ class Forebay(Policy):
             self._revise(state)
         assert self._measure is not None
         if request.devices is not None:
-            return Rating(*rate(state, request, rows, Judge(self._measure.measure, whole, placed=True)))
+            judge = Judge(self._measure.measure, lambda there: self._before(state, there), whole, placed=True)
+            return Rating(*rate(state, request, rows, judge))
         free, model = state.card_free[rows], state.card_model[rows]
         before, left = self._before(state, rows), state.free[rows] - np.array(request.resources, np.int64)
         if not request.cards:
