@@ -154,7 +154,7 @@ class State:
         missed = self.tick - tick
         if 0 <= missed <= FEW:
             return np.array(sorted(set(self._latest[len(self._latest) - missed :])), np.int64)
-        return np.flatnonzero(self.stamp > tick)
+        return (self.stamp > tick).nonzero()[0]
 
     def look(self, row: int) -> bytes:
         """What a request can see of a row, and a score that reads nothing else of it; equal rows look alike.
@@ -193,8 +193,9 @@ class State:
     def _with_cards(self, request: Request, rows: Ints, ok: Bools) -> Bools:
         """Of the rows that are `ok`, those whose cards carry the request."""
         if request.devices is not None:
-            some = np.flatnonzero(ok)
-            ok[some] = False if self.devices is None else self.devices.feasible(request.devices, rows[some])
+            some = ok.nonzero()[0]
+            if len(some):
+                ok[some] = False if self.devices is None else self.devices.feasible(request.devices, rows[some])
         elif request.cards:
             ok &= self.usable(request, rows).sum(axis=1) >= request.cards
         return ok

@@ -22,14 +22,13 @@ from forebay.scheduler.pods.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A policy's measure. `worth` of S node states: free resources [S, R], free milli of the cards [S, C], their models [S, C].
+    """A policy's measure. `change`: how much better rows [S] (some perhaps several times) would be if this was left of them: free
+    resources [S, R], free milli of the cards [S, C], their models [S, C].
 
-    `now`: the same of rows as they are; `score` turns what a placement gains into its score; `placed`: what it places counts as
-    gained.
+    `score` turns what a placement gains into its score; `placed`: what it places counts as gained.
     """
 
-    worth: Callable[[Ints, Ints, Shorts], Floats]
-    now: Callable[[Ints], Floats]
+    change: Callable[[Ints, Ints, Ints, Shorts], Floats]
     score: Callable[[Floats], Floats]
     placed: bool = False
 
@@ -45,7 +44,7 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
     assert cards is not None
     scores, chosen = np.full(len(rows), -np.inf), np.full(len(rows), NO_CARD, np.int16)
     order = np.full(len(rows), ORDERS[ask.cards_by]) if ask.cards_by else cards.order[rows].astype(np.int64)
-    free = state.card_free[rows]
+    free = state.card_free.take(rows, axis=0)
     if not ask.single:
         after = np.stack([_granted(cards, ask, int(row), free[at]) for at, row in enumerate(rows)])
     else:
@@ -63,18 +62,15 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
         return (filled if ask.nodes_by == "binpack" else 100 - filled), chosen
     rest = np.flatnonzero(scores == -np.inf)
     if len(rest):
-        before = judge.now(rows[rest])
-        scores[rest] = _gains(state, request, rows[rest], judge, before, (free[rest], after[rest]))
+        scores[rest] = _gains(state, request, rows[rest], judge, (free[rest], after[rest]))
     return scores, chosen
 
 
-def _gains(  # noqa: PLR0917 - one placement a row
-    state: State, request: Request, rows: Ints, judge: Judge, before: Floats, cards: tuple[Ints, Ints]
-) -> Floats:
-    """Scores of rows worth `before` whose cards would go from the first free milli to the second."""
+def _gains(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Ints, Ints]) -> Floats:
+    """Scores of rows whose cards would go from the first free milli to the second."""
     free, after = cards
-    left = state.free[rows] - np.array(request.resources, np.int64)
-    gained = judge.worth(left, after, state.card_model[rows]) - before
+    left = state.free.take(rows, axis=0) - np.array(request.resources, np.int64)
+    gained = judge.change(rows, left, after, state.card_model.take(rows, axis=0))
     return judge.score(gained + (free - after).sum(axis=1) if judge.placed else gained)
 
 
@@ -82,7 +78,7 @@ def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple
     """The best score over the cards that could be taken, and that card; the lowest on ties. Of cards that look alike one is
     tried."""
     able, then = cards
-    free, model = state.card_free[rows], state.card_model[rows]
+    free, model = state.card_free.take(rows, axis=0), state.card_model.take(rows, axis=0)
     looks = (free * 1001 + then) * (len(state.models) + 2) + model
     same = (looks[:, :, None] == looks[:, None, :]) & able[:, None, :]
     earlier = np.tri(free.shape[1], k=-1, dtype=np.bool_)
@@ -90,8 +86,7 @@ def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple
     after = free[which].copy()
     after[np.arange(len(which)), card] = then[which, card]
     scores = np.full(free.shape, -np.inf)
-    before = judge.now(rows)[which]
-    scores[which, card] = _gains(state, request, rows[which], judge, before, (free[which], after))
+    scores[which, card] = _gains(state, request, rows[which], judge, (free[which], after))
     best = scores.argmax(axis=1)
     return scores[np.arange(len(rows)), best], best.astype(np.int16)
 

@@ -32,13 +32,11 @@ class FGD(Policy):
         measure, cpu = self._measure, state.free[rows, 0]
         if request.devices is not None:
 
-            def worth(spare: Ints, free: Ints, model: Shorts) -> Floats:
-                return -measure.measure(spare[:, 0], free, model)
+            def change(there: Ints, left: Ints, after: Ints, model: Shorts) -> Floats:
+                before = measure.measure(state.free[there, 0], state.card_free[there], model)
+                return before - measure.measure(left[:, 0], after, model)
 
-            def now(there: Ints) -> Floats:
-                return worth(state.free[there], state.card_free[there], state.card_model[there])
-
-            return Rating(*rate(state, request, rows, Judge(worth, now, score)))
+            return Rating(*rate(state, request, rows, Judge(change, score)))
         free, model = state.card_free[rows], state.card_model[rows]
         before = measure.measure(cpu, free, model)
         if request.cards == 1 and not request.whole:
