@@ -48,7 +48,7 @@ from forebay.scheduler.policies import Setting, make
 LOG = logging.getLogger(__name__)
 
 LOOK_AGAIN = 5.0
-"""Seconds after which a gang that waits for room near its data is tried again, whatever its back-off says."""
+"""Seconds after which a gang that waits for its data, or room there, is tried again, whatever its back-off says."""
 SWEEP = 300.0
 """Seconds between two looks for classes of pods that nobody has any more."""
 
@@ -82,7 +82,7 @@ class Core:
     def configure(self, settings: Configuration) -> None:
         """Settings were read anew. What counts from the start alone is left as it is."""
         old, self.settings = self.settings, settings
-        self.nearness.settings = settings.locality
+        self.nearness.configure(settings.locality)
         if old.policy != settings.policy:
             self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
             self.preemption.planner = self.planner
@@ -313,7 +313,7 @@ class Core:
         self.books.sync()
         self.nearness.alive(self._wall())
         self.preemption.new_pass()
-        self.keeping.begin()
+        self.keeping.begin(self._wall(), self.pods)
         for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
@@ -338,7 +338,7 @@ class Core:
         held = {one.uid: one for pod in pods if (one := nominations.get(pod.metadata.uid)) is not None}
         places: Mapping[str, str] = {}
         try:
-            self.keeping.nodes.trying(job, pods, self._wall())
+            self.keeping.trying(job, pods, self._wall())
             reason = self._place(job, pods, now)
             if self._lacking is not None and self.settings.preemption:
                 reason, places = self._make_room(job, self._lacking, pods, reason)
@@ -453,7 +453,7 @@ class Core:
         if not dataset:
             return None
         now = self._wall()
-        found = self.nearness.place(gang, dataset, now - job.since, now)
+        found = self.nearness.place(gang, dataset, max(now - job.since, job.tried_at - job.first_at), now)
         if isinstance(found, Later):
             self._look_again[job.key] = min(found.seconds, LOOK_AGAIN)
             return found.sentence

@@ -24,8 +24,10 @@ class Job:
     due_at: float = 0.0
     parked: bool = False
     seen: int = 0
-    """`Queue.stirs` when it was last tried."""
+    """`Queue.stirs` when it was last tried, at `tried_at` of the steady clock."""
     tried_at: float = 0.0
+    first_at: float = 0.0
+    """When it was first tried in vain, by the same clock."""
     reason: str = ""
 
 
@@ -123,6 +125,8 @@ class Queue:
         `seen`: `stirs` when the attempt began, if something may have changed since."""
         if job.key not in self.jobs:
             return
+        if not job.attempts:
+            job.first_at = now
         job.attempts += 1
         job.reason, job.tried_at = reason, now
         job.seen = self.stirs if seen is None else seen

@@ -106,6 +106,8 @@ class Warmth:
             row = self.row_of.get(one.name)
             if row is None or self.observed[row] > written:
                 continue
+            if math.isfinite(self.observed[row]):
+                self.eta[row] -= written - self.observed[row]  # of the other datasets' loads, by the new clock
             self.observed[row] = written
             self.held[row, at] = self._possible(one.bytes, at)
             self.eta[row, at] = one.eta_seconds if one.eta_seconds > 0 else math.nan
@@ -136,9 +138,10 @@ class Warmth:
         return np.where(now - self.observed <= STALE, self.held[:, column], 0)
 
     def remaining(self, column: int, now: float) -> Floats:
-        """float64[N]: seconds until a load of the dataset there should be done; inf where none runs, or it is late."""
-        left = self.eta[:, column] - (now - self.observed)
-        return np.where(np.isnan(left) | (left < 0), np.inf, left)
+        """float64[N]: seconds until a load of the dataset there should be done; inf where none runs, or it is late or silent."""
+        past = now - self.observed
+        left = self.eta[:, column] - past
+        return np.where(np.isnan(left) | (left < 0) | (past > STALE), np.inf, left)
 
     def _possible(self, amount: int, at: int) -> int:
         amount = min(max(amount, 0), np.iinfo(np.int64).max)

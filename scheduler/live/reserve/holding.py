@@ -137,6 +137,11 @@ class Holding:
         if self.holder is not None and self.holder.key == job.key:
             self.drop()
 
+    def held(self, job: Job, nodes: Sequence[str]) -> bool:
+        """Whether just these nodes, and perhaps more, are held for the job, and it would still fit there."""
+        holder = self.holder
+        return holder is not None and holder.key == job.key and holder.found.needs.keys() >= set(nodes) and self._stands(holder)
+
     def lacking(self, job: Job, gang: Gang, pods: Sequence[Pod], now: float) -> str:
         """The job found no room. What is to be said of its place, "" for nothing."""
         holder = self.holder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler.gang import Gang
@@ -31,7 +31,7 @@ class Keeping:
         nearness: Nearness,
         pod_of: Callable[[str], Pod | None],
     ) -> None:
-        self._books = books
+        self._books, self._nearness = books, nearness
         self.nodes = Holding(books, planner, queue, pod_of)
         self.queues = QueueHolding(books, queue, pod_of)
         self.timeouts = Timeouts(groups, queue)
@@ -43,11 +43,17 @@ class Keeping:
         self.nodes.planner = planner
         self.nodes.wanted = self.queues.wanted = wanted
 
-    def begin(self) -> None:
-        """Before the jobs of a pass."""
+    def begin(self, now: float, pods: Mapping[str, Pod]) -> None:
+        """Before the jobs of a pass. `pods`: those that wait."""
         self.nodes.begin()
         self.queues.begin()
+        self.prefetching.begin(now, pods)
         self._behind.clear()
+
+    def trying(self, job: Job, pods: Sequence[Pod], now: float) -> None:
+        """Before one of them is tried."""
+        self._nearness.awaiting.trying(job.gang or job.key)
+        self.nodes.trying(job, pods, now)
 
     def end(self, now: float, pods: dict[str, Pod]) -> list[Instruction]:
         """After them: what is said of gangs that waited too long, and asked of nodes. `pods`: those that wait."""
@@ -83,6 +89,8 @@ class Keeping:
         else:
             self.queues.refused(job, pods, found, now)
         if lacking is None or refused or making:
-            self.nodes.waive(job)
+            awaited = self._nearness.awaiting.of.get(job.gang or job.key)
+            if awaited is None or awaited.what != "room" or not self.nodes.held(job, awaited.names):
+                self.nodes.waive(job)  # else it waits for the very room that is held for it
             return ""
         return self.nodes.lacking(job, lacking, pods, now)

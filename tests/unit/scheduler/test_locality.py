@@ -15,7 +15,7 @@ from worlds import requests, states
 from forebay.scheduler.arrays.slots import Shapes, Slots, capacity, slots
 from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.gang import Gang, Member
-from forebay.scheduler.locality.cost import NIC, STORE, Data, Links, gang_seconds, node_seconds, together
+from forebay.scheduler.locality.cost import NIC, STORE, Data, Links, gang_seconds, node_seconds, soon, together
 from forebay.scheduler.locality.placing import PRICE, choose, take
 from forebay.scheduler.pods.request import Request
 
@@ -256,3 +256,15 @@ def test_taking_is_all_or_nothing() -> None:
     assert not state.card_free.any()
     with pytest.raises(ValueError, match="2 places are given for 3 pods"):
         take(state, smaller, (0,), (2,))
+
+
+def test_loads_that_end_before_reading_would_and_what_is_there_then() -> None:
+    known = data([40, 40, 40, 0], eta=[5.0, 19.0, INF, INF], joint=40.0)  # 60 GB at 10 GB/s and, from the store, at 5: 18 s
+    assert soon(known, LINKS).tolist() == [True, False, False, False]
+    assert not known.nowhere
+    then = known.loaded(soon(known, LINKS))
+    assert (then.held // GB).tolist() == [100, 40, 40, 0]
+    assert then.eta.tolist() == [INF, 19.0, INF, INF]
+    assert then.joint == 100 * GB
+    assert not data([0, 0], eta=[INF, 3.0]).nowhere
+    assert data([0, 0]).nowhere
