@@ -218,7 +218,7 @@ class Nearness:
 
     def _masked(self, requests: list[Request], rooms: list[Ints]) -> Ints:
         """Slots [N] that take any of the pods, where the constraints of all allow them."""
-        room: Ints = np.minimum.reduce(rooms)
+        room: Ints = rooms[0] if len(rooms) == 1 else np.minimum.reduce(rooms)
         for request in requests:
             allowed = self.state.allowed(request)
             if allowed is not None:
