@@ -37,6 +37,7 @@ def measure(options: argparse.Namespace, profile: cProfile.Profile | None) -> di
     for number in range(options.nodes):
         core.apply("Node", None, podmix.node(number))
     podmix.with_data(core.books.cluster, core.nearness, options.nodes)
+    core.decide(0.0)  # nothing waits: the pass that takes in the nodes' cards
     jobs = podmix.jobs(options.pods, 1 if options.plain else options.classes, options.seed)
     waiting = {one.metadata.uid: one for job in jobs for one in job}
     for one in waiting.values():

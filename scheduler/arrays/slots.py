@@ -39,9 +39,10 @@ def slots(state: State, request: Request, rows: Ints) -> Ints:
 def _of_resources(state: State, request: Request, rows: Ints) -> Ints:
     """How many the amounts besides cards allow."""
     count = np.full(len(rows), MANY, np.int64)
+    free = state.free if len(rows) == len(state) else state.free.take(rows, axis=0)  # rows are in order: so many are all
     for column, asked in enumerate(request.resources):
         if asked:
-            np.minimum(count, state.free[rows, column] // asked, out=count)
+            np.minimum(count, free[:, column] // asked, out=count)
     return count
 
 

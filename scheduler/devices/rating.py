@@ -50,10 +50,12 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
     else:
         able, then = cards.usable(ask, rows), cards.after(ask, rows)
         count = ask.groups[0][0].cards
+        if count == 1 and not ask.nodes_by and not order.any():  # most pods and nodes
+            return _each(state, request, rows, judge, (free, able, then))
         after = np.where(ordered(able, free, count, order), then, free)
-        open_ = np.flatnonzero(order == 0) if count == 1 else np.zeros(0, np.int64)
+        open_ = (order == 0).nonzero()[0] if count == 1 else np.zeros(0, np.int64)
         if len(open_):
-            scores[open_], chosen[open_] = _each(state, request, rows[open_], judge, (able[open_], then[open_]))
+            scores[open_], chosen[open_] = _each(state, request, rows[open_], judge, (free[open_], able[open_], then[open_]))
             after[open_] = free[open_]
             after[open_, chosen[open_]] = then[open_, chosen[open_]]
     if ask.nodes_by:
@@ -71,22 +73,23 @@ def _gains(state: State, request: Request, rows: Ints, judge: Judge, cards: tupl
     free, after = cards
     left = state.free.take(rows, axis=0) - np.array(request.resources, np.int64)
     gained = judge.change(rows, left, after, state.card_model.take(rows, axis=0))
-    return judge.score(gained + (free - after).sum(axis=1) if judge.placed else gained)
+    return judge.score(gained + np.add.reduce(free - after, axis=1) if judge.placed else gained)
 
 
-def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Bools, Ints]) -> tuple[Floats, Shorts]:
+def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Ints, Bools, Ints]) -> tuple[Floats, Shorts]:
     """The best score over the cards that could be taken, and that card; the lowest on ties. Of cards that look alike one is
-    tried."""
-    able, then = cards
-    free, model = state.card_free.take(rows, axis=0), state.card_model.take(rows, axis=0)
+    tried. `cards`: what is free of each now, which could be taken, and what would be free of it then."""
+    free, able, then = cards
+    model = state.card_model.take(rows, axis=0)
     looks = (free * 1001 + then) * (len(state.models) + 2) + model
     same = (looks[:, :, None] == looks[:, None, :]) & able[:, None, :]
-    earlier = np.tri(free.shape[1], k=-1, dtype=np.bool_)
-    which, card = np.nonzero(able & ~(same & earlier).any(axis=2))
-    after = free[which].copy()
+    same &= np.tri(free.shape[1], k=-1, dtype=np.bool_)  # with an earlier one
+    which, card = (able & ~np.logical_or.reduce(same, axis=2)).nonzero()
+    before = free.take(which, axis=0)
+    after = before.copy()
     after[np.arange(len(which)), card] = then[which, card]
     scores = np.full(free.shape, -np.inf)
-    scores[which, card] = _gains(state, request, rows[which], judge, (free[which], after))
+    scores[which, card] = _gains(state, request, rows[which], judge, (before, after))
     best = scores.argmax(axis=1)
     return scores[np.arange(len(rows)), best], best.astype(np.int16)
 
