@@ -7,6 +7,8 @@ import numpy as np
 from forebay.scheduler.arrays.looks import NEVER, Looks
 from forebay.scheduler.arrays.state import FEW, NO_CARD, State
 from forebay.scheduler.arrays.types import Bools, Floats, Ints, Shorts
+from forebay.scheduler.filling import rate as rate_by_fill
+from forebay.scheduler.filling import seen_by_look
 from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies.base import Policy
 
@@ -42,7 +44,8 @@ class Ranking:
         rows = state.rows if every else state.changed_since(self._seen)
         self._seen = state.tick
         asked = self.request.devices
-        if policy.by_look and (asked is None or (state.devices is not None and state.devices.alike(asked))):
+        alike = asked is None or (state.devices is not None and state.devices.alike(asked))
+        if policy.by_look and alike and seen_by_look(self.request):
             looks.refresh()
             if self._table is None:
                 self._table = _Table()
@@ -64,7 +67,7 @@ def _rate(state: State, policy: Policy, request: Request, rows: Ints) -> tuple[F
     fits = state.feasible(request, rows).nonzero()[0]
     if len(fits):
         good = rows[fits]
-        rating = policy.rate(state, request, good)
+        rating = rate_by_fill(state, policy, request, good) if request.fill else policy.rate(state, request, good)
         score[fits], card[fits] = rating.scores, rating.cards
     return score, card
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from forebay.scheduler.arrays.storage import ClaimKey
 from forebay.scheduler.arrays.types import Bools, Ints, Shorts
 from forebay.scheduler.devices.arrays import Cards
 from forebay.scheduler.devices.ask import PodAsk
@@ -213,6 +214,10 @@ class State:
     def allowed(self, request: Request) -> Bools | None:
         """bool[N]: rows that meet the request's constraints; None for all. True now and no longer, and not to be changed."""
         return None
+
+    def claims_of(self, request: Request) -> tuple[ClaimKey, ...]:
+        """Claims on devices that the request uses."""
+        return ()
 
     def coupled(self, request: Request) -> bool:
         """Whether placing one pod may make room for a request that fitted nowhere."""

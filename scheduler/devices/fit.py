@@ -13,8 +13,9 @@ from itertools import combinations
 
 import msgspec
 
-from forebay.scheduler.devices.ask import Ask, Order, PodAsk
+from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import NOTHING, Device, Part, Rules, Use, best_start, collapse, free_milli, lack
+from forebay.scheduler.pods.fill import Order
 
 TRIES = 500
 """Sets of cards looked at for one pod on one node. Eight cards and three containers need at most 8 + 28 + 56 in common cases."""

@@ -37,7 +37,6 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
     """Score, and the card that the policy would take (NO_CARD: as the node's order has it), of rows that are feasible.
 
     Where pod, queue or node label say how cards are to be filled, that decides which cards; the measure decides the rest.
-    Where pod or queue say how nodes are to be filled, their cards' free part is the score.
     """
     ask, cards = request.devices, state.devices
     assert ask is not None
@@ -50,7 +49,7 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
     else:
         able, then = cards.usable(ask, rows), cards.after(ask, rows)
         count = ask.groups[0][0].cards
-        if count == 1 and not ask.nodes_by and not order.any():  # most pods and nodes
+        if count == 1 and not order.any():  # most pods and nodes
             return _each(state, request, rows, judge, (free, able, then))
         after = np.where(ordered(able, free, count, order), then, free)
         open_ = (order == 0).nonzero()[0] if count == 1 else np.zeros(0, np.int64)
@@ -58,10 +57,6 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
             scores[open_], chosen[open_] = _each(state, request, rows[open_], judge, (free[open_], able[open_], then[open_]))
             after[open_] = free[open_]
             after[open_, chosen[open_]] = then[open_, chosen[open_]]
-    if ask.nodes_by:
-        total = np.maximum(state.card_milli[rows].sum(axis=1), 1)
-        filled = 100 * (1 - after.sum(axis=1) / total)
-        return (filled if ask.nodes_by == "binpack" else 100 - filled), chosen
     rest = np.flatnonzero(scores == -np.inf)
     if len(rest):
         scores[rest] = _gains(state, request, rows[rest], judge, (free[rest], after[rest]))

@@ -177,4 +177,4 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _time(at: float) -> str:
-    return f"{datetime.fromtimestamp(min(at, LAST), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{datetime.fromtimestamp(round(min(at, LAST)), UTC):%Y-%m-%dT%H:%M:%SZ}"

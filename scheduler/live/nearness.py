@@ -212,6 +212,11 @@ class Nearness:
     def _links(self) -> Links:
         return Links(self.warmth.nic, self.warmth.store, len(self.line.loading))
 
+    def keep(self, requests: Sequence[Request]) -> None:
+        """Forget how many pods fit where for all but these."""
+        self._slots.keep(requests)
+        self._whole.keep(requests)
+
     def empty(self, requests: list[Request]) -> Ints:
         """Slots [N] that would take any of the pods if nothing ran, where the constraints of all allow them."""
         return self._masked(requests, [self._whole.of(request) for request in requests])

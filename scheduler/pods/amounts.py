@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from forebay.api.corev1 import Container, ContainerStatus, Pod, PodSpec, PodStatus, Quantities, Resources
+from forebay.api.fluidnames import CACHE_BYTES
+from forebay.api.quantity import QuantityError
 from forebay.scheduler.quota.amounts import Amounts, add, parse_amount
 
 PODS = "pods"
@@ -30,6 +32,26 @@ def pod_amounts(pod: Pod) -> dict[str, int]:
     infeasible counts as what was given. Raises `QuantityError` for what is no quantity and for what is below 0.
     """
     return spec_amounts(pod.spec, pod.status)
+
+
+def quota_amounts(pod: Pod, asked: Amounts | None = None) -> dict[str, int]:
+    """What quotas count of a pod: `pod_amounts` (`asked`, where they are known), and bytes of cache that it keeps on its node.
+
+    No node offers those, so the pod says it in an annotation. One that is no quantity counts as none; see `cache_bytes`.
+    """
+    amounts = dict(pod_amounts(pod) if asked is None else asked)
+    try:
+        if cache := cache_bytes(pod):
+            amounts[CACHE_BYTES] = cache
+    except QuantityError:
+        pass  # such a pod is not placed, and says why
+    return amounts
+
+
+def cache_bytes(pod: Pod) -> int:
+    """Raises `QuantityError` for an annotation that is none."""
+    said = pod.metadata.annotations.get(CACHE_BYTES)
+    return _amount(CACHE_BYTES, said) if said else 0
 
 
 def spec_amounts(spec: PodSpec, status: PodStatus | None = None) -> dict[str, int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from forebay.api.corev1 import Pod
+from forebay.scheduler.arrays.holds import shut_by
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.books import Books
 from forebay.scheduler.live.instructions import Instruction
 from forebay.scheduler.live.nearness import Nearness
 from forebay.scheduler.live.ordering import verdict
+from forebay.scheduler.live.reserve.ends import Ends
 from forebay.scheduler.live.reserve.holding import Holding
 from forebay.scheduler.live.reserve.prefetching import Prefetching
 from forebay.scheduler.live.reserve.queues import QueueHolding
@@ -32,8 +34,9 @@ class Keeping:
         pod_of: Callable[[str], Pod | None],
     ) -> None:
         self._books, self._nearness = books, nearness
-        self.nodes = Holding(books, planner, queue, pod_of)
-        self.queues = QueueHolding(books, queue, pod_of)
+        self.ends = Ends()
+        self.nodes = Holding(books, planner, queue, pod_of, self.ends)
+        self.queues = QueueHolding(books, queue, pod_of, self.ends)
         self.timeouts = Timeouts(groups, queue)
         self.prefetching = Prefetching(books, nearness, queue)
         self._behind: dict[str, str] = {}
@@ -57,8 +60,8 @@ class Keeping:
 
     def end(self, now: float, pods: dict[str, Pod]) -> list[Instruction]:
         """After them: what is said of gangs that waited too long, and asked of nodes. `pods`: those that wait."""
-        self.nodes.end()
-        return [*self.timeouts.over(now, pods), *self.prefetching.look(now, pods, self.nodes.holder)]
+        self.nodes.end(now)
+        return [*self.timeouts.over(now, pods), *self.prefetching.look(now, pods, self.nodes.holders.values())]
 
     def behind(self, job: Job, pods: Sequence[Pod], now: float) -> str:
         """Why quotas' order keeps it back although its queue admits it, "" if it does not."""
@@ -78,11 +81,11 @@ class Keeping:
         being deleted for it, and its place is nominated.
         """
         self.timeouts.waits(job, pods)
-        holds = self._books.cluster.holds
-        if lacking is not None and not refused and holds.active and holds.kept is not None:
+        if lacking is not None and not refused:
             requests = {member.request for member in lacking.members}
-            if any(len(holds.shut(self._books.cluster, one)) for one in requests):
-                self._behind[job.key] = holds.kept.who
+            for kept in self._books.cluster.holds.standing:
+                if any(len(shut_by(kept, self._books.cluster, one)) for one in requests):
+                    self._behind.setdefault(job.key, kept.who)
         found = verdict(self._books, job, pods) if refused and not making and lacking is not None else None
         if found is None:
             self.queues.waive(job)

@@ -11,7 +11,7 @@ else's hand are mended, and a wish ends with the need for it, wherever the gang 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from forebay.api.corev1 import Pod
 from forebay.scheduler.arrays.slots import capacity
 from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.live.awaiting import Line
-from forebay.scheduler.live.books import Books, Unplaceable
+from forebay.scheduler.live.books import Books
 from forebay.scheduler.live.instructions import Load
 from forebay.scheduler.live.nearness import Nearness
 from forebay.scheduler.live.reserve.holding import Holder
+from forebay.scheduler.live.tenants import Unplaceable
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.locality import prefetch
 from forebay.scheduler.locality.waiting import STALL
@@ -70,8 +71,8 @@ class Prefetching:
                     self._grew[name, dataset] = now
         self._tell(self._outlook(now, self._waiting(pods), pods))
 
-    def look(self, now: float, pods: Mapping[str, Pod], holder: Holder | None) -> list[Load]:
-        """What is to be written. `pods`: those that wait; `holder`: who is held a place."""
+    def look(self, now: float, pods: Mapping[str, Pod], holders: Iterable[Holder]) -> list[Load]:
+        """What is to be written. `pods`: those that wait; `holders`: who is held a place."""
         if now - self._looked_at < EVERY or not self._nearness.published:
             return []
         self._looked_at = now
@@ -88,7 +89,9 @@ class Prefetching:
         running[list(self._runs)] = True
         self._growing(see)
         prefetch.review(self.loads, see, running)
-        self._held(see, waits, holder)
+        for holder in holders:
+            if holder.key in waits:
+                self._held(see, *waits[holder.key], holder)
         prefetch.from_store(self.loads, see)
         prefetch.copies(self.loads, see)
         self._tell(see)
@@ -153,11 +156,8 @@ class Prefetching:
             if main:
                 self._runs[column] = now
 
-    def _held(self, see: prefetch.Outlook, waits: Mapping[str, tuple[Job, int]], holder: Holder | None) -> None:
+    def _held(self, see: prefetch.Outlook, job: Job, column: int, holder: Holder) -> None:
         """The nodes that are held for a gang load what it will read there."""
-        if holder is None or holder.key not in waits:
-            return
-        job, column = waits[holder.key]
         rows = self._nearness.warmth.row_of
         for node, count in sorted(holder.pods.items(), key=lambda one: (-one[1], one[0])):
             row = rows.get(node)

@@ -23,8 +23,7 @@ def test_the_node_that_is_held_for_a_gang_loads_its_data() -> None:
     lake.core.configure(Configuration(preemption=False, locality=Locality(wait=False)))
     lake.arrive(bound(pod("more-a", 3, **JOB), "a"), bound(pod("more-c", 3, **JOB), "c"))
     assert lake.wishes() == ["b"]
-    holder = lake.core.keeping.nodes.holder
-    assert holder is not None
+    (holder,) = lake.core.keeping.nodes.holders.values()
     assert dict(holder.pods) == {"b": 4}
 
 
@@ -33,8 +32,7 @@ def test_a_wish_is_written_until_it_is_seen_and_then_no_more() -> None:
     full(lake)
     lake.arrive(*gang("big", 4, **CLAIM))
     assert lake.wishes() == ["a"]  # the reservation is there, and a worker is
-    holder = lake.core.keeping.nodes.holder
-    assert holder is not None
+    (holder,) = lake.core.keeping.nodes.holders.values()
     assert dict(holder.pods) == {"a": 4}
     assert lake.wishes() == []  # it is on its way
     assert lake.wishes(16.0) == ["a"]  # it got lost
