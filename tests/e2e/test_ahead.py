@@ -70,9 +70,9 @@ def test_a_queued_gangs_data_is_on_its_node_before_it_starts(lake: Lake, log: Pa
     until(lambda: wish(lake) in nodes, f"no wish stands on the hints: {crew.said()}")
     node = wish(lake)
     assert f"reserved on {node}," in crew.said()
+    until(lambda: [one["spec"]["options"]["nodes"] for one in loads(lake)] == [node], "no load is made, or not one")
     until(lambda: told(lake, node) == lake.bytes, f"{node} does not hold all of the data")
     assert crew.nodes() == []
-    assert [one["spec"]["options"]["nodes"] for one in loads(lake)] == [node]
     until(lambda: wish(lake) == "", "the wish stands though the node has the data")
 
     lake.pods.delete("pod", *(name for name in names if not name.startswith(f"busy-{node}-")))  # there is room, far from its data

@@ -153,8 +153,8 @@ class Holding:
 
     def held(self, job: Job, nodes: Sequence[str]) -> bool:
         """Whether just these nodes, and perhaps more, are held for the job, and it would still fit there."""
-        one = self.holders.get(job.key)
-        return one is not None and one.found.needs.keys() >= set(nodes) and self._stands(one)
+        holder = self.holders.get(job.key)
+        return holder is not None and holder.found.needs.keys() >= set(nodes) and self._stands(holder)
 
     def lacking(self, job: Job, gang: Gang, pods: Sequence[Pod], now: float) -> str:
         """The job found no room. What is to be said of its place, "" for nothing."""

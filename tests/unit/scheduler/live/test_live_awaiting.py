@@ -215,13 +215,13 @@ def test_who_waits_for_room_near_its_data_keeps_the_place_that_is_held_there() -
     lake.arrive(bound(pod("service-a", 4), "a"), bound(pod("service-c", 4), "c"), bound(pod("old", 4, **JOB), "b"))
     lake.arrive(*train())
     lake.decide()
-    (holder,) = lake.core.keeping.nodes.holders.values()
+    holder = lake.core.keeping.nodes.holders["gang n/big"]
     assert dict(holder.pods) == {"b": 4}
     lake.end("service-c")
     lake.now += 15.0
     assert lake.decide() == {}
     assert "so it waits for room there until" in lake.reason("big0")
-    assert list(lake.core.keeping.nodes.holders.values()) == [holder]
+    assert lake.core.keeping.nodes.holders == {"gang n/big": holder}
     lake.arrive(aged(pod("small", **JOB), 15.0))
     lake.end("old")
     lake.now += 15.0
@@ -234,13 +234,13 @@ def test_who_waits_for_other_room_than_is_held_for_it_holds_nothing() -> None:
     lake.arrive(bound(pod("service-a", 4), "a"), bound(pod("service-c", 4), "c"), bound(pod("old", 4, **JOB), "b"))
     lake.arrive(*train())
     lake.decide()
-    (holder,) = lake.core.keeping.nodes.holders.values()
+    holder = lake.core.keeping.nodes.holders["gang n/big"]
     assert dict(holder.pods) == {"b": 4}
     lake.end("service-c")
     lake.now += 15.0
     assert lake.decide() == {}
     assert "its data n/lake is on a" in lake.reason("big0")
-    assert not lake.core.keeping.nodes.holders
+    assert lake.core.keeping.nodes.holders == {}
 
 
 # --- its turn at the store ---
