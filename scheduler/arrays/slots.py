@@ -55,8 +55,10 @@ def _of_devices(state: State, request: Request, rows: Ints) -> Ints:
         return count
     fits = np.flatnonzero(state.feasible(request, rows))
     if cards.independent(ask):
-        apart = cards.apart[rows[fits]]  # a share that takes a card whole keeps the next such share away there
-        easy, fits = fits[~apart], fits[apart]
+        easy, fits = fits, fits[:0]
+        if cards.whole_at_times(ask):  # there a share that takes a card whole may keep the next such share away
+            apart = cards.apart[rows[easy]]
+            easy, fits = easy[~apart], easy[apart]
         units = cards.units(ask, rows[easy]).sum(axis=1)
         count[easy] = np.minimum(np.minimum(_of_resources(state, request, rows[easy]), units), TRIED)
     count[fits] = _tried(state, request, rows[fits])

@@ -33,7 +33,7 @@ ORDERS = {"": 0, "binpack": 1, "spread": -1}
 CORES = {"may": 0, "must": 1, "never": -1}
 
 EMPTY_ROW = {
-    **{"present": False, "whole": True, "shares": True, "apart": False},
+    **{"present": False, "whole": True, "shares": True, "apart": False, "shared": False},
     **{"bounded": 0, "most_pods": LIMIT, "order": 0},
 }
 EMPTY_PLACE = {
@@ -78,6 +78,7 @@ class Cards:
         self.whole = np.ones(count, np.bool_)  # what the node's policy gives out
         self.shares = np.ones(count, np.bool_)
         self.apart = np.zeros(count, np.bool_)  # never both at a time
+        self.shared = np.zeros(count, np.bool_)  # some pod holds a share; one of a card that is gone counts
         self.bounded: Shorts = np.zeros(count, np.int16)  # 1 shares must bound their cores, -1 they must not
         self.most_pods: Ints = np.full(count, LIMIT, np.int64)
         self.order: Shorts = np.zeros(count, np.int16)  # 1 fill cards up, -1 spread, 0 the policy decides
@@ -124,6 +125,7 @@ class Cards:
             raise ValueError("two cards of a node have the same id: cards are found by id")
         self.devices[row], self.rules[row] = tuple(devices), rules
         self.used[row] = {name: use for name, use in used.items() if use != NOTHING}
+        self.shared[row] = any(use.pods > use.whole for use in self.used[row].values())
         self.present[row] = bool(devices)
         self.whole[row], self.shares[row], self.apart[row] = rules.whole, rules.shares, not rules.mixed
         self.bounded[row] = CORES[rules.cores]
@@ -203,21 +205,21 @@ class Cards:
         ok = np.ones(len(rows), np.bool_)
         for group in ask.groups:
             ok &= np.add.reduce(self._carries(ask, group, rows), axis=1) >= group[0].cards
-        exact = ask.single and not ask.one_numa
-        if exact:
+        if ask.single and not ask.one_numa:
             ok &= self._given(ask, rows)
-        for at in (ok & self._of(self.apart, rows) if exact else ok).nonzero()[0].tolist():
+            return ok
+        for at in ok.nonzero()[0].tolist():
             row = int(rows[at])
-            if exact:
-                ok[at] = not forbidden(ask, self.devices[row], self.used[row], self.rules[row])
-            else:
-                ok[at] = not isinstance(fit(ask, self.devices[row], self.used[row], self.rules[row]), Refusal)
+            ok[at] = not isinstance(fit(ask, self.devices[row], self.used[row], self.rules[row]), Refusal)
         return ok
 
     def _given(self, ask: PodAsk, rows: Ints) -> Bools:
-        """bool[n]: rows whose policy has nothing against the pod (`fit.forbidden`), whatever else is on their cards."""
-        ok = np.ones(len(rows), np.bool_)
+        """bool[n]: rows whose policy has nothing against the pod (`fit.forbidden`), with what is on their cards."""
+        ok, apart = np.ones(len(rows), np.bool_), self._of(self.apart, rows)
         for one in ask.asks:
+            if apart.any():
+                others = self._of(self.shared, rows) if one.whole else np.logical_or.reduce(self._of(self.taken, rows), axis=1)
+                ok &= ~(apart & others)
             if one.whole:
                 ok &= self._of(self.whole, rows)
                 continue
@@ -280,6 +282,10 @@ class Cards:
         for number in need.cut:
             here = looks == number
             yield "free slices", ~here | self._room(number, group[0].profile)[self._of(self.slices, rows) * here]
+
+    def whole_at_times(self, ask: PodAsk) -> bool:
+        """Whether there are types of cards of which a single pod takes one as a whole, be it by asking for a share."""
+        return self._needs_of_all(ask, ask.groups[0]).whole is not None
 
     def independent(self, ask: PodAsk) -> bool:
         """Whether each card alone says how many such pods it takes: they ask for a part of one card, and none is cut."""
@@ -449,6 +455,7 @@ class Cards:
             left = held + use if sign > 0 else held - use
             if left != NOTHING:
                 self.used[row][name] = left
+        self.shared[row] = any(use.pods > use.whole for use in self.used[row].values())
         for place, device in enumerate(self.devices[row]):
             if device.id in uses:
                 self._show(row, place)
