@@ -6,7 +6,6 @@ extender AliyunContainerService/gpushare-scheduler-extender, and ACK's documenta
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -238,4 +237,4 @@ def _part(container: str, index: int, memory: int, cores: int, cards: Mapping[in
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return msgspec.json.encode(value, order="sorted").decode()

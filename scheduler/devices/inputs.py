@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from forebay.api import corev1
 from forebay.scheduler.devices import ack, dra, hami, koordinator
@@ -126,6 +127,7 @@ def read_node(
     return Inventory(devices, rules, "ack" if rules.source == "ack" and rules.shares else api)
 
 
+@lru_cache(maxsize=4096)
 def served(resource: str) -> bool:
     """Whether a resource name asks for devices, in any API."""
     return resource in _SERVED or any(kind.part_name(resource) for kind in KINDS.values())

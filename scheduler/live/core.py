@@ -495,4 +495,5 @@ class Core:
         requests = self.books.requests(self.pods.values())
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)
+        self.nearness.keep(requests)
         self.sayings.classes_changed()

@@ -50,7 +50,7 @@ class Nearness:
     def __init__(self, state: State, settings: Locality = Locality()) -> None:  # noqa: B008
         self.state, self.settings = state, settings
         self.warmth = Warmth(state.names, settings.store_bytes_per_second, settings.node_bytes_per_second)
-        self._slots = Slots(state)
+        self._slots, self._whole = Slots(state), Slots(state, capacity)
         self._nodes: dict[str, tuple[NodeCacheStatus, float]] = {}
         self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
         self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
@@ -184,8 +184,7 @@ class Nearness:
             return None
 
         def best(data: Data) -> Choice | None:
-            empty = self._masked(requests, [capacity(self.state, request) for request in requests])
-            return self._choose(len(members), empty, data)
+            return self._choose(len(members), self.empty(requests), data)
 
         case = Case(gang.name, dataset, data, choice, free, waited, now, turn)
         wait = self.awaiting.look(case, self.settings, best)
@@ -207,15 +206,24 @@ class Nearness:
 
     def _choose(self, pods: int, free: Ints, data: Data) -> Choice | None:
         """Without knowledge of which gangs come, no free node is worth more whole than another."""
-        return choose(pods, free, data, self._links, Shapes(int(free.max(initial=1))))
+        return choose(pods, free, data, self._links, Shapes(1))
 
     @property
     def _links(self) -> Links:
         return Links(self.warmth.nic, self.warmth.store, len(self.line.loading))
 
+    def keep(self, requests: Sequence[Request]) -> None:
+        """Forget how many pods fit where for all but these."""
+        self._slots.keep(requests)
+        self._whole.keep(requests)
+
+    def empty(self, requests: list[Request]) -> Ints:
+        """Slots [N] that would take any of the pods if nothing ran, where the constraints of all allow them."""
+        return self._masked(requests, [self._whole.of(request) for request in requests])
+
     def _masked(self, requests: list[Request], rooms: list[Ints]) -> Ints:
         """Slots [N] that take any of the pods, where the constraints of all allow them."""
-        room: Ints = np.minimum.reduce(rooms)
+        room: Ints = rooms[0] if len(rooms) == 1 else np.minimum.reduce(rooms)
         for request in requests:
             allowed = self.state.allowed(request)
             if allowed is not None:

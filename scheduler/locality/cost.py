@@ -53,7 +53,8 @@ def together(held: Ints, size: int) -> float:
     """Bytes that at least one node holds, of [N] bytes held; the nodes' bytes taken as independent draws of the dataset."""
     if size <= 0:
         return 0.0
-    return float(size * (1.0 - np.prod(1.0 - np.minimum(held / size, 1.0))))
+    some = held[held.nonzero()[0]]  # the others' factors are 1
+    return float(size * (1.0 - np.prod(1.0 - np.minimum(some / size, 1.0))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,11 @@ class Data:
     def on(self, rows: Ints) -> Data:
         """The same of some nodes."""
         return Data(self.size, self.held[rows], self.eta[rows], self.joint, self.crowd[rows])
+
+    @property
+    def known(self) -> Ints:
+        """Rows of nodes that hold or load some of it, or would push out others: all others cost the same."""
+        return ((self.held > 0) | (self.eta < np.inf) | (self.crowd > 0)).nonzero()[0]
 
     @property
     def nowhere(self) -> bool:
