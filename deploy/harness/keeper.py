@@ -327,7 +327,6 @@ class Keeper:
 
     def _stop(self) -> None:
         """Everything was made for the occasion: nothing is ended in order."""
-        hurry(Path("/proc"))
         for process in self.running.values():
             first = self._first_of(process)
             os.kill(first or process.pid, signal.SIGKILL)
@@ -367,17 +366,6 @@ class Keeper:
     def _words(self, name: str) -> str:
         path = self.place.node(name) / "log/node.log" if name in self.nodes else self.place.logs / f"{name}.log"
         return path.read_bytes()[-2000:].decode("utf-8", "replace").strip() if path.exists() else ""
-
-
-def hurry(proc: Path) -> None:
-    """Gives every process below `proc` the usual priority, this one too. What was started at a low one dies at it: 17 s and more
-    on two cores that others keep busy, 2 s otherwise. Where that is not allowed it takes as long as it takes."""
-    for task in proc.glob("[0-9]*/task/[0-9]*"):
-        try:
-            if os.getpriority(os.PRIO_PROCESS, int(task.name)) > 0:
-                os.setpriority(os.PRIO_PROCESS, int(task.name), 0)
-        except (ProcessLookupError, PermissionError):
-            continue
 
 
 def main() -> int:

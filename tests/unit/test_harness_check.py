@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import cgroups, keeper, machine
+from harness import cgroups, machine
 
 
 @pytest.fixture
@@ -65,20 +63,3 @@ def test_no_cgroup_may_be_made(root: Path) -> None:
     with pytest.raises(machine.ClusterError, match=r"needs to make cgroups, one for each node .*File exists.* writable"):
         machine.check()
     assert not (root / f"cgroup/cpu/forebay-probe-{os.getpid()}").exists()
-
-
-def test_what_was_started_at_a_low_priority_ends_at_the_usual_one(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("an ordinary user may raise nobody's priority")
-    with subprocess.Popen(["nice", "-n", "19", "sleep", "60"]) as low:
-        try:
-            place = tmp_path / f"{low.pid}/task/{low.pid}"
-            place.mkdir(parents=True)
-            (tmp_path / "999999999/task/999999999").mkdir(parents=True)  # it has ended meanwhile
-            until = time.monotonic() + 60
-            while os.getpriority(os.PRIO_PROCESS, low.pid) != 19 and time.monotonic() < until:
-                time.sleep(0.01)
-            keeper.hurry(tmp_path)
-            assert os.getpriority(os.PRIO_PROCESS, low.pid) == 0
-        finally:
-            low.kill()
