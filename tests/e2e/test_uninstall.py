@@ -126,7 +126,7 @@ def test_with_datasets_by_helm(lake: Lake, tmp_path: Path) -> None:
     try:
         file, values = (
             tmp_path / "values.yaml",
-            {"image": "forebay:dev", "pullPolicy": "Never", "node": {"hostPathRoots": [HOST_ROOT]}},
+            {"image": "forebay:dev", "pullPolicy": "Never", "node": {"hostPathRoots": [HOST_ROOT]}, "fluidNodeLabels": True},
         )
         file.write_text(yaml.safe_dump(values))
         helm(
@@ -136,10 +136,16 @@ def test_with_datasets_by_helm(lake: Lake, tmp_path: Path) -> None:
         lake.bound()
         wanted: dict[str, Any] = json.loads(lake.pods.run(lake.reader("reader", "node-1")))
         assert wanted == lake.hashes
+        labels = (f"fluid.io/s-{lake.pods.namespace}-{lake.name}", f"fluid.io/f-{lake.pods.namespace}-{lake.name}")
+        until(lambda: all(label in labels_of_nodes(cluster) for label in labels), f"not on nodes: {labels_of_nodes(cluster)}")
         lake.pods.delete("pod", "reader")
+        off = ("--reuse-values", "--set", "fluidNodeLabels=false", "--wait")
+        helm(cluster, tmp_path, "upgrade", "forebay", str(DEPLOY / "chart"), *off)
+        assert labels[0] in labels_of_nodes(cluster), "what was wanted once stays until uninstalling"
         helm(cluster, tmp_path, "uninstall", "forebay", "--wait")
         let_go(lake)
         nothing_on_nodes(cluster, lake)
+        assert not [key for key in labels_of_nodes(cluster) if "fluid" in key]
         cluster.kubectl("delete", "namespace", SYSTEM, "--timeout=100s", seconds=150)
         assert of_ours(cluster) == [f"secret/{name}" for name in secrets(lake)]
         for node in NODES:
@@ -149,6 +155,11 @@ def test_with_datasets_by_helm(lake: Lake, tmp_path: Path) -> None:
         until(lambda: not of_ours(cluster), f"stays: {of_ours(cluster)}")
     finally:
         deploy(cluster)
+
+
+def labels_of_nodes(cluster: Cluster) -> set[str]:
+    nodes = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
+    return {key for node in nodes for key in node["metadata"].get("labels", {})}
 
 
 def secrets(lake: Lake) -> list[str]:
