@@ -152,6 +152,7 @@ class Groups:
             max((one.priority for one in said if one.priority is not None), default=priority),
             next((one.priority_class for one in said if one.priority_class), ""),
             next((one.queue for one in said if one.queue), ""),
+            any(one.together for one in said),
         )
 
     def gather(self, gang: str, waiting: Sequence[tuple[Pod, Member]], bound: Sequence[Pod]) -> Gang | str:

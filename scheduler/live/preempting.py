@@ -229,7 +229,7 @@ def _together(books: Books, groups: Groups, running: Iterable[Running]) -> dict[
     found = dict[str, Together]()
     for gang, pods in members.items():
         spec = groups.spec(gang, pods)
-        found[gang] = Together(spec.minimum if isinstance(spec, Spec) else len(pods))
+        found[gang] = Together(spec.minimum if isinstance(spec, Spec) and not spec.together else len(pods))
     return found
 
 

@@ -21,11 +21,12 @@ class Sayings:
         self._cluster = cluster
         self._told: dict[str, str] = {}
         self._whys: dict[Request, str] = {}
-        self._at: tuple[int, int, tuple[str, ...]] = (-1, 0, ())
+        self._at: tuple[int, int, int, tuple[str, ...]] = (-1, 0, 0, ())
 
     def why(self, request: Request) -> str:
         """Why no node takes a pod. Counted once for equal requests while nothing changes."""
-        now = (self._cluster.tick, self._cluster.holds.serial, self._cluster.holds.active)
+        cluster = self._cluster
+        now = (cluster.tick, cluster.storage.version, cluster.holds.serial, cluster.holds.active)
         if self._at != now:
             self._whys.clear()
             self._at = now

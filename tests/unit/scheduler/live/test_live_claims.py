@@ -185,6 +185,18 @@ def test_koordinators_device_says_which_cards_a_node_has() -> None:
     assert not [one for one in c.books.devices.devices("a") if one.healthy]
 
 
+def test_what_is_said_of_a_claim_that_comes_later_is_said_anew() -> None:
+    """A pod is often seen before its claim; a claim changes no row of a node."""
+    c = core(node("a"))
+    c.apply("Pod", None, pod("p", volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]))
+    assert "claim n/data does not exist" in said(c.decide(0))[0]
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "10Gi"}}}
+    data = {"metadata": {"name": "data", "namespace": "n"}, "spec": spec}
+    c.apply("PersistentVolumeClaim", None, msgspec.convert(data, PersistentVolumeClaim))
+    (told,) = said(c.decide(10))
+    assert "claim n/data does not exist" not in told
+
+
 def test_storage_capacity_decides_where_a_volume_can_be_made() -> None:
     c = core(node("a", labels={"kubernetes.io/hostname": "a"}), node("b", labels={"kubernetes.io/hostname": "b"}))
     kind = {"metadata": {"name": "fast"}, "provisioner": "csi.example.com", "volumeBindingMode": "WaitForFirstConsumer"}

@@ -101,3 +101,14 @@ def test_of_one_second_the_first_that_came_goes_first() -> None:
     c.apply("Quota", None, {**quota, "spec": {"max": {"cpu": "9"}}})
     c.apply("Node", None, node("b", 1))
     assert set(binds(c.decide(100))) == {"m"}
+
+
+@pytest.mark.parametrize(("mode", "gone"), [("Pod", 1), ("PodGroup", 4), ({"single": {}}, 1), ({"all": {}}, 4), (None, 1)])
+def test_a_group_says_whether_all_of_it_goes_when_one_has_to(mode: Any, gone: int) -> None:
+    c = core()
+    c.apply("Node", None, node("a", 4))
+    c.apply("Group:" + NATIVE, None, native("runs", **({} if mode is None else {"disruptionMode": mode})))
+    for n in range(4):  # two more than it needs
+        c.apply("Pod", None, bound(of_native(f"runs{n}", "runs"), "a"))
+    c.apply("Pod", None, pod("higher", priority=50))
+    assert len([one for one in c.decide(0) if isinstance(one, Delete)]) == gone

@@ -202,3 +202,23 @@ def test_cache_bytes_that_are_no_quantity_are_told() -> None:
     done = c.decide(0)
     assert binds(done) == {"other": "a"}
     assert told(done)[0].startswith('annotation forebay.io/cache-bytes "plenty" is no Kubernetes quantity; write')
+
+
+def test_memory_of_each_of_several_cards_counts_for_all_of_them() -> None:
+    """HAMi's `gpumem` is what a container gets of every card it asks for."""
+    c = core(preemption=False)
+    c.apply("Node", None, hami())
+    c.apply("Quota", None, tree(leaf("q", most={"nvidia.com/gpumem": "8192"})))
+    c.apply("Pod", None, pod("two", limits={"nvidia.com/gpu": "2", "nvidia.com/gpumem": "5000"}))
+    c.apply("Pod", None, pod("one", limits={"nvidia.com/gpu": "1", "nvidia.com/gpumem": "5000"}))
+    done = c.decide(0)
+    assert binds(done) == {"one": "a"}
+    assert "nvidia.com/gpumem" in told(done)[0]
+    assert c.books.quotas.ledger.charges["one"].amounts["nvidia.com/gpumem"] == 5000
+    first = bound(pod("one", limits={"nvidia.com/gpu": "1", "nvidia.com/gpumem": "5000"}), "a")
+    c.apply("Pod", None, first)
+    c.apply("Pod", first, None)
+    small = pod("small", limits={"nvidia.com/gpu": "2", "nvidia.com/gpumem": "4000"})
+    c.apply("Pod", None, small)
+    assert binds(c.decide(100)) == {"small": "a"}
+    assert c.books.quotas.ledger.charges["small"].amounts["nvidia.com/gpumem"] == 8000
