@@ -43,13 +43,16 @@ def pod_amounts(pod: Pod) -> dict[str, int]:
     return spec_amounts(pod.spec, pod.status)
 
 
-def quota_amounts(pod: Pod, asked: Amounts | None = None) -> dict[str, int]:
+def quota_amounts(pod: Pod, asked: Amounts | None = None) -> Amounts:
     """What quotas count of a pod: `pod_amounts` (`asked`, where they are known), but what is asked of each of several cards as
     often as that, and bytes of cache that it keeps on its node.
 
     No node offers those, so the pod says it in an annotation. One that is no quantity counts as none; see `cache_bytes`.
     """
-    amounts = dict(pod_amounts(pod) if asked is None else asked)
+    asked = pod_amounts(pod) if asked is None else asked
+    if PER_CARD.keys().isdisjoint(asked) and CACHE_BYTES not in pod.metadata.annotations:
+        return asked
+    amounts = dict(asked)
     each = PER_CARD.keys() & amounts.keys()
     if each:
         over_all = peak(pod.spec.containers, pod.spec.init_containers, _of_all_cards)
