@@ -19,6 +19,8 @@ OBJECT_MAX = 253
 ENGINE_ANNOTATION = "forebay.io/engine"
 """Annotation of a Dataset, a runtime or a Namespace: `native`, or the name of an engine."""
 NATIVE = "native"
+CACHE_BYTES = "forebay.io/cache-bytes"
+"""A resource of quotas; on a pod an annotation: bytes of cache that it keeps on its node."""
 
 DATASET_ID = "fluid.io/dataset-id"
 DATASET = "fluid.io/dataset"

@@ -20,7 +20,7 @@ from forebay.scheduler.gang import plan as greedy
 from forebay.scheduler.locality import prefetch
 from forebay.scheduler.locality.cost import Data, Links, together
 from forebay.scheduler.locality.placing import Choice, choose, take
-from forebay.scheduler.locality.waiting import Entry, Kind, Waiting, may_go
+from forebay.scheduler.locality.waiting import Entry, Kind, Waiting, may_go, turn_comes
 from forebay.scheduler.locality.warmth import STALE, Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.planner import Planner
@@ -338,11 +338,9 @@ class Dispatcher:
     def turn_comes(self, entry: Entry, now: float, warmth: Warmth) -> bool:
         """Whether the gang's data will be loaded from the store after others', and that is seen to go on."""
         column = entry.column
-        if now - entry.ask.since > prefetch.TURN or now - self.loads.grown > prefetch.STALL:
-            return False
         if column < 0 or not self._far[column] or not self._loadable[column] or self.loads.rows(column):
             return False
-        return self._links(warmth).users >= prefetch.STORE_LOADS
+        return turn_comes(self._links(warmth).users, now - self.loads.grown, now - entry.ask.since)
 
     # loads
 

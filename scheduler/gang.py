@@ -49,6 +49,25 @@ class Gang:
                 raise ValueError(f"gang {self.name}: group {group} asks for {minimum} of its {there} pods: lower it or add pods")
 
 
+def part(gang: Gang, room: int) -> Sequence[Member]:
+    """All its members where there are places for all; else as many as there are places, those first that its minimums ask for.
+
+    Nobody where that is too few to start.
+    """
+    if len(gang.members) <= room:
+        return gang.members
+    if room < max(gang.minimum, 1):
+        return ()
+    short = dict(gang.group_minimum)
+    first, rest = list[Member](), list[Member]()
+    for member in gang.members:
+        needed = short.get(member.group, 0) > 0
+        (first if needed else rest).append(member)
+        if needed:
+            short[member.group] -= 1
+    return (first + rest)[:room] if len(first) <= room else ()
+
+
 def plan(planner: Planner, gang: Gang) -> Plan:
     """Place the gang in the planner's state, or leave the state as it is. Pods above the minimum get what is left."""
     with Transaction(planner.state) as transaction:

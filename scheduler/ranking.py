@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from forebay.scheduler.arrays.looks import NEVER, Looks
-from forebay.scheduler.arrays.state import NO_CARD, State
+from forebay.scheduler.arrays.state import FEW, NO_CARD, State
 from forebay.scheduler.arrays.types import Bools, Floats, Ints, Shorts
+from forebay.scheduler.filling import rate as rate_by_fill
+from forebay.scheduler.filling import seen_by_look
 from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies.base import Policy
 
@@ -42,25 +44,30 @@ class Ranking:
         rows = state.rows if every else state.changed_since(self._seen)
         self._seen = state.tick
         asked = self.request.devices
-        if policy.by_look and (asked is None or (state.devices is not None and state.devices.alike(asked))):
+        alike = asked is None or (state.devices is not None and state.devices.alike(asked))
+        if policy.by_look and alike and seen_by_look(self.request):
             looks.refresh()
             if self._table is None:
                 self._table = _Table()
             self._table.follow(looks)
-            self._table.learn(state, policy, self.request, looks, None if every else rows)
-            numbers = looks.of[rows]
-            self.score[rows], self.card[rows] = self._table.score[numbers], self._table.card[numbers]
+            numbers = looks.of if every else looks.of[rows]
+            self._table.learn(state, policy, self.request, *(looks.samples() if every else (numbers, rows)))
+            score, card = self._table.score.take(numbers), self._table.card.take(numbers)
         else:
-            self.score[rows], self.card[rows] = _rate(state, policy, self.request, rows)
+            score, card = _rate(state, policy, self.request, rows)
+        if every:
+            self.score, self.card = score, card
+        else:
+            self.score[rows], self.card[rows] = score, card
 
 
 def _rate(state: State, policy: Policy, request: Request, rows: Ints) -> tuple[Floats, Shorts]:
     """Scores and cards of these rows."""
     score, card = np.full(len(rows), -np.inf), np.full(len(rows), NO_CARD, np.int16)
-    fits = state.feasible(request, rows)
-    good = rows[fits]
-    if len(good):
-        rating = policy.rate(state, request, good)
+    fits = state.feasible(request, rows).nonzero()[0]
+    if len(fits):
+        good = rows[fits]
+        rating = rate_by_fill(state, policy, request, good) if request.fill else policy.rate(state, request, good)
         score[fits], card[fits] = rating.scores, rating.cards
     return score, card
 
@@ -89,24 +96,19 @@ class _Table:
     def _widen(self, count: int) -> None:
         more = count - len(self.score)
         if more > 0:
-            more = max(more, len(self.score) // 4)
-            self.score = np.append(self.score, np.full(more, np.nan))
-            self.card = np.append(self.card, np.full(more, NO_CARD, np.int16))
+            more = max(more, len(self.score))  # a class that is asked once in 200 finds as many new numbers each time
+            self.score = np.concatenate([self.score, np.full(more, np.nan)])
+            self.card = np.concatenate([self.card, np.full(more, NO_CARD, np.int16)])
 
-    def learn(self, state: State, policy: Policy, request: Request, looks: Looks, rows: Ints | None) -> None:
-        """Rates the states of these rows, None for all, as far as they are not known."""
-        if rows is None:
-            numbers, samples = looks.samples()
-            unknown = np.isnan(self.score[numbers])
-            numbers, samples = numbers[unknown], samples[unknown]
-        else:
-            numbers = looks.of[rows]
-            unknown = np.isnan(self.score[numbers])
-            if not unknown.any():
-                return
-            row_of = dict(zip(numbers[unknown].tolist(), rows[unknown].tolist(), strict=True))
-            numbers, samples = np.array(list(row_of)), np.array(list(row_of.values()))
-        if len(numbers):
-            order = samples.argsort()  # whoever is given rows may count on their order
-            numbers, samples = numbers[order], samples[order]
-            self.score[numbers], self.card[numbers] = _rate(state, policy, request, samples)
+    def learn(self, state: State, policy: Policy, request: Request, numbers: Ints, rows: Ints) -> None:
+        """Rates the states that these rows are in, as far as they are not known. `rows` are in order, or one of each state."""
+        unknown = np.isnan(self.score.take(numbers)).nonzero()[0]
+        if not len(unknown):
+            return
+        numbers, rows = numbers[unknown], rows[unknown]
+        if len(rows) > FEW:
+            numbers, first = np.unique(numbers, return_index=True)
+            rows = rows[first]
+            order = rows.argsort()  # whoever is given rows may count on their order
+            numbers, rows = numbers[order], rows[order]
+        self.score[numbers], self.card[numbers] = _rate(state, policy, request, rows)

@@ -36,11 +36,13 @@ def rules() -> list[Object]:
         _rule("resource.k8s.io", ["resourceclaims"], [*LOOK, "patch"]),  # the finalizer that protects an allocated claim
         _rule("resource.k8s.io", ["resourceclaims/status", "resourceclaims/binding"], ["patch"]),
         _rule("scheduling.koordinator.sh", ["devices"], LOOK),
+        _rule("kueue.x-k8s.io", ["resourceflavors"], LOOK),  # nodes of an ElasticQuotaTree's queues
+        _rule("batch", ["jobs"], LOOK),  # until when they may run
         _rule("policy", ["poddisruptionbudgets"], LOOK),
         _rule("scheduling.sigs.k8s.io", ["elasticquotas", "elasticquotatrees", "podgroups"], LOOK),
         _rule("scheduling.x-k8s.io", ["elasticquotas", "podgroups"], LOOK),
         _rule("scheduling.volcano.sh", ["podgroups"], LOOK),
-        _rule("scheduling.k8s.io", ["podgroups", "workloads"], LOOK),
+        _rule("scheduling.k8s.io", ["podgroups", "priorityclasses"], LOOK),
         _rule("forebay.io", ["nodecaches"], LOOK),
         _rule("forebay.io", ["datasethints"], [*LOOK, "patch"]),  # which nodes should load: a wish, not the status
         _rule("events.k8s.io", ["events"], ["create", "patch"]),

@@ -84,12 +84,18 @@ def stateful_set(job: Job, replicas: int) -> Object:
             "template": {
                 "metadata": {
                     "labels": labels,
-                    "annotations": dict(sorted({**settings.annotations, FIXED: conf.fixed(job.config)}.items())),
+                    "annotations": dict(sorted({**settings.annotations, **_cached(job), FIXED: conf.fixed(job.config)}.items())),
                 },
                 "spec": _pod(job),
             },
         },
     }
+
+
+def _cached(job: Job) -> dict[str, str]:
+    """What quotas count of a worker: the bytes that its tiers may hold; a tier without a bound has no number."""
+    total = sum(tier.quota for tier in job.settings.tiers)
+    return {fluid.CACHE_BYTES: str(total)} if total else {}
 
 
 def _pod(job: Job) -> Object:

@@ -17,7 +17,7 @@ Invariants, beside those of `State`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,10 +25,10 @@ import numpy as np
 from forebay.api.corev1 import Namespace, Node, Pod
 from forebay.api.storagev1 import CSINode
 from forebay.scheduler.arrays.cluster_rows import Rows
-from forebay.scheduler.arrays.holds import Holds
+from forebay.scheduler.arrays.holds import Holds, shut_by
 from forebay.scheduler.arrays.nominations import Nomination, Nominations
 from forebay.scheduler.arrays.state import Card, Overcommit
-from forebay.scheduler.arrays.storage import NOWHERE, Storage
+from forebay.scheduler.arrays.storage import NOWHERE, ClaimKey, Storage
 from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.claims.book import ClaimBook
 from forebay.scheduler.devices.card import Part
@@ -168,6 +168,13 @@ class Cluster(Rows):
     def request(self, pod: Pod) -> Request:
         """What a pod asks and where it may go. Equal ones are one class. Raises `QuantityError`."""
         return self._asked(self._reader.read(pod))
+
+    def request_but(self, pod: Pod, served: Callable[[str], bool]) -> Request:
+        """The same for a pod of which resources by these names are given out otherwise: a node need not offer them."""
+        facts = self._reader.read(pod)
+        if all(name in self.columns or not served(name) for name in facts.amounts):
+            return self._asked(facts)
+        return self._request({n: a for n, a in facts.amounts.items() if n in self.columns or not served(n)}, facts.key)
 
     def facts(self, pod: Pod) -> Facts:
         """What is read of pods like this one. Raises `QuantityError`."""
@@ -312,6 +319,9 @@ class Cluster(Rows):
 
     # --- what the planner asks ---
 
+    def claims_of(self, request: Request) -> tuple[ClaimKey, ...]:
+        return self._class(request).device_claims if request.constraints else ()
+
     def coupled(self, request: Request) -> bool:
         return bool(request.constraints and self._class(request).wide)
 
@@ -362,10 +372,10 @@ class Cluster(Rows):
         if held:
             failed = np.isin(rows, np.array(held))
             found.append((Lack("held for nominated pods of no lower priority", "wait for those or raise the priority"), failed))
-        shut = self.holds.shut(self, request)
-        if len(shut) and self.holds.kept is not None:  # of those, nodes that would do if they were not held
-            failed = np.isin(rows, shut[self.feasible(request, shut)])
-            found.append((Lack(f"held for {self.holds.kept.who}", "wait until that has started", "held"), failed))
+        for one in self.holds.standing:
+            shut = shut_by(one, self, request)
+            failed = np.isin(rows, shut[self.feasible(request, shut)])  # nodes that would do if they were not held
+            found.append((Lack(f"held for {one.who}", "wait until that has started", "held"), failed))
         return [(lack, failed) for lack, failed in found if failed.any()]
 
     def _class(self, request: Request) -> Compiled:

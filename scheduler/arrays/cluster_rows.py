@@ -14,6 +14,8 @@ from forebay.scheduler.pods.request import FULL, Request
 
 ROOM = 64
 """Rows of a new cluster; doubled when they are used up."""
+LEAST = np.iinfo(np.int64).min
+"""Less than any node has free."""
 
 
 class Rows(State):
@@ -24,6 +26,7 @@ class Rows(State):
         self.names: list[str] = []
         self.alive: Bools = np.zeros(0, np.bool_)
         self._spare: list[int] = []
+        self._least: dict[tuple[int, ...], Ints] = {}  # by what is asked: what must be free of each column
 
     @property
     def nodes(self) -> Ints:
@@ -35,10 +38,13 @@ class Rows(State):
 
     def feasible(self, request: Request, rows: Ints) -> Bools:
         """Only columns that are asked for are compared: a node may have less than nothing free of another."""
-        wanted = self._wanted(request)
-        asked = np.flatnonzero(wanted)
-        ok: Bools = np.asarray((self.free[rows[:, None], asked] >= wanted[asked]).all(axis=1), np.bool_)
-        return self._with_cards(request, rows, ok & self.alive[rows])
+        least = self._least.get(request.resources)
+        if least is None:
+            wanted = self._wanted(request)
+            least = self._least[request.resources] = np.where(wanted, wanted, LEAST)
+        ok: Bools = np.logical_and.reduce(self.free.take(rows, axis=0) >= least, axis=1)
+        ok &= self.alive[rows]
+        return self._with_cards(request, rows, ok)
 
     # --- rows ---
 
@@ -146,3 +152,4 @@ class Rows(State):
         self.allocatable = np.pad(self.allocatable, ((0, 0), (0, len(more))))
         self.free = np.pad(self.free, ((0, 0), (0, len(more))))
         self._limits.clear()
+        self._least.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -38,9 +39,10 @@ def slots(state: State, request: Request, rows: Ints) -> Ints:
 def _of_resources(state: State, request: Request, rows: Ints) -> Ints:
     """How many the amounts besides cards allow."""
     count = np.full(len(rows), MANY, np.int64)
+    free = state.free if len(rows) == len(state) else state.free.take(rows, axis=0)  # rows are in order: so many are all
     for column, asked in enumerate(request.resources):
         if asked:
-            np.minimum(count, state.free[rows, column] // asked, out=count)
+            np.minimum(count, free[:, column] // asked, out=count)
     return count
 
 
@@ -53,8 +55,10 @@ def _of_devices(state: State, request: Request, rows: Ints) -> Ints:
         return count
     fits = np.flatnonzero(state.feasible(request, rows))
     if cards.independent(ask):
-        apart = cards.apart[rows[fits]]  # a share that takes a card whole keeps the next such share away there
-        easy, fits = fits[~apart], fits[apart]
+        easy, fits = fits, fits[:0]
+        if cards.whole_at_times(ask):  # there a share that takes a card whole may keep the next such share away
+            apart = cards.apart[rows[easy]]
+            easy, fits = easy[~apart], easy[apart]
         units = cards.units(ask, rows[easy]).sum(axis=1)
         count[easy] = np.minimum(np.minimum(_of_resources(state, request, rows[easy]), units), TRIED)
     count[fits] = _tried(state, request, rows[fits])
@@ -74,34 +78,39 @@ def _tried(state: State, request: Request, rows: Ints) -> Ints:
     return count
 
 
-def capacity(state: State, request: Request) -> Ints:
-    """int64[N]: how many such pods each node takes while nothing else runs."""
+def capacity(state: State, request: Request, rows: Ints | None = None) -> Ints:
+    """int64[n]: how many such pods these rows, all for None, take while nothing else runs."""
     empty = copy.copy(state)
     if request.devices is not None:  # its books cannot be emptied here: what such a pod is like stands for it
         empty.devices, request = None, replace(request, devices=None, memory=0)
     empty.free, empty.card_free, empty.card_memory_free = state.allocatable, state.card_milli, state.card_memory
-    return slots(empty, request, state.rows)
+    return slots(empty, request, state.rows if rows is None else rows)
 
 
 class Slots:
-    """Slots of every row by request, recomputed for rows that changed."""
+    """`count` of every row by request (`slots`, or `capacity`), recomputed for rows that changed."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, count: Callable[[State, Request, Ints], Ints] = slots) -> None:
         self.state = state
+        self._count = count
         self._kept: dict[Request, tuple[Ints, int]] = {}
 
     def of(self, request: Request) -> Ints:
         """int64[N]. Not to be changed."""
         kept = self._kept.get(request)
         if kept is None or len(kept[0]) != len(self.state):
-            count = slots(self.state, request, self.state.rows)
+            count = self._count(self.state, request, self.state.rows)
         else:
             count, seen = kept
             rows = self.state.changed_since(seen)
             if len(rows):
-                count[rows] = slots(self.state, request, rows)
+                count[rows] = self._count(self.state, request, rows)
         self._kept[request] = count, self.state.tick
         return count
+
+    def keep(self, requests: Iterable[Request]) -> None:
+        """Forget what is kept for all but these."""
+        self._kept = {request: self._kept[request] for request in requests if request in self._kept}
 
 
 class Shapes:
@@ -136,6 +145,8 @@ class Shapes:
 
     def loss(self, free: Ints, taken: Ints | int) -> Floats:
         """Slots [n] that become useless when `taken` of `free` are taken, beyond those; negative where a rest is used up."""
+        if not self.weight.any():
+            return np.zeros(len(free))  # every slot is worth itself
         worth = self.worth()
         free = np.minimum(free, self.most)
         left = np.maximum(free - taken, 0)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from forebay.scheduler.arrays.storage import ClaimKey
 from forebay.scheduler.arrays.types import Bools, Ints, Shorts
 from forebay.scheduler.devices.arrays import Cards
 from forebay.scheduler.devices.ask import PodAsk
@@ -156,7 +157,7 @@ class State:
         missed = self.tick - tick
         if 0 <= missed <= FEW:
             return np.array(sorted(set(self._latest[len(self._latest) - missed :])), np.int64)
-        return np.flatnonzero(self.stamp > tick)
+        return (self.stamp > tick).nonzero()[0]
 
     def look(self, row: int) -> bytes:
         """What a request can see of a row, and a score that reads nothing else of it; equal rows look alike.
@@ -195,8 +196,9 @@ class State:
     def _with_cards(self, request: Request, rows: Ints, ok: Bools) -> Bools:
         """Of the rows that are `ok`, those whose cards carry the request."""
         if request.devices is not None:
-            some = np.flatnonzero(ok)
-            ok[some] = False if self.devices is None else self.devices.feasible(request.devices, rows[some])
+            some = ok.nonzero()[0]
+            if len(some):
+                ok[some] = False if self.devices is None else self.devices.feasible(request.devices, rows[some])
         elif request.cards:
             ok &= self.usable(request, rows).sum(axis=1) >= request.cards
         return ok
@@ -214,6 +216,10 @@ class State:
     def allowed(self, request: Request) -> Bools | None:
         """bool[N]: rows that meet the request's constraints; None for all. True now and no longer, and not to be changed."""
         return None
+
+    def claims_of(self, request: Request) -> tuple[ClaimKey, ...]:
+        """Claims on devices that the request uses."""
+        return ()
 
     def coupled(self, request: Request) -> bool:
         """Whether placing one pod may make room for a request that fitted nowhere."""
@@ -293,10 +299,10 @@ class State:
 
         `parts`: what its containers get, for a request with devices.
         """
-        wanted = np.array(request.resources, np.int64)
+        wanted = self._wanted(request)
         if request.devices is None and len(set(cards)) != request.cards:
             raise Overcommit(f"{request.cards} cards are asked on node {self.names[row]}, {len(set(cards))} are given")
-        if not ((self.free[row] >= wanted) | (wanted == 0)).all():
+        if any(asked > free for asked, free in zip(request.resources, self.free[row].tolist(), strict=True) if asked):
             raise Overcommit(f"node {self.names[row]} has {self._show(self.free[row])} free, {self._show(wanted)} is asked")
         if request.devices is not None:
             word = "it has no devices" if self.devices is None else self.devices.take(row, request.devices, parts)
@@ -371,7 +377,10 @@ class State:
         self._move(row, request, list(cards), self._wanted(request), 1)
 
     def _move(self, row: int, request: Request, taken: list[int], wanted: Ints, sign: int) -> None:
-        self.free[row] += sign * wanted
+        if sign > 0:
+            self.free[row] += wanted
+        else:
+            self.free[row] -= wanted
         if taken and request.devices is None:
             self.card_free[row, taken] += sign * request.milli
             self.card_memory_free[row, taken] += sign * request.memory

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 
 from forebay.api.resourcev1 import CLASS_RESOURCE, DeviceClass, ResourceClaim, ResourceSlice
@@ -37,6 +38,7 @@ class ClaimBook:
         self.chosen: dict[ClaimKey, Allotted] = {}
         self.taken = Counter[p.DeviceId]()
         self.version = 0
+        self._thought_away: dict[ClaimKey, tuple[p.DeviceId, ...]] = {}
         self._flying: dict[int, tuple[p.DeviceId, ...]] = {}
         self._mapped: dict[str, str] = {}
         self._counted: dict[str, set[str]] = {}
@@ -147,6 +149,48 @@ class ClaimBook:
         one = self.chosen.pop(key, None)
         if one is not None:
             self._hold(one.devices, -1)
+
+    # --- what if ---
+
+    @contextmanager
+    def thinking(self) -> Iterator[None]:
+        """Whatever is thought away inside is back at the end. Claims that are reserved for pods of which none is left go by
+        themselves, and count as gone."""
+        for key, claim in self.claims.items():
+            if claim.status.reserved_for and not self.users[key]:
+                self._think_away(key)
+        try:
+            yield
+        finally:
+            self.think_back(list(self._thought_away))
+
+    def think_away(self, claims: Iterable[ClaimKey]) -> None:
+        """A pod with these is thought away, and does not use them any more: what nobody uses is free."""
+        for key in claims:
+            if not self.users[key]:
+                self._think_away(key)
+
+    def think_back(self, claims: Iterable[ClaimKey]) -> None:
+        for key in claims:
+            self._hold(self._thought_away.pop(key, ()), 1)
+
+    @contextmanager
+    def without(self, gone: Mapping[ClaimKey, int]) -> Iterator[None]:
+        """As if so many users of each were gone: what has no others is free inside."""
+        before = set(self._thought_away)
+        for key, users in gone.items():
+            if self.users[key] <= users:
+                self._think_away(key)
+        try:
+            yield
+        finally:
+            self.think_back([key for key in self._thought_away if key not in before])
+
+    def _think_away(self, key: ClaimKey) -> None:
+        claim = self.claims.get(key)
+        if claim is not None and claim.status.allocation is not None and key not in self._thought_away:
+            self._thought_away[key] = held(claim.status.allocation)
+            self._hold(self._thought_away[key], -1)
 
     # --- what is free ---
 

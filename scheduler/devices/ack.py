@@ -6,7 +6,6 @@ extender AliyunContainerService/gpushare-scheduler-extender, and ACK's documenta
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -25,6 +24,7 @@ MEMORY, COUNT = "aliyun.com/gpu-mem", "aliyun.com/gpu-count"
 CORES, TFLOPS = "aliyun.com/gpu-core.percentage", "aliyun.com/gpu-core.tflops"
 PLACEMENT, WHOLE_DEVICE = "ack.gpushare.placement", "require-whole-device"
 MODE, ORDER, MAX_PODS = "ack.node.gpu.schedule", "ack.node.gpu.placement", "ack.node.gpu.max-pod"
+UNHEALTHY = "unhealthy-gpu-"
 STEP = 5
 """Cores come in multiples of 5 percent."""
 
@@ -153,6 +153,20 @@ def read_cards(node: Object, findings: Findings, *, unit: int = GIB, unhealthy: 
     )
 
 
+def read_unhealthy(name: str, data: Mapping[str, str], findings: Findings) -> tuple[str, frozenset[int]]:
+    """Node and numbers of its sick cards by gpushare's ConfigMap (`unhealthy-gpu-<node>`, key `gpus`); ("", none) of another."""
+    node = name.removeprefix(UNHEALTHY)
+    if node == name:
+        return "", frozenset()
+    listed = [one.strip() for one in data.get("gpus", "").split(",") if one.strip()]
+    for one in listed:
+        if not (one.isascii() and one.isdigit()):
+            findings.add(
+                "warning", f"ConfigMap {name}", "gpus", one, "is no number of a card and counts as none", "write such as 0,2"
+            )
+    return node, frozenset(int(one) for one in listed if one.isascii() and one.isdigit())
+
+
 def render(record: Record, devices: Sequence[Device], unit: int = GIB) -> dict[str, str]:
     """Annotations v1 (pods on one card) and v2, and the card totals. Init containers have no place in them and are left out.
 
@@ -223,4 +237,4 @@ def _part(container: str, index: int, memory: int, cores: int, cards: Mapping[in
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return msgspec.json.encode(value, order="sorted").decode()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ ORDERS = {"": 0, "binpack": 1, "spread": -1}
 CORES = {"may": 0, "must": 1, "never": -1}
 
 EMPTY_ROW = {
-    **{"present": False, "whole": True, "shares": True, "apart": False},
+    **{"present": False, "whole": True, "shares": True, "apart": False, "shared": False},
     **{"bounded": 0, "most_pods": LIMIT, "order": 0},
 }
 EMPTY_PLACE = {
@@ -42,6 +42,28 @@ EMPTY_PLACE = {
     "kind": NO_KIND,
 }
 """What the arrays hold for rows and places without a card."""
+
+
+class _Needs(NamedTuple):
+    """What some containers that share a card need of each type of card [T]; None for what they need of none.
+
+    `right`: whether such a card could ever carry them; `cut`: types that are cut; `size`: memory and cores of the types [T, 2].
+    """
+
+    memory: Ints | None
+    cores: Ints | None
+    cpus: Ints | None
+    tenants: Ints | None
+    whole: Ints | None
+    open: Ints | None
+    right: Bools
+    cut: tuple[int, ...]
+    size: Ints
+
+
+def _on(needed: Ints | None, looks: Ints) -> Ints | int:
+    """What is needed of cards of these types."""
+    return 0 if needed is None else needed.take(looks)
 
 
 class Cards:
@@ -56,6 +78,7 @@ class Cards:
         self.whole = np.ones(count, np.bool_)  # what the node's policy gives out
         self.shares = np.ones(count, np.bool_)
         self.apart = np.zeros(count, np.bool_)  # never both at a time
+        self.shared = np.zeros(count, np.bool_)  # some pod holds a share; one of a card that is gone counts
         self.bounded: Shorts = np.zeros(count, np.int16)  # 1 shares must bound their cores, -1 they must not
         self.most_pods: Ints = np.full(count, LIMIT, np.int64)
         self.order: Shorts = np.zeros(count, np.int16)  # 1 fill cards up, -1 spread, 0 the policy decides
@@ -76,7 +99,7 @@ class Cards:
         self._samples: list[Device] = []
         self._common: list[int] | None = None  # numbers of types, the commonest first; None when cards came or went
         self._typical: dict[PodAsk, int] = {}
-        self._asked: dict[tuple[PodAsk, Ask], tuple[Ints, Bools, list[int]]] = {}
+        self._asked: dict[tuple[PodAsk, Ask], _Needs] = {}
         self._answers: dict[tuple[int, str], Bools] = {}
         self._bits: Ints = np.array([number.bit_count() for number in range(1 << 12)], np.int64)  # a card has at most 12 slices
         for row in range(count):
@@ -102,6 +125,7 @@ class Cards:
             raise ValueError("two cards of a node have the same id: cards are found by id")
         self.devices[row], self.rules[row] = tuple(devices), rules
         self.used[row] = {name: use for name, use in used.items() if use != NOTHING}
+        self.shared[row] = any(use.pods > use.whole for use in self.used[row].values())
         self.present[row] = bool(devices)
         self.whole[row], self.shares[row], self.apart[row] = rules.whole, rules.shares, not rules.mixed
         self.bounded[row] = CORES[rules.cores]
@@ -180,22 +204,22 @@ class Cards:
         """bool[n]: rows that can take the pod, exactly."""
         ok = np.ones(len(rows), np.bool_)
         for group in ask.groups:
-            ok &= self._carries(ask, group, rows).sum(axis=1) >= group[0].cards
-        exact = ask.single and not ask.one_numa
-        if exact:
+            ok &= np.add.reduce(self._carries(ask, group, rows), axis=1) >= group[0].cards
+        if ask.single and not ask.one_numa:
             ok &= self._given(ask, rows)
-        for at in np.flatnonzero(ok & self.apart[rows] if exact else ok):
+            return ok
+        for at in ok.nonzero()[0].tolist():
             row = int(rows[at])
-            if exact:
-                ok[at] = not forbidden(ask, self.devices[row], self.used[row], self.rules[row])
-            else:
-                ok[at] = not isinstance(fit(ask, self.devices[row], self.used[row], self.rules[row]), Refusal)
+            ok[at] = not isinstance(fit(ask, self.devices[row], self.used[row], self.rules[row]), Refusal)
         return ok
 
     def _given(self, ask: PodAsk, rows: Ints) -> Bools:
-        """bool[n]: rows whose policy has nothing against the pod (`fit.forbidden`), whatever else is on their cards."""
-        ok = np.ones(len(rows), np.bool_)
+        """bool[n]: rows whose policy has nothing against the pod (`fit.forbidden`), with what is on their cards."""
+        ok, apart = np.ones(len(rows), np.bool_), self._of(self.apart, rows)
         for one in ask.asks:
+            if apart.any():
+                others = self._of(self.shared, rows) if one.whole else np.logical_or.reduce(self._of(self.taken, rows), axis=1)
+                ok &= ~(apart & others)
             if one.whole:
                 ok &= self._of(self.whole, rows)
                 continue
@@ -224,66 +248,79 @@ class Cards:
 
     def _carries(self, ask: PodAsk, group: Sequence[Ask], rows: Ints) -> Bools:
         """Cards that carry all of the group's containers together."""
-        ok = np.ones((len(rows), self.kind.shape[1]), np.bool_)
-        for _, fits in self._conditions(ask, group, rows):
+        conditions = self._conditions(ask, group, rows)
+        ok = next(conditions)[1]  # made for this: nobody else has it
+        for _, fits in conditions:
             ok &= fits
         return ok
 
     def _conditions(self, ask: PodAsk, group: Sequence[Ask], rows: Ints) -> Iterator[tuple[str, Bools]]:
         """What a card must have, word by word, and which cards do: by type of card and what is free."""
         looks = self._of(self.look, rows)
-        need, right, cut = self._needs_of_all(ask, group)
-        memory, cores, cpus, tenants, whole, unbounded = (need[:, at].take(looks) if need[:, at].any() else 0 for at in range(6))
+        need = self._needs_of_all(ask, group)
+        whole = _on(need.whole, looks)
         yield "cards", self._of(self.kind, rows) == self._kinds[group[0].kind]
-        yield "card model", right.take(looks)
+        yield "card model", need.right.take(looks)
         if ask.ids or ask.not_ids:
             yield "card id", self._named(ask, rows)
         yield "card health", self._of(self.healthy, rows)
-        yield "idle cards", ~self._of(self.taken, rows) & ((self._of(self.pods, rows) == 0) | np.equal(whole, 0))
-        known = (self._of(self.memory, rows) > 0) | np.equal(whole, 0)
-        yield "card memory", (self._of(self.memory_free, rows) >= memory) | ~known
-        some = self._of(self.open, rows) | np.greater(unbounded, 0)  # somebody sets no bound to its cores: something must be left
-        yield "card cores", self._of(self.cores_free, rows) >= cores + some
-        if need[:, 2].any():
-            yield "card processors", self._of(self.cpus_free, rows) >= cpus
-        yield "containers per card", self._of(self.tenants_free, rows) >= tenants
+        idle, enough = ~self._of(self.taken, rows), self._of(self.memory_free, rows) >= _on(need.memory, looks)
+        if need.whole is None:
+            yield "idle cards", idle
+            yield "card memory", enough
+        else:
+            yield "idle cards", idle & ((self._of(self.pods, rows) == 0) | np.equal(whole, 0))
+            yield "card memory", enough | ~((self._of(self.memory, rows) > 0) | np.equal(whole, 0))
+        some = self._of(self.open, rows)  # somebody sets no bound to its cores: something must be left
+        if need.open is not None:
+            some = some | (need.open.take(looks) > 0)
+        yield "card cores", self._of(self.cores_free, rows) >= _on(need.cores, looks) + some
+        if need.cpus is not None:
+            yield "card processors", self._of(self.cpus_free, rows) >= need.cpus.take(looks)
+        yield "containers per card", self._of(self.tenants_free, rows) >= _on(need.tenants, looks)
         yield "pods per card", self._of(self.pods, rows) < self._of(self.most_pods, rows)[:, None]
-        for number in cut:
+        for number in need.cut:
             here = looks == number
             yield "free slices", ~here | self._room(number, group[0].profile)[self._of(self.slices, rows) * here]
 
+    def whole_at_times(self, ask: PodAsk) -> bool:
+        """Whether there are types of cards of which a single pod takes one as a whole, be it by asking for a share."""
+        return self._needs_of_all(ask, ask.groups[0]).whole is not None
+
     def independent(self, ask: PodAsk) -> bool:
         """Whether each card alone says how many such pods it takes: they ask for a part of one card, and none is cut."""
-        return ask.single and ask.groups[0][0].cards == 1 and not self._needs_of_all(ask, ask.groups[0])[2]
+        return ask.single and ask.groups[0][0].cards == 1 and not self._needs_of_all(ask, ask.groups[0]).cut
 
     def units(self, ask: PodAsk, rows: Ints) -> Ints:
         """int64[n, C]: how many pods of an `independent` ask each card takes, the nodes' policy apart."""
         group = ask.groups[0]
-        looks, need = self._of(self.look, rows), self._needs_of_all(ask, group)[0]
-        memory, cores, cpus, tenants, whole, unbounded = (need[:, at].take(looks) for at in range(6))
-        some = self._of(self.open, rows) | (unbounded > 0)
+        looks, need = self._of(self.look, rows), self._needs_of_all(ask, group)
+        some = self._of(self.open, rows) | np.greater(_on(need.open, looks), 0)
         left: Ints = self._of(self.most_pods, rows)[:, None] - self._of(self.pods, rows)
         for asked, free in (
-            (memory, self._of(self.memory_free, rows)),
-            (cores, self._of(self.cores_free, rows) - some),
-            (cpus, self._of(self.cpus_free, rows)),
-            (tenants, self._of(self.tenants_free, rows)),
+            (need.memory, self._of(self.memory_free, rows)),
+            (need.cores, self._of(self.cores_free, rows) - some),
+            (need.cpus, self._of(self.cpus_free, rows)),
+            (need.tenants, self._of(self.tenants_free, rows)),
         ):
-            left = np.minimum(left, np.where(asked > 0, free // np.maximum(asked, 1), LIMIT))
-        result: Ints = np.where(self._carries(ask, group, rows), np.where(whole > 0, 1, left), 0)
+            if asked is not None:
+                each = asked.take(looks)
+                left = np.minimum(left, np.where(each > 0, free // np.maximum(each, 1), LIMIT))
+        carried = self._carries(ask, group, rows)
+        result: Ints = np.where(carried, np.where(np.greater(_on(need.whole, looks), 0), 1, left), 0)
         return result
 
     @staticmethod
     def _of(array: npt.NDArray[AnyArray], rows: Ints) -> npt.NDArray[AnyArray]:
         """Those rows of an array. Rows are in order and named once: as many as there are, are all, and nothing is copied."""
-        return array if len(rows) == len(array) else array[rows]
+        return array if len(rows) == len(array) else array.take(rows, axis=0)  # by `take`: a fourth of what array[rows] costs
 
-    def _needs_of_all(self, ask: PodAsk, group: Sequence[Ask]) -> tuple[Ints, Bools, list[int]]:
-        """By type of card: what the group needs of it, whether such a card could ever carry it; and the types that are cut."""
+    def _needs_of_all(self, ask: PodAsk, group: Sequence[Ask]) -> _Needs:
+        """By type of card, as far as types are known by now."""
         kept = self._asked.get((ask, group[0]))
-        if kept is not None and len(kept[1]) == len(self._samples):
+        if kept is not None and len(kept.right) == len(self._samples):
             return kept
-        need = np.zeros((len(self._samples), 6), np.int64)
+        need = np.zeros((6, len(self._samples)), np.int64)
         right = np.zeros(len(self._samples), np.bool_)
         cut = list[int]()
         for number, sample in enumerate(self._samples):
@@ -291,12 +328,14 @@ class Cards:
             if more is None or not ask.accepts_model(sample.model):
                 continue
             right[number] = True
-            need[number] = more.memory, more.cores, more.cpus, more.tenants, more.whole, more.open
+            need[:, number] = more.memory, more.cores, more.cpus, more.tenants, more.whole, more.open
             if sample.layout:
                 cut.append(number)
-                need[number, :3] = 0
-        self._asked[ask, group[0]] = need, right, cut
-        return need, right, cut
+                need[:3, number] = 0
+        size = np.array([(sample.memory, sample.cores) for sample in self._samples], np.int64).reshape(-1, 2)
+        amounts = (one if one.any() else None for one in need)
+        made = self._asked[ask, group[0]] = _Needs(*amounts, right, tuple(cut), size)
+        return made
 
     def lacks(self, ask: PodAsk, rows: Ints) -> list[tuple[str, Bools]]:
         """Words, and bool[n] which rows lack it. A row counts for the first thing, in the order above, that few cards have."""
@@ -366,26 +405,24 @@ class Cards:
 
     def after(self, ask: PodAsk, rows: Ints) -> Ints:
         """int64[n, C]: free thousandths of each card with a part of the pod's first group on it, where `usable` is true."""
-        looks, group = self.look[rows], ask.groups[0]
-        left: Ints = np.zeros(looks.shape, np.int64)
-        for number in np.unique(looks):
-            sample = self._samples[number]
-            more = self._needs(ask, group, sample)
-            if more is None or more.whole:
-                continue
-            here = looks == number
-            if sample.layout:
-                model = KINDS[sample.kind].by_model[sample.layout]
-                found = model.profile(group[0].profile)
-                taken = self._bits[self.slices[rows][here] & ((1 << model.slices) - 1)] + (found.size if found else 0)
-                left[here] = 1000 * np.maximum(model.slices - taken, 0) // model.slices
-                continue
-            room = np.full(int(here.sum()), 1000, np.int64)
-            if sample.memory:
-                room = np.minimum(room, 1000 * (self.memory_free[rows][here] - more.memory) // sample.memory)
-            if sample.cores:
-                room = np.minimum(room, 1000 * (self.cores_free[rows][here] - more.cores) // sample.cores)
-            left[here] = np.maximum(room, 0)
+        looks, group = self._of(self.look, rows), ask.groups[0]
+        need = self._needs_of_all(ask, group)
+        left: Ints = np.full(looks.shape, 1000, np.int64)
+        free = (self._of(self.memory_free, rows), self._of(self.cores_free, rows))
+        for there, asked, size in zip(free, (need.memory, need.cores), need.size.T, strict=True):
+            if size.any():
+                full = size.take(looks)
+                spare = np.where(full > 0, there - _on(asked, looks), 1)  # of what is not counted, all is left
+                np.minimum(left, 1000 * spare // np.maximum(full, 1), out=left)
+        np.maximum(left, 0, out=left)
+        for number in need.cut:
+            here, sample = looks == number, self._samples[number]
+            model = KINDS[sample.kind].by_model[sample.layout]
+            found = model.profile(group[0].profile)
+            taken = self._bits[self._of(self.slices, rows)[here] & ((1 << model.slices) - 1)] + (found.size if found else 0)
+            left[here] = 1000 * np.maximum(model.slices - taken, 0) // model.slices
+        never = ~need.right if need.whole is None else ~need.right | (need.whole > 0)
+        left[never.take(looks)] = 0
         return left
 
     # what changes
@@ -418,6 +455,7 @@ class Cards:
             left = held + use if sign > 0 else held - use
             if left != NOTHING:
                 self.used[row][name] = left
+        self.shared[row] = any(use.pods > use.whole for use in self.used[row].values())
         for place, device in enumerate(self.devices[row]):
             if device.id in uses:
                 self._show(row, place)

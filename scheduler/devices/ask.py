@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,8 +11,8 @@ import msgspec
 
 from forebay.scheduler.devices.card import Device, Part, Role, Seat
 from forebay.scheduler.devices.table import KINDS
+from forebay.scheduler.pods.fill import Fill, Order
 
-Order = Literal["", "binpack", "spread"]
 Api = Literal["ack", "hami", "koordinator", "dra", "plugin"]
 
 
@@ -93,6 +93,15 @@ class PodAsk:
     one_numa: bool = False
     cards_by: Order = ""
     nodes_by: Order = ""
+
+    def filled(self, fill: Fill) -> PodAsk:
+        """With what its queue or the settings say, where the pod itself does not."""
+        cards_by, nodes_by = self.cards_by or fill.cards, self.nodes_by or fill.nodes
+        return (
+            self
+            if (cards_by, nodes_by) == (self.cards_by, self.nodes_by)
+            else replace(self, cards_by=cards_by, nodes_by=nodes_by)
+        )
 
     def accepts(self, device: Device) -> bool:
         """Whether the pod's filters let it have that card at all. Capacity is not looked at."""

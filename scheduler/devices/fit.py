@@ -13,8 +13,9 @@ from itertools import combinations
 
 import msgspec
 
-from forebay.scheduler.devices.ask import Ask, Order, PodAsk
+from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import NOTHING, Device, Part, Rules, Use, best_start, collapse, free_milli, lack
+from forebay.scheduler.pods.fill import Order
 
 TRIES = 500
 """Sets of cards looked at for one pod on one node. Eight cards and three containers need at most 8 + 28 + 56 in common cases."""
@@ -89,6 +90,9 @@ class _Search:
             order = {seat.container: number for number, seat in enumerate(self.ask.seats)}
             return tuple(sorted(parts, key=lambda part: (order[part.container], part.kind, part.index)))
         group = self.ask.groups[at]
+        if group[0].cards == 1 and at + 1 == len(self.ask.groups) and group[0].role != "init":  # most pods: the first that fits
+            there = next((chosen for device in self.devices if (chosen := self._on(group, device, parts)) is not None), None)
+            return None if there is None else self.place(at + 1, (*parts, *there))
         options = {device.id: chosen for device in self.devices if (chosen := self._on(group, device, parts)) is not None}
         for chosen in self._sets(group, options, parts):
             self.tries -= 1

@@ -13,12 +13,13 @@ from functools import cache
 
 import msgspec
 
-from forebay.scheduler.devices.ask import Ask, Order, PodAsk
+from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import Device, Part, Seat, template_of
 from forebay.scheduler.devices.kinds import MIB, MOST_CARDS, MOST_MEMORY, Kind, Names, Words
 from forebay.scheduler.devices.pod import Box, Object, Pod, mapping, text, texts
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.table import KINDS
+from forebay.scheduler.pods.fill import Order
 from forebay.scheduler.quota.check import Findings
 
 CARDS_BY, NODES_BY = "hami.io/gpu-scheduler-policy", "hami.io/node-scheduler-policy"

@@ -5,25 +5,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from forebay.api import corev1
 from forebay.scheduler.devices import ack, dra, hami, koordinator
 from forebay.scheduler.devices import record as own
-from forebay.scheduler.devices.ask import Api, Order, PodAsk
+from forebay.scheduler.devices.ask import Api, PodAsk
 from forebay.scheduler.devices.card import Device, Part, Rules
 from forebay.scheduler.devices.kinds import GIB, MIB, MOST_CARDS, MOST_MEMORY
 from forebay.scheduler.devices.pod import Object, Pod, amounts, mapping, plain, text, texts
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.table import KINDS
+from forebay.scheduler.pods.fill import Order
 from forebay.scheduler.quota.check import Findings
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a cluster. `unit`: bytes of one `aliyun.com/gpu-mem`; `mix_cores`: core_mem nodes take pods without a bound too."""
+    """Of a cluster. `unit`: bytes of one `aliyun.com/gpu-mem`; `mix_cores`: core_mem nodes take pods without a bound too.
+
+    `mix_whole`: a node gives out whole cards and shares at a time, on different cards; else what it gave out first.
+    `cards_by`: how cards of nodes are filled whose label does not say.
+    """
 
     unit: int = GIB
     mix_cores: bool = False
+    mix_whole: bool = True
+    cards_by: Order = ""
 
 
 DEFAULT = Settings()
@@ -44,13 +52,8 @@ def read_ask(
     *,
     claims: Mapping[str, Object] = {},
     settings: Settings = DEFAULT,
-    queue_cards: Order = "",
-    queue_nodes: Order = "",
 ) -> PodAsk | None:
-    """What a pod asks of devices; None for nothing, and for a pod that contradicts itself: then there is an error in `findings`.
-
-    `queue_cards`, `queue_nodes`: how the pod's queue wants cards and nodes filled, where the pod itself does not say.
-    """
+    """What a pod asks of devices; None for nothing, and where it contradicts itself: then there is an error in `findings`."""
     before = len(findings.problems)
     spoken = list[tuple[str, Callable[[], PodAsk | None]]]()
     if ack.asks(pod):
@@ -80,7 +83,7 @@ def read_ask(
                 "error", pod.source, f"container {one.container} devices", what, "is more than a node has", "ask for less"
             )
             return None
-    return replace(ask, cards_by=ask.cards_by or queue_cards, nodes_by=ask.nodes_by or queue_nodes)
+    return ask
 
 
 def read_node(
@@ -101,6 +104,7 @@ def read_node(
     meta = mapping(node.get("metadata"))
     name, labels = text(meta.get("name")), texts(meta.get("labels"))
     rules = ack.read_rules(labels, f"Node {name}", findings, mix_cores=settings.mix_cores)
+    rules = replace(rules, mixed=rules.mixed and settings.mix_whole, cards_by=rules.cards_by or settings.cards_by)
     told: list[tuple[Api, tuple[Device, ...]]] = [
         ("dra", dra.read_cards(slices, name, findings)),
         ("koordinator", koordinator.read_cards(device, labels, findings) if device is not None else ()),
@@ -123,6 +127,7 @@ def read_node(
     return Inventory(devices, rules, "ack" if rules.source == "ack" and rules.shares else api)
 
 
+@lru_cache(maxsize=4096)
 def served(resource: str) -> bool:
     """Whether a resource name asks for devices, in any API."""
     return resource in _SERVED or any(kind.part_name(resource) for kind in KINDS.values())

@@ -176,10 +176,11 @@ class Ledger:
         open_ = [record for uid, record in self.records.items() if uid not in self._seen]
         return sorted((r for r in open_ if before is None or r.time < before), key=lambda record: (record.time, record.uid))
 
-    def overfull(self) -> list[str]:
-        """Cards that hold more than they have, as sentences: somebody else placed pods, or a card shrank."""
+    def overfull(self, only: str = "") -> list[str]:
+        """Cards that hold more than they have, as sentences: somebody else placed pods, or a card shrank. `only`: of one node."""
         wrong = list[str]()
-        for name, node in sorted(self._nodes.items()):
+        nodes = {only: self._nodes[only]} if only in self._nodes else {} if only else self._nodes
+        for name, node in sorted(nodes.items()):
             for key, use in sorted(node.used.items()):
                 device = node.devices.get(key)
                 word = _excess(device, use) if device else ""

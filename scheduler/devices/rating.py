@@ -22,12 +22,13 @@ from forebay.scheduler.pods.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A policy's measure. `worth` of S node states: free resources [S, R], free milli of the cards [S, C], their models [S, C].
+    """A policy's measure. `change`: how much better rows [S] (some perhaps several times) would be if this was left of them: free
+    resources [S, R], free milli of the cards [S, C], their models [S, C].
 
     `score` turns what a placement gains into its score; `placed`: what it places counts as gained.
     """
 
-    worth: Callable[[Ints, Ints, Shorts], Floats]
+    change: Callable[[Ints, Ints, Ints, Shorts], Floats]
     score: Callable[[Floats], Floats]
     placed: bool = False
 
@@ -36,29 +37,26 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
     """Score, and the card that the policy would take (NO_CARD: as the node's order has it), of rows that are feasible.
 
     Where pod, queue or node label say how cards are to be filled, that decides which cards; the measure decides the rest.
-    Where pod or queue say how nodes are to be filled, their cards' free part is the score.
     """
     ask, cards = request.devices, state.devices
     assert ask is not None
     assert cards is not None
     scores, chosen = np.full(len(rows), -np.inf), np.full(len(rows), NO_CARD, np.int16)
     order = np.full(len(rows), ORDERS[ask.cards_by]) if ask.cards_by else cards.order[rows].astype(np.int64)
-    free = state.card_free[rows]
+    free = state.card_free.take(rows, axis=0)
     if not ask.single:
         after = np.stack([_granted(cards, ask, int(row), free[at]) for at, row in enumerate(rows)])
     else:
         able, then = cards.usable(ask, rows), cards.after(ask, rows)
         count = ask.groups[0][0].cards
+        if count == 1 and not order.any():  # most pods and nodes
+            return _each(state, request, rows, judge, (free, able, then))
         after = np.where(ordered(able, free, count, order), then, free)
-        open_ = np.flatnonzero(order == 0) if count == 1 else np.zeros(0, np.int64)
+        open_ = (order == 0).nonzero()[0] if count == 1 else np.zeros(0, np.int64)
         if len(open_):
-            scores[open_], chosen[open_] = _each(state, request, rows[open_], judge, (able[open_], then[open_]))
+            scores[open_], chosen[open_] = _each(state, request, rows[open_], judge, (free[open_], able[open_], then[open_]))
             after[open_] = free[open_]
             after[open_, chosen[open_]] = then[open_, chosen[open_]]
-    if ask.nodes_by:
-        total = np.maximum(state.card_milli[rows].sum(axis=1), 1)
-        filled = 100 * (1 - after.sum(axis=1) / total)
-        return (filled if ask.nodes_by == "binpack" else 100 - filled), chosen
     rest = np.flatnonzero(scores == -np.inf)
     if len(rest):
         scores[rest] = _gains(state, request, rows[rest], judge, (free[rest], after[rest]))
@@ -68,24 +66,25 @@ def rate(state: State, request: Request, rows: Ints, judge: Judge) -> tuple[Floa
 def _gains(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Ints, Ints]) -> Floats:
     """Scores of rows whose cards would go from the first free milli to the second."""
     free, after = cards
-    now, model = state.free[rows], state.card_model[rows]
-    gained = judge.worth(now - np.array(request.resources, np.int64), after, model) - judge.worth(now, free, model)
-    return judge.score(gained + (free - after).sum(axis=1) if judge.placed else gained)
+    left = state.free.take(rows, axis=0) - np.array(request.resources, np.int64)
+    gained = judge.change(rows, left, after, state.card_model.take(rows, axis=0))
+    return judge.score(gained + np.add.reduce(free - after, axis=1) if judge.placed else gained)
 
 
-def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Bools, Ints]) -> tuple[Floats, Shorts]:
+def _each(state: State, request: Request, rows: Ints, judge: Judge, cards: tuple[Ints, Bools, Ints]) -> tuple[Floats, Shorts]:
     """The best score over the cards that could be taken, and that card; the lowest on ties. Of cards that look alike one is
-    tried."""
-    able, then = cards
-    free, model = state.card_free[rows], state.card_model[rows]
+    tried. `cards`: what is free of each now, which could be taken, and what would be free of it then."""
+    free, able, then = cards
+    model = state.card_model.take(rows, axis=0)
     looks = (free * 1001 + then) * (len(state.models) + 2) + model
     same = (looks[:, :, None] == looks[:, None, :]) & able[:, None, :]
-    earlier = np.tri(free.shape[1], k=-1, dtype=np.bool_)
-    which, card = np.nonzero(able & ~(same & earlier).any(axis=2))
-    after = free[which].copy()
+    same &= np.tri(free.shape[1], k=-1, dtype=np.bool_)  # with an earlier one
+    which, card = (able & ~np.logical_or.reduce(same, axis=2)).nonzero()
+    before = free.take(which, axis=0)
+    after = before.copy()
     after[np.arange(len(which)), card] = then[which, card]
     scores = np.full(free.shape, -np.inf)
-    scores[which, card] = _gains(state, request, rows[which], judge, (free[which], after))
+    scores[which, card] = _gains(state, request, rows[which], judge, (before, after))
     best = scores.argmax(axis=1)
     return scores[np.arange(len(rows)), best], best.astype(np.int16)
 

@@ -25,4 +25,5 @@ def with_devices(state: State, request: Request, ask: PodAsk) -> Request:
     choosy = ask.types or ask.not_types
     models = state.model_indexes(name for name in state.models if ask.accepts_model(name)) if choosy else None
     asked = tuple(0 if served(name) else amount for name, amount in zip(state.columns, request.resources, strict=True))
-    return replace(request, resources=asked, cards=max(ask.cards, 1), milli=milli, models=models, devices=ask)
+    fill = ask.nodes_by or request.fill
+    return replace(request, resources=asked, cards=max(ask.cards, 1), milli=milli, models=models, devices=ask, fill=fill)

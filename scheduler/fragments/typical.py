@@ -27,6 +27,7 @@ class Typical:
         self.requests: list[tuple[Request, float]] = []
         self._counts: dict[Request, float] = {}
         self._plain: dict[Request, Request] = {}
+        self._words: dict[Request, str] = {}  # of each request that is counted: its repr, by which equal counts are put in order
         self._seen = 0
         self._due = float(FIRST)
         self._total = 0.0
@@ -53,7 +54,8 @@ class Typical:
 
     def _revise(self) -> None:
         kinds: dict[tuple[bool, tuple[int, ...] | None], list[tuple[Request, float]]] = {}
-        for request, count in sorted(self._counts.items(), key=lambda one: (-one[1], repr(one[0]))):
+        self._words = {request: self._words.get(request) or repr(request) for request in self._counts}
+        for request, count in sorted(self._counts.items(), key=lambda one: (-one[1], self._words[one[0]])):
             kinds.setdefault((request.cards > 0, request.models), []).append((request, count))
         self.requests = [one for alike in kinds.values() for one in self._frequent(alike)]
 

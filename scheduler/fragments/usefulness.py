@@ -56,7 +56,10 @@ class Usefulness:
         self._asked = asked.T[self._columns]
         self._never = np.where(self._asked, 0.0, np.inf)  # what is not asked for bounds nothing
         self._asked[self._asked == 0] = 1
-        self._bounded = bool(self._never.any())
+        self._bounds: list[tuple[int, Floats, Floats | None]] = [
+            (int(column), each, never if never.any() else None)
+            for column, each, never in zip(self._columns, self._asked, self._never, strict=True)
+        ]
         every = sum(weight for _, weight in asking)
         whole = {models: sum(weight for request, weight in asking if request.models == models) for models in choices}
         self._cards_asked = np.array([request.card_milli / FULL for request, _ in asking])
@@ -80,13 +83,13 @@ class Usefulness:
             return np.zeros(len(free))
         at = np.multiply(card_model, FULL + 1, dtype=np.int64)
         at += card_free
-        fit = self._units.take(at, axis=0).sum(axis=1).take(self._kind, axis=1) / self._cards  # [S, T]
-        if len(self._columns):
-            share = free.take(self._columns, axis=1)[:, :, None] / self._asked
-            if self._bounded:
-                share += self._never
-            np.minimum(fit, share.min(axis=1), out=fit)
-        fit[fit < 1] = 0
+        fit = np.add.reduce(self._units.take(at, axis=0), axis=1).take(self._kind, axis=1) / self._cards  # [S, T]
+        for column, asked, never in self._bounds:
+            share = free[:, column, None] / asked
+            if never is not None:
+                share += never
+            np.minimum(fit, share, out=fit)
+        fit *= fit >= 1
         fit *= self._cards_asked
         for _ in range(SQUARINGS):
             fit *= fit
@@ -95,7 +98,7 @@ class Usefulness:
         for _ in range(SQUARINGS):
             np.sqrt(filled, out=filled)
         filled *= self._worth
-        result: Floats = filled.sum(axis=1)
+        result: Floats = np.add.reduce(filled, axis=1)
         return result
 
 

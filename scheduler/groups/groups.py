@@ -58,6 +58,7 @@ class Groups:
     def __init__(self) -> None:
         self._said: dict[tuple[str, str], Said] = {}
         self._ran = set[str]()
+        self._classes: dict[str, int] = {}
 
     # what comes in
 
@@ -70,6 +71,15 @@ class Groups:
     def remove(self, kind: str, namespace: str, name: str) -> None:
         """An object that is gone. Unknown ones are no mistake."""
         self._said.pop((kind, f"{namespace}/{name}"), None)
+
+    def set_class(self, name: str, value: int | None) -> bool:
+        """What a PriorityClass is worth, None for one that is gone. Whether that is news."""
+        before = self._classes.get(name)
+        if value is None:
+            self._classes.pop(name, None)
+        else:
+            self._classes[name] = value
+        return before != value
 
     # what is asked
 
@@ -86,6 +96,16 @@ class Groups:
         if len(together) > 1 and chosen.name in together:
             return Membership("+".join(together), chosen.name)
         return Membership(chosen.key, chosen.group)
+
+    def priority(self, pod: Pod) -> int:
+        """What its gang's object says, by number or by class, else its own. Of several gangs that start together the highest
+        decides."""
+        told = self._object(self._chosen(named)) if (named := self._namings(pod)) else None
+        if told is None:
+            return pod.spec.priority
+        if told.priority is not None:
+            return told.priority
+        return self._classes.get(told.priority_class, pod.spec.priority)
 
     def part(self, pod: Pod) -> str:
         """Its part of its gang, "" for none."""
@@ -132,6 +152,7 @@ class Groups:
             max((one.priority for one in said if one.priority is not None), default=priority),
             next((one.priority_class for one in said if one.priority_class), ""),
             next((one.queue for one in said if one.queue), ""),
+            any(one.together for one in said),
         )
 
     def gather(self, gang: str, waiting: Sequence[tuple[Pod, Member]], bound: Sequence[Pod]) -> Gang | str:

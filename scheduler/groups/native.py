@@ -2,7 +2,8 @@
 `spec.schedulingGroup.podGroupName`, and its policy is `basic` or `gang`.
 
 A PodGroup holds a copy of its Workload's template, so the Workload itself decides nothing. Pods that have a node count towards
-`minCount`. Not read: topology constraints, and CompositePodGroups (1.37), whose members are refused.
+`minCount`; `disruptionMode` says whether all of them go when one has to. Not read: topology constraints, and CompositePodGroups
+(1.37), whose members are refused.
 """
 
 from __future__ import annotations
@@ -50,10 +51,16 @@ def read(value: Object) -> Said:
             priority_class=text(spec.get("priorityClassName")),
             satisfied=_scheduled(status),
             single=single,
+            together=_together(spec.get("disruptionMode")),
             about=about,
         )
     except Mistake as wrong:
         return Said(source, mistake=f"{source}: {wrong}", about=about)
+
+
+def _together(mode: object) -> bool:
+    """A word in 1.36 (`PodGroup`), an object in 1.37 (`all: {}`); else pods may go one by one."""
+    return mode == "PodGroup" or "all" in mapping(mode)
 
 
 def _scheduled(status: Object) -> bool:

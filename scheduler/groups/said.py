@@ -28,8 +28,9 @@ class Said:
     """What one source says; None, "" and {} where it does not speak.
 
     `minimum`: pods of all; `group_minimum`: pods by sub-group. `partners`: full names of gangs that start only together, this one
-    among them. `timeout`: seconds. `satisfied`: the source says that the gang has run before. `single`: its pods need no company.
-    `source` is how messages name it. `mistake` is the sentence of the first thing that is wrong, and nothing else counts then.
+    among them. `timeout`: seconds. `satisfied`: the source says that the gang has run before. `single`: its pods need no company;
+    `together`: if one of them has to go for others, all go. `source` is how messages name it. `mistake` is the sentence of the
+    first thing that is wrong, and nothing else counts then.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Said:
     queue: str = ""
     satisfied: bool = False
     single: bool = False
+    together: bool = False
     mistake: str = ""
     about: Reference | None = None
 

@@ -30,7 +30,7 @@ class Part:
 class Spec:
     """What is decided at once. `timeout` seconds after which an incomplete gang is worth a word, 0 where nobody set one.
 
-    `priority`: of the description, else the highest of the pods.
+    `priority`: of the description, else the highest of the pods. `together`: no pod of it goes for others without the rest.
     """
 
     gang: str
@@ -39,6 +39,7 @@ class Spec:
     priority: int = 0
     priority_class: str = ""
     queue: str = ""
+    together: bool = False
 
     @property
     def minimum(self) -> int:

@@ -21,11 +21,12 @@ from forebay.api.moments import moment
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.arrays.cluster import ENDED, Cluster
 from forebay.scheduler.arrays.storage import ClaimKey
+from forebay.scheduler.devices.ack import read_unhealthy
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import lack
 from forebay.scheduler.devices.fit import Refusal, fit
 from forebay.scheduler.devices.hami import asking
-from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render
+from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render, served
 from forebay.scheduler.devices.inputs import Settings as DeviceSettings
 from forebay.scheduler.devices.ledger import Ledger, Refused
 from forebay.scheduler.devices.pod import read_pod
@@ -33,14 +34,16 @@ from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import with_devices
 from forebay.scheduler.live.claims import Claims
 from forebay.scheduler.live.instructions import VolumeWish
+from forebay.scheduler.live.tenants import Tenants, Unplaceable
 from forebay.scheduler.plan import Placement
+from forebay.scheduler.pods.amounts import quota_amounts
+from forebay.scheduler.pods.fill import UNSAID, Fill
 from forebay.scheduler.pods.request import Request
 from forebay.scheduler.quota.amounts import Amounts, add
 from forebay.scheduler.quota.check import Findings
 from forebay.scheduler.quota.elastic import of_pod
 from forebay.scheduler.quota.ledger import Charge
 from forebay.scheduler.quota.quotas import Quotas
-from forebay.scheduler.quota.tree import Home
 
 LOG = logging.getLogger(__name__)
 
@@ -48,20 +51,16 @@ ASKING = tuple(sorted(asking()))
 """Annotations that have a say in what a pod asks of devices."""
 
 
-class Unplaceable(ValueError):
-    """The pod contradicts itself: nothing but a change of it helps. One sentence."""
-
-
 class Books:
     """See the module."""
 
     def __init__(self, settings: DeviceSettings, patience: float) -> None:
         self.cluster, self.devices, self.quotas = Cluster(), Ledger(), Quotas(patience)
-        self.claims = Claims(self.cluster)
+        self.claims, self.tenants = Claims(self.cluster), Tenants(self.quotas)
         self.inventories: dict[str, Inventory] = {}
         self._nodes: dict[str, Node] = {}
         self._device_objects: dict[str, Mapping[str, object]] = {}
-        self._settings = settings
+        self._sick, self._settings = dict[str, frozenset[int]](), settings  # sick: by node, numbers of cards
         self._seen = 0  # counts appearances: the ledger wants their order
         self._unread: dict[str, dict[str, Pod]] = {}  # by node: bound pods whose cards are not known yet
         self._totals: dict[str, int] | None = None
@@ -69,7 +68,16 @@ class Books:
         self.priorities = Counter[int]()
         """Of bound pods: how many of each."""
         self._thought_away: dict[str, Record | None] = {}
-        self._quota_objects: dict[tuple[str, str, str], Mapping[str, object]] = {}
+        self._overfull: dict[str, list[str]] = {}
+
+    def configure(self, settings: DeviceSettings, fill: Fill) -> None:
+        """Settings were read anew; what one `aliyun.com/gpu-mem` means stays, because what is booked was counted by it."""
+        settings = replace(settings, unit=self._settings.unit)
+        if settings != self._settings:
+            self._settings = settings
+            for node in list(self._nodes.values()):
+                self.node(node)
+        self.tenants.default = fill
 
     # --- nodes ---
 
@@ -84,7 +92,8 @@ class Books:
         self._totals = None
         findings = Findings()
         self._nodes[name] = node
-        found = read_node(node, findings, device=self._device_objects.get(name), settings=self._settings)
+        sick = self._sick.get(name, frozenset())
+        found = read_node(node, findings, device=self._device_objects.get(name), unhealthy=sick, settings=self._settings)
         for problem in findings.problems:
             LOG.warning("%s", problem)
         self.inventories[name] = found
@@ -94,14 +103,33 @@ class Books:
             for pod in list(self._unread.pop(name, {}).values()):
                 self.pod(pod)
 
-    def device(self, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
-        """Koordinator's Device of a node, called as the node: its cards one by one. `new` None for one that is gone."""
+    def device(self, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> str:
+        """Koordinator's Device of a node, called as the node: its cards one by one. `new` None for one that is gone. The node."""
         one = new if new is not None else old
         name = str(((one or {}).get("metadata") or {}).get("name", ""))
         if new is not None:
             self._device_objects[name] = new
         else:
             self._device_objects.pop(name, None)
+        self._anew(name)
+        return name
+
+    def sick(self, name: str, data: Mapping[str, str]) -> str:
+        """A ConfigMap of where gpushare says which cards are sick; {} for one that is gone. The node it is about."""
+        findings = Findings()
+        node, numbers = read_unhealthy(name, data, findings)
+        for problem in findings.problems:
+            LOG.warning("%s", problem)
+        if numbers != self._sick.pop(node, frozenset()):
+            self._anew(node, numbers)
+        elif numbers:
+            self._sick[node] = numbers
+        return node
+
+    def _anew(self, name: str, sick: frozenset[int] | None = None) -> None:
+        """What else tells of the node's cards changed."""
+        if sick:
+            self._sick[name] = sick
         if name in self._nodes:
             self.node(self._nodes[name])
             self.cluster.noted()
@@ -117,8 +145,8 @@ class Books:
     def totals(self) -> Amounts:
         """Allocatable of all nodes, by resource."""
         if self._totals is None:
-            sums = self.cluster.allocatable[self.cluster.nodes].sum(axis=0)
-            self._totals = {name: int(amount) for name, amount in zip(self.cluster.columns, sums, strict=True)}
+            sums = self.cluster.allocatable[self.cluster.nodes].sum(axis=0).tolist()
+            self._totals = dict(zip(self.cluster.columns, sums, strict=True))
         return self._totals
 
     def sync(self) -> None:
@@ -130,18 +158,36 @@ class Books:
         row = self.cluster.row_of.get(name)
         if row is not None:
             self.cluster.set_devices(row, self.devices.devices(name), self.devices.rules(name), self.devices.used(name))
+        before, now = self._overfull.pop(name, []), self.devices.overfull(name)
+        for sentence in now:
+            if sentence not in before:
+                LOG.warning("%s", sentence)
+        if now:
+            self._overfull[name] = now
+
+    @property
+    def overfull(self) -> int:
+        """Cards that hold more than they have: somebody else placed pods there, or a card shrank."""
+        return sum(len(one) for one in self._overfull.values())
 
     # --- what pods ask ---
 
     def request(self, pod: Pod) -> Request:
         """Raises Unplaceable."""
         try:
-            request = self.cluster.request(pod)
+            amounts = self.cluster.facts(pod).amounts
         except QuantityError as wrong:
             raise Unplaceable(f"an amount that it asks for is none: {wrong}; {wrong.remedy}") from wrong
-        if not pod.spec.node_name and (why := self.claims.mapped(self.cluster.facts(pod).amounts)):
+        if not pod.spec.node_name and (why := self.claims.mapped(amounts)):
             raise Unplaceable(why)
-        ask = self.ask(pod)
+        return self._whole(self.tenants.kept_in(pod), self.ask(pod))
+
+    def _whole(self, pod: Pod, ask: PodAsk | None) -> Request:
+        """With its cards, and how its queue or the settings want nodes and cards filled."""
+        request = self.cluster.request(pod) if ask is None else self.cluster.request_but(pod, served)
+        fill = self.tenants.fill(pod)
+        if fill != UNSAID:
+            request, ask = replace(request, fill=fill.nodes), ask.filled(fill) if ask is not None else None
         return request if ask is None else with_devices(self.cluster, request, ask)
 
     def requests(self, pods: Iterable[Pod]) -> list[Request]:
@@ -175,15 +221,6 @@ class Books:
             raise Unplaceable(" ".join(part for part in (one.field, one.value, one.message) if part) + f"; {one.remedy}")
         return ask
 
-    def home(self, pod: Pod) -> Home:
-        """The queue that the pod is counted in."""
-        return self.quotas.tree.home(pod.metadata.namespace, of_pod(pod.metadata.labels)[0])
-
-    @property
-    def governed(self) -> bool:
-        """Whether there are quotas at all."""
-        return bool(self.quotas.tree.resources or self.quotas.tree.closed or self.quotas.tree.refused)
-
     # --- what the watch says of pods ---
 
     def pod(self, pod: Pod, gang: str = "") -> None:
@@ -213,9 +250,9 @@ class Books:
         except Unplaceable as wrong:
             LOG.warning("pod %s/%s on %s: %s", pod.metadata.namespace, pod.metadata.name, node, wrong)
             ask = None
-        request = None
-        if ask is not None and self._confirm(pod, ask):
-            request = with_devices(self.cluster, self.cluster.request(pod), ask)
+        if ask is not None and not self._confirm(pod, ask):
+            ask = None
+        request = self._whole(pod, ask) if ask is not None or self.tenants.fills else None
         self.cluster.set_pod(pod, request, kept.cards if kept is not None else ())
         self._keep(uid, pod)
         self._charge(pod, gang, assumed=False)
@@ -279,7 +316,8 @@ class Books:
     def thinking(self) -> Iterator[None]:
         """Whatever is thought away inside is back at the end."""
         try:
-            yield
+            with self.cluster.claims.thinking():
+                yield
         finally:
             nodes = {self.cluster.pods[uid].node for uid in self._thought_away}
             for uid in list(self._thought_away):
@@ -298,6 +336,7 @@ class Books:
         if record.request.devices is not None and held is not None and self.cluster.devices is not None:
             self.cluster.devices.give(record.row, record.request.devices, held.parts)
         self.cluster.count(uid, -1)
+        self.cluster.claims.think_away(self.cluster.claims_of(record.request))
 
     def think_back(self, uid: str) -> None:
         if uid not in self._thought_away:
@@ -305,6 +344,7 @@ class Books:
         held, record = self._thought_away.pop(uid), self.cluster.pods[uid]
         if record.request.devices is not None and held is not None and self.cluster.devices is not None:
             self.cluster.devices.take(record.row, record.request.devices, held.parts)
+        self.cluster.claims.think_back(self.cluster.claims_of(record.request))
         self.cluster.count(uid, 1)
 
     # --- what was decided here ---
@@ -391,7 +431,8 @@ class Books:
 
     def _charge(self, pod: Pod, gang: str, *, assumed: bool) -> None:
         label, preemptible = of_pod(pod.metadata.labels)
-        charge = Charge(pod.metadata.namespace, self.cluster.pods[pod.metadata.uid].amounts, label, gang, preemptible, assumed)
+        amounts = quota_amounts(pod, self.cluster.pods[pod.metadata.uid].amounts)
+        charge = Charge(pod.metadata.namespace, amounts, label, gang, preemptible, assumed)
         self.quotas.ledger.add(pod.metadata.uid, charge)
 
     def volume_wishes(self, pod: Pod, node: str) -> tuple[VolumeWish, ...]:
@@ -405,11 +446,16 @@ class Books:
 
     # --- everything else ---
 
-    def other(self, kind: str, old: Any, new: Any) -> None:
-        """Storage, namespaces, what drivers attach: `new` None for what is gone."""
+    def other(self, kind: str, old: Any, new: Any) -> str:
+        """Storage, namespaces, what drivers attach: `new` None for what is gone. The node whose cards it is about, or ""."""
         if kind == "Device":
-            self.device(old, new)
-            return
+            return self.device(old, new)
+        if kind == "ConfigMap":
+            return self.sick((old or new).metadata.name, {} if new is None else new.data)
+        if kind == "ResourceFlavor":
+            self.tenants.flavor(str((old or new)["metadata"]["name"]), new)
+            self.cluster.noted()
+            return ""
         cluster, one = self.cluster, new if new is not None else old
         name, namespace = one.metadata.name, one.metadata.namespace
         if kind == "Namespace":
@@ -428,16 +474,7 @@ class Books:
             cluster.storage.set_capacity(new) if new is not None else cluster.storage.remove_capacity(namespace, name)
         elif not self.claims.change(kind, old, new):
             raise ValueError(f"a change of {kind}, which nobody here reads")
-
-    # --- quotas ---
-
-    def quota(self, kind: str, namespace: str, name: str, value: Mapping[str, object] | None) -> list[Any]:
-        """A quota object is there, changed, or (None) gone. What is wrong with all of them."""
-        if value is None:
-            self._quota_objects.pop((kind, namespace, name), None)
-        else:
-            self._quota_objects[kind, namespace, name] = value
-        return self.quotas.load(self._quota_objects.values())
+        return ""
 
 
 def created(pod: Pod) -> float:

@@ -51,6 +51,8 @@ class Claims:
     def take_off(self, pod: Pod, number: int) -> tuple[ClaimWish, ...]:
         """What is to be written before the pod is bound in that attempt. Of a pod that another scheduler binds that one's claims
         are not ours to write."""
+        if not pod.spec.resource_claims:
+            return ()
         keys = [ClaimKey(pod.metadata.namespace, name) for name in read_devices(pod) if name]
         if not keys or gated(pod):
             return ()

@@ -13,6 +13,7 @@ import yaml
 from forebay.api.problem import did_you_mean, show
 from forebay.scheduler.devices.inputs import Settings as DeviceSettings
 from forebay.scheduler.devices.kinds import GIB, MIB
+from forebay.scheduler.pods.fill import Fill, Order
 from forebay.scheduler.policies import POLICIES, unknown
 
 _FIELD = re.compile(r"`\$\.?(.*?)`")
@@ -46,11 +47,18 @@ class Events(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     scheduled_per_second: float = 50.0
 
 
+class Filling(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """How nodes, and the cards of a node, are filled where pod, queue and node label do not say; "" leaves it to the policy."""
+
+    nodes: Order = ""
+    cards: Order = ""
+
+
 class Locality(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """`wait`: whether a gang may wait for room on the nodes that hold its data, `longest_wait_seconds` at most, from when its
-    first pod was made. `node_bytes_per_second`, `store_bytes_per_second`: of one node's link and of all stores together, 0 for
-    what is usual (10 and 5 Gb/s). `publishers`: the namespace whose node plugins tell what nodes hold. `orders`: whether nodes
-    are asked to load what gangs wait for.
+    """`wait`: whether a gang may wait for room near its data, a load or its turn at the store, `longest_wait_seconds` at most,
+    from when its first pod was made. `node_bytes_per_second`, `store_bytes_per_second`: of one node's link and of all stores
+    together, 0 for what is usual (10 and 5 Gb/s). `publishers`: the namespace whose node plugins tell what nodes hold. `orders`:
+    whether nodes are asked to load what gangs wait for.
     """
 
     wait: bool = True
@@ -64,9 +72,11 @@ class Locality(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
 class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """`scheduler_name`: which pods are ours. `qps`, `burst`: bindings and conditions a second, 0 for no bound of ours.
 
-    `bind_threads`: bindings under way at once. `gpu_mem_unit`: of one `aliyun.com/gpu-mem`. `preemption`: whether pods are
-    deleted to make room for others. `reservations`: whether room is kept for the first job that finds none. `gates`: whether
-    pods of other schedulers that wait at our gate are placed too. `flush_seconds`: a job that waits for a change is tried after
+    `bind_threads`: bindings under way at once. `gpu_mem_unit`: of one `aliyun.com/gpu-mem`. `mix_cores`: `core_mem` nodes take
+    shares without a bound to their cores too; `mix_whole`: nodes give out whole cards and shares at a time. `preemption`: whether
+    pods are deleted to make room for others. `reservations`: whether room is kept for the first jobs that find none. `gates`:
+    whether pods of other schedulers that wait at our gate are placed too. `unhealthy_gpus`: namespace of the ConfigMaps in which
+    gpushare says which cards are sick, "" where they are not read. `flush_seconds`: a job that waits for a change is tried after
     that long without. `volume_deadline_seconds`: until the claims of a pod that was placed must be bound.
     """
 
@@ -79,21 +89,30 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     gangs: Gangs = Gangs()
     events: Events = Events()
     locality: Locality = Locality()
+    fill: Filling = Filling()
     gpu_mem_unit: Literal["GiB", "MiB"] = "GiB"
     mix_cores: bool = False
+    mix_whole: bool = True
     patience_seconds: float = 3600.0
     preemption: bool = True
     reservations: bool = True
     gates: bool = False
+    unhealthy_gpus: str = ""
     flush_seconds: float = 60.0
     volume_deadline_seconds: float = 600.0
 
     @property
+    def filling(self) -> Fill:
+        """What counts where pod and queue do not say; cards after their node's label (`devices`)."""
+        return Fill(nodes=self.fill.nodes)
+
+    @property
     def devices(self) -> DeviceSettings:
-        return DeviceSettings(MIB if self.gpu_mem_unit == "MiB" else GIB, self.mix_cores)
+        unit = MIB if self.gpu_mem_unit == "MiB" else GIB
+        return DeviceSettings(unit, self.mix_cores, self.mix_whole, self.fill.cards)
 
 
-STARTED = ("scheduler_name", "bind_threads", "gpu_mem_unit", "mix_cores", "volume_deadline_seconds")
+STARTED = ("scheduler_name", "bind_threads", "gpu_mem_unit", "unhealthy_gpus", "volume_deadline_seconds")
 """Fields that count from the start of the process: what was decided by them is in the books."""
 
 
@@ -122,6 +141,8 @@ def problem(made: Configuration) -> str:
         return f"schedulerName {show(made.scheduler_name)} is no name that a pod can carry; write lower case, such as forebay"
     if made.scheduler_name == "default-scheduler":
         return "schedulerName default-scheduler is kube-scheduler's: two would bind the same pods; write another"
+    if made.unhealthy_gpus and not _LABEL.fullmatch(made.unhealthy_gpus):
+        return f"unhealthyGpus {show(made.unhealthy_gpus)} is no namespace; write one, such as kube-system"
     if made.policy not in POLICIES:
         return f"policy: {unknown(made.policy)}"
     if made.qps < 0 or (made.qps and made.burst < 1):

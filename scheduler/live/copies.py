@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from forebay.api.batchv1 import Job
 from forebay.api.corev1 import Namespace, Node, Pod
 from forebay.api.hints import DatasetHintsStatus
 from forebay.api.nodecache import NodeCacheStatus
@@ -20,7 +21,7 @@ from forebay.api.storagev1 import (
     StorageClass,
 )
 from forebay.kube import resources as r
-from forebay.kube.informer import Informer
+from forebay.kube.informer import EVERYTHING, Informer, Selection
 from forebay.kube.objects import ObjectMeta
 from forebay.kube.resources import Resource
 from forebay.kube.store import Change, Store
@@ -52,13 +53,28 @@ class DatasetHints(msgspec.Struct, frozen=True):
     status: DatasetHintsStatus | None = None
 
 
+class PriorityClass(msgspec.Struct, frozen=True):
+    """How much a class is worth: objects of gangs name one, pods carry the number."""
+
+    metadata: ObjectMeta
+    value: int = 0
+
+
+class ConfigMap(msgspec.Struct, frozen=True):
+    """Of gpushare: which cards of a node are sick."""
+
+    metadata: ObjectMeta
+    data: dict[str, str] = {}
+
+
 class Watched(NamedTuple):
-    """`label` names the kind to the core; `optional` ones are watched once they are served."""
+    """`label` names the kind to the core; `optional` ones are watched once they are served; `selection`: which of them."""
 
     label: str
     resource: Resource
     type: type[Any]
     optional: bool = False
+    selection: Selection = EVERYTHING
 
 
 ALWAYS = (
@@ -70,10 +86,22 @@ ALWAYS = (
     Watched("CSINode", r.CSI_NODES, CSINode),
     Watched("Pod", r.PODS, Pod),
 )
+
+
+def always(unhealthy_gpus: str = "") -> tuple[Watched, ...]:
+    """What is watched in any case. `unhealthy_gpus`: the namespace where gpushare's ConfigMaps are, "" for nowhere."""
+    sick = Watched("ConfigMap", r.CONFIG_MAPS, ConfigMap, selection=Selection(unhealthy_gpus))
+    return (*ALWAYS, sick) if unhealthy_gpus else ALWAYS
+
+
 QUOTAS = (
     Resource("scheduling.sigs.k8s.io", "v1beta1", "elasticquotatrees", "ElasticQuotaTree"),
     Resource("scheduling.sigs.k8s.io", "v1alpha1", "elasticquotas", "ElasticQuota"),
     Resource("scheduling.x-k8s.io", "v1alpha1", "elasticquotas", "ElasticQuota"),
+)
+FLAVORS = tuple(
+    Resource("kueue.x-k8s.io", version, "resourceflavors", "ResourceFlavor", namespaced=False)
+    for version in ("v1beta2", "v1beta1")
 )
 CLAIM_KINDS = ("ResourceSlice", "DeviceClass", "ResourceClaim")
 ANSWERED = "ResourceClaim answered"
@@ -95,6 +123,9 @@ ORDER = (
 def optional() -> list[list[Watched]]:
     """Kinds that may be served; of each list the first one that is."""
     found = [[Watched("Quota", resource, Loose, optional=True)] for resource in QUOTAS]
+    found.append([Watched("PriorityClass", r.PRIORITY_CLASSES, PriorityClass, optional=True)])
+    found.append([Watched("ResourceFlavor", resource, Loose, optional=True) for resource in FLAVORS])
+    found.append([Watched("Job", r.JOBS, Job, optional=True)])
     found.append([Watched("PodDisruptionBudget", r.DISRUPTION_BUDGETS, Loose, optional=True)])
     found.append([Watched("CSIDriver", r.CSI_DRIVERS, CSIDriver, optional=True)])
     found.append([Watched("CSIStorageCapacity", r.CSI_CAPACITIES, CSIStorageCapacity, optional=True)])
@@ -155,7 +186,7 @@ class Copies:
         for watched in many:
             store = Store[Any]()
             store.subscribe(self._teller(watched, store))
-            informer = Informer(self._transport, watched.resource, watched.type, store)
+            informer = Informer(self._transport, watched.resource, watched.type, store, watched.selection)
             name = str(watched.resource)
             self.informers[name] = informer
             informer.start()

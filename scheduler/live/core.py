@@ -26,19 +26,21 @@ from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.groups.size import too_large
-from forebay.scheduler.live.books import Books, Unplaceable, created
+from forebay.scheduler.live.books import Books, created
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.counts import Counts
 from forebay.scheduler.live.flights import Flight, Flights
 from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome
 from forebay.scheduler.live.intentions import GATE, Intention, Opened, gated
 from forebay.scheduler.live.intentions import read as read_intention
+from forebay.scheduler.live.members import Members
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
 from forebay.scheduler.live.ordering import order, refusal, waiting
 from forebay.scheduler.live.partial import Partials, alive, told_late
 from forebay.scheduler.live.preempting import Preemption
 from forebay.scheduler.live.reserve.keeping import Keeping
 from forebay.scheduler.live.saying import Sayings, named, quota_changed
+from forebay.scheduler.live.tenants import Unplaceable
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
 from forebay.scheduler.planner import Planner
@@ -48,7 +50,7 @@ from forebay.scheduler.policies import Setting, make
 LOG = logging.getLogger(__name__)
 
 LOOK_AGAIN = 5.0
-"""Seconds after which a gang that waits for room near its data is tried again, whatever its back-off says."""
+"""Seconds after which a gang that waits for its data, or room there, is tried again, whatever its back-off says."""
 SWEEP = 300.0
 """Seconds between two looks for classes of pods that nobody has any more."""
 
@@ -72,17 +74,16 @@ class Core:
         self.counts = Counts()
         self.configure(settings)
         self._job_of: dict[str, str] = {}
-        self._members: dict[str, dict[str, Pod]] = {}  # gang -> its pods that have a node, ended ones included
+        self._members = Members()
         self._failures: dict[str, int] = {}
         self._pending: list[Instruction] = []
         self._attempts, self._swept_at = 0, 0.0
-        self._coupled: set[str] = set()
         self._look_again: dict[str, float] = {}  # job -> seconds after which it is to be tried though nothing changed
 
     def configure(self, settings: Configuration) -> None:
         """Settings were read anew. What counts from the start alone is left as it is."""
         old, self.settings = self.settings, settings
-        self.nearness.settings = settings.locality
+        self.nearness.configure(settings.locality)
         if old.policy != settings.policy:
             self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
             self.preemption.planner = self.planner
@@ -90,6 +91,7 @@ class Core:
         self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
         self.queue.flush = settings.flush_seconds
         self.books.quotas.patience = settings.patience_seconds
+        self.books.configure(settings.devices, settings.filling)
         self.queue.stir()
 
     # --- what comes in ---
@@ -103,8 +105,8 @@ class Core:
                 self._pod(old, new)
             self.nearness.see(old, new)
             return
-        before, storage = self.books.cluster.tick, self.books.cluster.storage
-        version = storage.version
+        cluster = self.books.cluster
+        before = cluster.tick, cluster.storage.version
         if kind == "Node":
             self._node(old, new)
         elif kind == "Quota":
@@ -112,15 +114,19 @@ class Core:
             self.queue.stir()
         elif kind.startswith("Group:"):
             self._group(kind.removeprefix("Group:"), old, new)
+        elif kind == "PriorityClass":
+            if self.groups.set_class((new or old).metadata.name, None if new is None else new.value):
+                self._regroup("")
+        elif kind == "Job":
+            if self.keeping.ends.job(old, new):
+                self.queue.stir()
         elif kind == "PodDisruptionBudget":
             self.preemption.budget(old, new)
         elif kind in HINTS:
             self.nearness.apply(kind, old, new, self._wall())
-        else:
-            self.books.other(kind, old, new)
-            if kind == "Namespace":
-                self.queue.stir()
-        if self.books.cluster.tick != before or storage.version != version:
+        elif node := self.books.other(kind, old, new):
+            self._raced(node)
+        if (cluster.tick, cluster.storage.version) != before or kind == "Namespace":
             self.queue.stir()
 
     def _node(self, old: Any, new: Any) -> None:
@@ -139,9 +145,12 @@ class Core:
         else:
             meta = old.get("metadata") or {}
             self.groups.remove(kind, str(meta.get("namespace", "")), str(meta.get("name", "")))
-        namespace = str(((new if new is not None else old).get("metadata") or {}).get("namespace", ""))
-        for uid, pod in list(self.pods.items()):  # it may belong to another gang now, or to none
-            if pod.metadata.namespace == namespace:
+        self._regroup(str(((new if new is not None else old).get("metadata") or {}).get("namespace", "")))
+
+    def _regroup(self, namespace: str) -> None:
+        """What is said of gangs changed, "" in all namespaces: pods may belong to another now, to none, or go earlier."""
+        for uid, pod in list(self.pods.items()):
+            if not namespace or pod.metadata.namespace == namespace:
                 self._wait(uid, pod)
                 if self.queue.jobs[self._job_of[uid]].gang:
                     self.queue.hurry(self._job_of[uid])
@@ -155,7 +164,7 @@ class Core:
             LOG.warning("%s", elsewhere)
         if pod.spec.node_name or pod.status.phase in ENDED:
             if gang and pod.spec.node_name:
-                self._members.setdefault(gang, {})[uid] = pod
+                self._members.seen(gang, pod)
             self._has_node(pod, gang)
             return
         if pod.status.nominated_node_name or (old is not None and old.status.nominated_node_name):
@@ -200,7 +209,7 @@ class Core:
         if self._job_of.get(uid, key) != key:
             self.queue.remove(self._job_of[uid], uid)
         self.pods[uid], self._job_of[uid] = pod, key
-        self.queue.add(key, uid, created(pod), gang=gang, priority=pod.spec.priority, hurry=hurry)
+        self.queue.add(key, uid, created(pod), gang=gang, priority=self.groups.priority(pod), hurry=hurry)
 
     def _withdraw(self, uid: str) -> None:
         """It waits no more."""
@@ -226,7 +235,7 @@ class Core:
                 self.queue.stir()
         elif not known:  # somebody else's: it may be in the way of what is in flight, or what another pod waits for
             self._raced(node)
-            self._room_for_coupled()
+            self.queue.stir_coupled()
 
     def _raced(self, node: str) -> None:
         """Another scheduler, or the kubelet, has put a pod there: the watch wins, flights that no longer fit are called back."""
@@ -252,11 +261,8 @@ class Core:
         self.books.gone(uid)
         self.opened.gone(uid)
         member = self.groups.membership(pod)
-        if member is not None and (members := self._members.get(member.gang)) is not None:
-            members.pop(uid, None)
-            if not members:
-                del self._members[member.gang]
-                self.partials.whole(member.gang)
+        if member is not None and self._members.gone(member.gang, uid):
+            self.partials.whole(member.gang)
         if counted:
             self.queue.stir()
 
@@ -313,7 +319,7 @@ class Core:
         self.books.sync()
         self.nearness.alive(self._wall())
         self.preemption.new_pass()
-        self.keeping.begin()
+        self.keeping.begin(self._wall(), self.pods)
         for job in order(self.queue, self.books, self.pods, now, self._wall()):
             if job.key in self.queue.jobs:
                 self._try(job, now)
@@ -338,7 +344,7 @@ class Core:
         held = {one.uid: one for pod in pods if (one := nominations.get(pod.metadata.uid)) is not None}
         places: Mapping[str, str] = {}
         try:
-            self.keeping.nodes.trying(job, pods, self._wall())
+            self.keeping.trying(job, pods, self._wall())
             reason = self._place(job, pods, now)
             if self._lacking is not None and self.settings.preemption:
                 reason, places = self._make_room(job, self._lacking, pods, reason)
@@ -374,7 +380,7 @@ class Core:
             return f"{reason}; it waits until the pods that make room for it are gone", {}
         if not self.preemption.may(job, pods):
             return reason, {}
-        all_jobs = self.queue.jobs.values() if self.books.governed else ()
+        all_jobs = self.queue.jobs.values() if self.books.tenants.governed else ()
         others = [waiting(self.books, one, [self.pods[uid] for uid in one.pods]) for one in all_jobs]
         room = self.preemption.make_room(job, gang, pods, others, self._wall())
         self._pending += self.preemption.deletions(room, job)
@@ -393,7 +399,7 @@ class Core:
         gang: Gang | None = None
         if job.gang:
             members = [(pod, Member(pod.metadata.uid, requests[pod.metadata.uid], self.groups.part(pod))) for pod in pods]
-            gathered = self.groups.gather(job.gang, members, list(self._members.get(job.gang, {}).values()))
+            gathered = self.groups.gather(job.gang, members, self._members.of(job.gang))
             if isinstance(gathered, str):
                 return gathered
             gang = gathered
@@ -421,7 +427,7 @@ class Core:
         choice = self.planner.choose(request)
         if choice is None:
             if self.books.cluster.coupled(request):
-                self._coupled.add(job.key)
+                self.queue.couple(job.key)
             self._lacking = Gang(uid, [Member(uid, request)], 1)
             return self.sayings.why(request)
         cluster = self.books.cluster
@@ -437,7 +443,7 @@ class Core:
         requests = {member.pod: member.request for member in gang.members}
         if not plan.placed:
             if any(self.books.cluster.coupled(request) for request in requests.values()):
-                self._coupled.add(job.key)
+                self.queue.couple(job.key)
             self._check_partial(job, gang, plan, now)
             if large := too_large(self.books.cluster, gang):
                 return large
@@ -453,7 +459,7 @@ class Core:
         if not dataset:
             return None
         now = self._wall()
-        found = self.nearness.place(gang, dataset, now - job.since, now)
+        found = self.nearness.place(gang, dataset, max(now - job.since, job.tried_at - job.first_at), now)
         if isinstance(found, Later):
             self._look_again[job.key] = min(found.seconds, LOOK_AGAIN)
             return found.sentence
@@ -472,18 +478,11 @@ class Core:
             wishes, claims = self.books.volume_wishes(pod, placement.node), self.books.claims.take_off(pod, flight.number)
             self._pending.append(Bind(named(pod), placement.node, flight.number, notes, job.gang, wishes, gated(pod), claims))
             self.counts.attempts["scheduled"] += 1
-        self._room_for_coupled()
-
-    def _room_for_coupled(self) -> None:
-        """A pod was placed: those whose affinity or spread may wait for just that are tried again."""
-        for key in self._coupled:
-            if key in self.queue.jobs:
-                self.queue.jobs[key].seen = -1
-        self._coupled.clear()
+        self.queue.stir_coupled()
 
     def _check_partial(self, job: Job, gang: Gang, plan: Plan, now: float) -> None:
         """Members are bound, the rest finds no place, and the minimum is not reached."""
-        there = [pod for pod in self._members.get(job.gang, {}).values() if alive(pod)]
+        there = [pod for pod in self._members.of(job.gang) if alive(pod)]
         if there and (gang.minimum or any(gang.group_minimum.values())):
             regarding = self.groups.regarding(job.gang)
             gangs = self.keeping.timeouts.repair(job, there, self.settings.gangs)
@@ -496,4 +495,5 @@ class Core:
         requests = self.books.requests(self.pods.values())
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)
+        self.nearness.keep(requests)
         self.sayings.classes_changed()

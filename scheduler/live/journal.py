@@ -20,7 +20,7 @@ import msgspec
 
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration
-from forebay.scheduler.live.copies import ALWAYS, Loose, optional
+from forebay.scheduler.live.copies import Loose, always, optional
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Instruction, Outcome
 
@@ -32,7 +32,8 @@ NULL = msgspec.Raw(b"null")
 MOST = 4 << 30
 """Bytes of entries, unpacked; then the journal ends, and the log says so: some 700,000 pods' worth."""
 TYPES: dict[str, Any] = {
-    one.label: Any if one.type is Loose else one.type for one in (*ALWAYS, *(kind for kinds in optional() for kind in kinds))
+    one.label: Any if one.type is Loose else one.type
+    for one in (*always("any"), *(kind for kinds in optional() for kind in kinds))
 }
 
 

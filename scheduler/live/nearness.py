@@ -3,28 +3,29 @@
 Pure; times are seconds of the epoch. What a hint says is never trusted beyond what is possible (`locality/warmth.py`), and counts
 only as long as its publisher lives: so a lie, or a node that vanishes, costs time and cannot keep a gang from starting.
 
-Nothing loads data ahead of gangs here, so only one kind of waiting is of use: for room on nodes that hold the data and are full
-now. A gang waits for that as long as starting elsewhere costs it (the rule of `locality/waiting.py`), and no longer than is set.
+A gang that fits far from its data may be better off later: what it waits for then, and how long, is `awaiting.py`'s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from forebay.api.corev1 import Pod
 from forebay.api.hints import LOAD_ON, DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus, Served
-from forebay.api.quantity import format_bytes
+from forebay.api.nodecache import NodeCacheStatus, Served, Warming
 from forebay.scheduler.arrays.slots import Shapes, Slots, capacity
 from forebay.scheduler.arrays.state import State
 from forebay.scheduler.arrays.types import Bools, Ints
-from forebay.scheduler.gang import Gang
+from forebay.scheduler.gang import Gang, Member, part
+from forebay.scheduler.live.awaiting import Awaiting, Case, Line
 from forebay.scheduler.live.config import Locality
-from forebay.scheduler.locality.cost import Data, Links, together
+from forebay.scheduler.locality.cost import Data, Links, soon, together
 from forebay.scheduler.locality.placing import Choice, choose, take
-from forebay.scheduler.locality.waiting import may_go
+from forebay.scheduler.locality.prefetch import WARM
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.pods.request import Request
@@ -49,7 +50,7 @@ class Nearness:
     def __init__(self, state: State, settings: Locality = Locality()) -> None:  # noqa: B008
         self.state, self.settings = state, settings
         self.warmth = Warmth(state.names, settings.store_bytes_per_second, settings.node_bytes_per_second)
-        self._slots = Slots(state)
+        self._slots, self._whole = Slots(state), Slots(state, capacity)
         self._nodes: dict[str, tuple[NodeCacheStatus, float]] = {}
         self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
         self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
@@ -57,8 +58,16 @@ class Nearness:
         self._roster = state.roster
         self.wished: dict[str, str] = {}
         """What stands on the DatasetHints of each dataset that has some: nodes that should load it (`api/hints.py`, LOAD_ON)."""
-        self.until: dict[str, float] = {}
-        """Gangs that wait for room near their data, and when that is over."""
+        self._coming: dict[str, dict[str, int]] = {}  # node -> dataset -> bytes that a load there will bring
+        self.awaiting = Awaiting(lambda: self.state.names)
+        self.line = Line()
+
+    def configure(self, settings: Locality) -> None:
+        """Settings were read anew. A rate that was not set is what was measured."""
+        old, self.settings = self.settings, settings
+        self.warmth.nic = settings.node_bytes_per_second
+        if old.store_bytes_per_second != settings.store_bytes_per_second:
+            self.warmth.store = settings.store_bytes_per_second
 
     # --- what is published ---
 
@@ -94,8 +103,11 @@ class Nearness:
         if status is not None:
             self._nodes[name] = status, now
             self._sizes(status)
+            self._coming[name] = _coming(status)
             self.warmth.node_says(name, status, now)
-        elif self._nodes.pop(name, None) is not None and name in self.warmth.row_of:
+            return
+        self._coming.pop(name, None)
+        if self._nodes.pop(name, None) is not None and name in self.warmth.row_of:
             self.warmth.forget(name)
 
     def _sizes(self, status: NodeCacheStatus) -> None:
@@ -119,6 +131,7 @@ class Nearness:
         if now - self._freshened < FRESHEN:
             return
         self._freshened = now
+        self.awaiting.forget(now)
         self.follow()
         for name in self._publishers.values():
             if name in self._nodes:
@@ -152,45 +165,65 @@ class Nearness:
     # --- what is decided ---
 
     def place(self, gang: Gang, dataset: str, waited: float, now: float) -> Plan | Later | None:
-        """Places all of a gang in the state where its data is near, if that is worth it after `waited` seconds.
+        """Places the gang, or what of it fits, in the state where its data is near; or says why it waits, after `waited` seconds.
 
-        None leaves the choice to others: nothing is known of the data, or not all of the gang fits.
+        None leaves the choice to others: nothing is known of the data, or less of the gang fits than must start at once.
         """
         self.follow()
-        self.until.pop(gang.name, None)
+        turn = self.line.turn(dataset, waited, now, self.settings.longest_wait_seconds)
         data = self._data(dataset, now)
-        if data is None or not gang.members:
+        if data is None or (data.nowhere and not turn):
             return None
         requests = list(dict.fromkeys(member.request for member in gang.members))
-        now_free = self._masked(requests, [self._slots.of(request) for request in requests])
-        choice = self._choose(len(gang.members), now_free, data)
+        if not requests:
+            return None
+        free = self._masked(requests, [self._slots.of(request) for request in requests])
+        members = part(gang, int(free.sum()))
+        choice = self._choose(len(members), free, data) if members else None
         if choice is None:
             return None
-        if choice.data_seconds > 1.0:
-            empty = self._masked(requests, [capacity(self.state, request) for request in requests])
-            best = self._choose(len(gang.members), empty, data)
-            extra = choice.data_seconds - (best.data_seconds if best is not None else choice.data_seconds)
-            longest = min(extra, self.settings.longest_wait_seconds)  # a lie about sizes must not hold a gang for ever
-            if best is not None and self.settings.wait and not may_go(longest, waited):
-                self.until[gang.name] = now + longest - waited
-                return Later(longest - waited, self._sentence(dataset, data, best, extra, longest - waited))
-        return self._take(gang, choice, now_free)
 
-    def _take(self, gang: Gang, choice: Choice, free: Ints) -> Plan | None:
-        plan = take(self.state, gang, choice.rows, choice.counts)
-        if plan is None and any(self.state.coupled(member.request) for member in gang.members):
+        def best(data: Data) -> Choice | None:
+            return self._choose(len(members), self.empty(requests), data)
+
+        case = Case(gang.name, dataset, data, choice, free, waited, now, turn)
+        wait = self.awaiting.look(case, self.settings, best)
+        if wait is not None:
+            return Later(*wait)
+        return None if data.nowhere else self._take(gang, members, choice, free)
+
+    def _take(self, gang: Gang, members: Sequence[Member], choice: Choice, free: Ints) -> Plan | None:
+        some = gang if len(members) == len(gang.members) else Gang(gang.name, members, len(members))
+        plan = take(self.state, some, choice.rows, choice.counts)
+        if plan is None and any(self.state.coupled(member.request) for member in members):
             # its own affinity or spread forbids to put so many on one node: one on each, the same nodes first
-            rows = [*choice.rows, *np.setdiff1d(np.flatnonzero(free), choice.rows).tolist()][: len(gang.members)]
-            plan = take(self.state, gang, rows, [1] * len(rows)) if len(rows) == len(gang.members) else None
-        return plan
+            rows = [*choice.rows, *np.setdiff1d(np.flatnonzero(free), choice.rows).tolist()][: len(members)]
+            plan = take(self.state, some, rows, [1] * len(rows)) if len(rows) == len(members) else None
+        if plan is None or some is gang:
+            return plan
+        placed = {one.pod for one in plan.placements}
+        return msgspec.structs.replace(plan, waiting=tuple(one.pod for one in gang.members if one.pod not in placed))
 
     def _choose(self, pods: int, free: Ints, data: Data) -> Choice | None:
         """Without knowledge of which gangs come, no free node is worth more whole than another."""
-        return choose(pods, free, data, Links(self.warmth.nic, self.warmth.store), Shapes(int(free.max(initial=1))))
+        return choose(pods, free, data, self._links, Shapes(1))
+
+    @property
+    def _links(self) -> Links:
+        return Links(self.warmth.nic, self.warmth.store, len(self.line.loading))
+
+    def keep(self, requests: Sequence[Request]) -> None:
+        """Forget how many pods fit where for all but these."""
+        self._slots.keep(requests)
+        self._whole.keep(requests)
+
+    def empty(self, requests: list[Request]) -> Ints:
+        """Slots [N] that would take any of the pods if nothing ran, where the constraints of all allow them."""
+        return self._masked(requests, [self._whole.of(request) for request in requests])
 
     def _masked(self, requests: list[Request], rooms: list[Ints]) -> Ints:
         """Slots [N] that take any of the pods, where the constraints of all allow them."""
-        room: Ints = np.minimum.reduce(rooms)
+        room: Ints = rooms[0] if len(rooms) == 1 else np.minimum.reduce(rooms)
         for request in requests:
             allowed = self.state.allowed(request)
             if allowed is not None:
@@ -198,24 +231,34 @@ class Nearness:
         return room
 
     def _data(self, dataset: str, now: float) -> Data | None:
-        """None where no node is known to hold any of it. A dataset of unknown size is as large as the largest part of it."""
+        """None where nobody knows its size and no node holds any. One of unknown size is as large as the largest part of it."""
         column = self.warmth.column_of.get(dataset)
         if column is None:
             return None
         held = self.warmth.believed_of(column, now)
         size = int(self.warmth.size[column]) or int(held.max(initial=0))
-        if not size or not held.any():
+        if not size:
             return None
-        return Data(size, held, self.warmth.remaining(column, now), together(held, size), np.zeros(len(held)))
+        data = Data(size, held, self.warmth.remaining(column, now), together(held, size), np.zeros(len(held)))
+        self._loads(dataset, data)
+        return data
 
-    def _sentence(self, dataset: str, data: Data, best: Choice, extra: float, left: float) -> str:
-        names = [f"{self.state.names[row]} ({format_bytes(int(data.held[row]))})" for row in best.rows[:3]]
-        more = f" and {len(best.rows) - 3} more" if len(best.rows) > 3 else ""
-        where = f"{', '.join(names)}{more} of {format_bytes(data.size)}"
-        return (
-            f"its data {dataset} is on {where}, where there is no room now; starting elsewhere costs {extra:.0f} s, "
-            f"so it waits up to {left:.0f} s more for room there"
-        )
+    def _loads(self, dataset: str, data: Data) -> None:
+        """Loads count that bring a node all of it, sooner than reading would; and what was asked for, at the links' rates, until
+        hints show it."""
+        asked = self.line.asked.get(dataset, ())
+        running = np.flatnonzero(np.isfinite(data.eta)).tolist()
+        if not asked and not running:
+            return
+        for row in running:
+            coming = self._coming.get(self.warmth.nodes[row], {}).get(dataset)
+            if coming is not None and data.held[row] + coming < WARM * data.size:  # a path of it, or the node's share
+                data.eta[row] = np.inf
+        links = self._links
+        rate = links.per_node if data.joint >= WARM * data.size else links.store_share
+        for row in (self.warmth.row_of[name] for name in asked if name in self.warmth.row_of):
+            data.eta[row] = min(float(data.eta[row]), max(data.size - int(data.held[row]), 0) / rate)
+        data.eta[~soon(data, links)] = np.inf
 
     def follow(self) -> None:
         """Nodes came or went: what they said before they were there is read now."""
@@ -230,3 +273,13 @@ class Nearness:
                 self.warmth.node_says(name, *self._nodes[name])
         for dataset, said in self._hints.items():
             self.warmth.dataset_says(dataset, *said)
+
+
+def _coming(status: NodeCacheStatus) -> dict[str, int]:
+    """Bytes that loads will bring by dataset, none where its store gives nothing."""
+    found: dict[str, int] = {}
+    for one in status.datasets:
+        if isinstance(one.warming, Warming):
+            stuck = isinstance(one.worker, Served) and bool(one.worker.trouble)
+            found[f"{one.namespace}/{one.name}"] = 0 if stuck else max(one.warming.remaining_bytes, 0)
+    return found

@@ -19,7 +19,7 @@ from forebay.scheduler.live.instructions import Delete, Instruction
 from forebay.scheduler.live.saying import named
 from forebay.scheduler.live.waiting import Job
 from forebay.scheduler.planner import Planner
-from forebay.scheduler.pods.amounts import pod_amounts
+from forebay.scheduler.pods.amounts import quota_amounts
 from forebay.scheduler.pods.selectors import Selector, read_selector, selects
 from forebay.scheduler.quota.elastic import of_pod
 from forebay.scheduler.quota.entitled import Ask
@@ -143,7 +143,7 @@ class Preemption:
         if not self._left or any(pod.spec.preemption_policy == "Never" or pod.spec.scheduling_gates for pod in pods):
             return False
         lower = min(self._books.priorities, default=job.priority) < job.priority
-        return lower or bool(self._books.home(pods[0]).queue)
+        return lower or bool(self._books.tenants.home(pods[0]).queue)
 
     def make_room(self, job: Job, gang: Gang, pods: Sequence[Pod], waiting: Sequence[Waiting], now: float) -> Room:
         """Asks, and remembers who goes; holds the places at once, before the API server tells of them."""
@@ -175,12 +175,12 @@ def make_room(  # noqa: PLR0917 - one decision
     now: float,
 ) -> Room:
     """For a job that found no place. `pods`: the gang's, by which it is judged; `waiting`: all jobs; `now`: of the epoch."""
-    running = [_running(books, budgets, pod, now) for pod in books.bound.values()]
+    running = [_running(books, groups, budgets, pod, now) for pod in books.bound.values()]
     leaving = [one for one in running if one.leaving]
     room = PlannedRoom(books, planner, gang)
-    home, firm = books.home(pods[0]).queue, any(not of_pod(pod.metadata.labels)[1] for pod in pods)
-    priority = max(pod.spec.priority for pod in pods)
-    ask = Ask(gang.name, home, total(map(pod_amounts, pods)), priority, not firm, 1)
+    home, firm = books.tenants.home(pods[0]).queue, any(not of_pod(pod.metadata.labels)[1] for pod in pods)
+    priority = max(groups.priority(pod) for pod in pods)
+    ask = Ask(gang.name, home, total(map(quota_amounts, pods)), priority, not firm, 1)
     with books.thinking():
         room.leave(leaving)
         found = books.quotas.reclaim(
@@ -201,16 +201,16 @@ def make_room(  # noqa: PLR0917 - one decision
     return Room(tuple(pod.uid for pod in found.pods), places, reason)
 
 
-def _running(books: Books, budgets: Budgets, pod: Pod, now: float) -> Running:
+def _running(books: Books, groups: Groups, budgets: Budgets, pod: Pod, now: float) -> Running:
     began = min(created(pod), now)  # the server's clock may be ahead of ours
     gang = books.gang_of(pod.metadata.uid)
     return Running(
         pod.metadata.uid,
         books.quotas.ledger.home(pod.metadata.uid),
         pod.spec.node_name,
-        pod_amounts(pod),
+        quota_amounts(pod),
         gang,
-        pod.spec.priority,
+        groups.priority(pod) if gang else pod.spec.priority,
         began,
         None,
         float(books.cluster.pods[pod.metadata.uid].request.cards),
@@ -229,7 +229,7 @@ def _together(books: Books, groups: Groups, running: Iterable[Running]) -> dict[
     found = dict[str, Together]()
     for gang, pods in members.items():
         spec = groups.spec(gang, pods)
-        found[gang] = Together(spec.minimum if isinstance(spec, Spec) else len(pods))
+        found[gang] = Together(spec.minimum if isinstance(spec, Spec) and not spec.together else len(pods))
     return found
 
 

@@ -28,7 +28,7 @@ from forebay.kube.recorder import Recorder
 from forebay.kube.transport import Transport
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration, Reloader, changed_for_nothing
-from forebay.scheduler.live.copies import ALWAYS, ANSWERED, Copies, rank
+from forebay.scheduler.live.copies import ANSWERED, Copies, always, rank
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.effects.allocations import Allocations
 from forebay.scheduler.live.effects.binder import Binder
@@ -140,7 +140,7 @@ class Scheduler:
     # --- life ---
 
     def start(self) -> None:
-        self._count(self.copies.watch(ALWAYS))
+        self._count(self.copies.watch(always(self.options.settings.unhealthy_gpus)))
         self.recorder.start()
         self.teller.start()
         self.binder.start()
@@ -299,7 +299,7 @@ class Scheduler:
             core.partials.count,
             core.preemption.victims,
             len(core.books.cluster.row_of),
-            0,
+            core.books.overfull,
         )
 
     # --- settings and kinds that come later ---

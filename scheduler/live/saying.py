@@ -21,11 +21,12 @@ class Sayings:
         self._cluster = cluster
         self._told: dict[str, str] = {}
         self._whys: dict[Request, str] = {}
-        self._at: tuple[int, int, bool] = (-1, 0, False)
+        self._at: tuple[int, int, int, tuple[str, ...]] = (-1, 0, 0, ())
 
     def why(self, request: Request) -> str:
         """Why no node takes a pod. Counted once for equal requests while nothing changes."""
-        now = (self._cluster.tick, self._cluster.holds.serial, self._cluster.holds.active)
+        cluster = self._cluster
+        now = (cluster.tick, cluster.storage.version, cluster.holds.serial, cluster.holds.active)
         if self._at != now:
             self._whys.clear()
             self._at = now
@@ -65,7 +66,7 @@ def quota_changed(books: Books, old: Mapping[str, Any] | None, new: Mapping[str,
     assert one is not None
     kind, meta = str(one.get("kind")), one.get("metadata") or {}
     where = str(meta.get("namespace", "")), str(meta.get("name", ""))
-    problems = books.quota(kind, *where, new)
+    problems = books.tenants.quota(kind, *where, new)
     mine = f"{kind} {'/'.join(part for part in where if part)}"
     ours = ("", mine), f'{mine} queue "'  # a mistake is named by its object, and by its queue where that is what is wrong
     wrong = [

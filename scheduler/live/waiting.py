@@ -13,19 +13,24 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Job:
-    """`pods`: uids that wait, in the order of arrival. `since`: seconds of the epoch at which the first was made."""
+    """`pods`: uids that wait, in the order of arrival, and their priorities, of which the highest counts. `since`: seconds of the
+    epoch at which the first was made."""
 
     key: str
     since: float
     gang: str = ""
+    arrival: int = 0
+    """Its place among those of the same `since`, which has whole seconds."""
     priority: int = 0
-    pods: dict[str, None] = field(default_factory=dict)
+    pods: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
     due_at: float = 0.0
     parked: bool = False
     seen: int = 0
-    """`Queue.stirs` when it was last tried."""
+    """`Queue.stirs` when it was last tried, at `tried_at` of the steady clock."""
     tried_at: float = 0.0
+    first_at: float = 0.0
+    """When it was first tried in vain, by the same clock."""
     reason: str = ""
 
 
@@ -40,6 +45,8 @@ class Queue:
         self._resting: list[tuple[float, str]] = []
         self._parked: dict[str, None] = {}
         self._flush_at = 0.0
+        self._coupled: set[str] = set()
+        self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -53,13 +60,17 @@ class Queue:
         """A pod waits. A gang that gets one more is tried at once: it may be whole now. Its priority is its highest pod's."""
         job = self.jobs.get(key)
         if job is None:
-            job = self.jobs[key] = Job(key, since, gang, priority)
+            self._arrivals += 1
+            job = self.jobs[key] = Job(key, since, gang, self._arrivals, priority)
             self._due[key] = None
-        if uid not in job.pods:
-            job.pods[uid] = None
+        before = job.pods.get(uid)
+        job.pods[uid] = priority
+        if before is None:
             job.since, job.priority = min(job.since, since), max(job.priority, priority)
             if gang and hurry:
                 self.hurry(key)
+        elif before != priority:
+            job.priority = max(job.pods.values())
         return job
 
     def remove(self, key: str, uid: str) -> None:
@@ -84,6 +95,16 @@ class Queue:
     def stir(self) -> None:
         """Something changed that may have made room: whoever is parked may be tried again, after its back-off."""
         self.stirs += 1
+
+    def couple(self, key: str) -> None:
+        """The job's affinity or spread may wait for another pod to be placed."""
+        self._coupled.add(key)
+
+    def stir_coupled(self) -> None:
+        """A pod was placed: `stir` for those alone that may wait for just that."""
+        for key in self._coupled & self.jobs.keys():
+            self.jobs[key].seen = -1
+        self._coupled.clear()
 
     def due(self, now: float) -> Iterator[Job]:
         """Jobs that may be tried now, in no order."""
@@ -123,6 +144,8 @@ class Queue:
         `seen`: `stirs` when the attempt began, if something may have changed since."""
         if job.key not in self.jobs:
             return
+        if not job.attempts:
+            job.first_at = now
         job.attempts += 1
         job.reason, job.tried_at = reason, now
         job.seen = self.stirs if seen is None else seen

@@ -17,11 +17,11 @@ counted once for the gang, since a byte that one node fetched is served to the o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from forebay.scheduler.arrays.types import Floats, Ints
+from forebay.scheduler.arrays.types import Bools, Floats, Ints
 
 READS = 2
 """Readings of the dataset that are counted: training reads its data more than once, nobody says how often."""
@@ -53,7 +53,8 @@ def together(held: Ints, size: int) -> float:
     """Bytes that at least one node holds, of [N] bytes held; the nodes' bytes taken as independent draws of the dataset."""
     if size <= 0:
         return 0.0
-    return float(size * (1.0 - np.prod(1.0 - np.minimum(held / size, 1.0))))
+    some = held[held.nonzero()[0]]  # the others' factors are 1
+    return float(size * (1.0 - np.prod(1.0 - np.minimum(some / size, 1.0))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,21 @@ class Data:
         """The same of some nodes."""
         return Data(self.size, self.held[rows], self.eta[rows], self.joint, self.crowd[rows])
 
+    @property
+    def known(self) -> Ints:
+        """Rows of nodes that hold or load some of it, or would push out others: all others cost the same."""
+        return ((self.held > 0) | (self.eta < np.inf) | (self.crowd > 0)).nonzero()[0]
+
+    @property
+    def nowhere(self) -> bool:
+        """Whether no node holds any of it, or loads it."""
+        return not self.held.any() and not np.isfinite(self.eta).any()
+
+    def loaded(self, rows: Bools) -> Data:
+        """The same once the loads on these rows [N] have ended."""
+        held = np.where(rows, self.size, self.held)
+        return replace(self, held=held, eta=np.where(rows, np.inf, self.eta), joint=float(self.size))
+
     def lack(self, part: Floats | float) -> Floats:
         """Bytes [N] that nodes with `part` of the gang's pods (0..1, one for all or [N]) will have to fetch."""
         result: Floats = np.minimum(1.0, READS * np.asarray(part)) * (np.maximum(self.size - self.held, 0) + READS * self.crowd)
@@ -97,6 +113,14 @@ def node_seconds(part: Floats | float, data: Data, links: Links) -> Floats:
     if data.size <= 0:
         return np.zeros(len(data.held))
     result: Floats = np.minimum(data.lack(part) / links.per_node + data.absent(part) / links.store_share, data.eta)
+    return result
+
+
+def soon(data: Data, links: Links) -> Bools:
+    """bool[N]: where a load ends before the node would have fetched by reading what it lacks."""
+    result: Bools = np.isfinite(data.eta)
+    if result.any():
+        result &= data.eta <= data.lack(1.0) / links.per_node + data.absent(1.0) / links.store_share
     return result
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from forebay.scheduler.arrays.slots import Shapes
 from forebay.scheduler.arrays.state import State
 from forebay.scheduler.arrays.transaction import Transaction
-from forebay.scheduler.arrays.types import Ints
+from forebay.scheduler.arrays.types import Floats, Ints
 from forebay.scheduler.devices.card import Part
 from forebay.scheduler.devices.fit import Refusal
 from forebay.scheduler.gang import Gang
@@ -41,13 +41,7 @@ def choose(pods: int, free: Ints, data: Data, links: Links, shapes: Shapes) -> C
     """The cheapest way to place `pods` on nodes with `free` slots [N]; None where they do not fit. Ties: fuller, lower rows."""
     if int(free.sum()) < pods:
         return None
-    best: Choice | None = None
-    whole = np.flatnonzero(free >= pods)
-    if len(whole):
-        near = node_seconds(1.0, data.on(whole), links)
-        total = near + PRICE * np.maximum(shapes.loss(free[whole], pods), 0.0)
-        at = int(np.lexsort((free[whole], total))[0])
-        best = Choice((int(whole[at]),), (pods,), float(near[at]), float(total[at]))
+    best = _whole(pods, free, data, links=links, shapes=shapes)
     if pods > 1 and (best is None or best.data_seconds > 1.0):
         there = np.flatnonzero(free > 0)
         for order in (np.lexsort((-free[there], -data.held[there])), np.lexsort((-data.held[there], -free[there]))):
@@ -55,6 +49,36 @@ def choose(pods: int, free: Ints, data: Data, links: Links, shapes: Shapes) -> C
             if best is None or spread.seconds < best.seconds:
                 best = spread
     return best
+
+
+def _whole(pods: int, free: Ints, data: Data, *, links: Links, shapes: Shapes) -> Choice | None:
+    """The best single node for all of them. Nodes of which nothing is known cost the same: they are looked at only where that is
+    not more than the best of the others costs."""
+    fits = free >= pods
+    near, found = data.known, list[tuple[float, int, int, float]]()
+    near = near[fits[near]]
+    if len(near):
+        found.append(_cheapest(pods, near, node_seconds(1.0, data.on(near), links), free, shapes))
+    fits[near] = False
+    far = fits.nonzero()[0]
+    if len(far):
+        seconds = node_seconds(1.0, data.on(far[:1]), links)
+        if not found or float(seconds[0]) <= found[0][0]:
+            found.append(_cheapest(pods, far, seconds, free, shapes))
+    if not found:
+        return None
+    total, _, row, alone = min(found)
+    return Choice((row,), (pods,), alone, total)
+
+
+def _cheapest(pods: int, rows: Ints, near: Floats, free: Ints, shapes: Shapes) -> tuple[float, int, int, float]:
+    """Of these rows the one that costs least, then has least free, then comes first: cost in all, free slots, row, and what it
+    costs (`near` [n] or [1]) until the data is there."""
+    room = free[rows]
+    total = near + PRICE * np.maximum(shapes.loss(room, pods), 0.0)
+    least = (total == total.min()).nonzero()[0]
+    at = int(least[room[least].argmin()])
+    return float(total[at]), int(room[at]), int(rows[at]), float(near[at if len(near) > 1 else 0])
 
 
 def _spread(pods: int, free: Ints, rows: Ints, *, data: Data, links: Links, shapes: Shapes) -> Choice:

@@ -29,11 +29,6 @@ CROWD = 1.0
 """Times the slots of a dataset's nodes that must wait for it before another node copies it."""
 LARGE = 1.0
 """Share of a node's cache above which a dataset is not loaded ahead: it would push out most else."""
-STALL = 120.0
-"""Seconds without a byte more on any node that loads from the store, after which nobody waits for a turn there: the orders are
-not followed, or hints do not say so."""
-TURN = 14_400.0
-"""Seconds that a gang waits for its turn at the most, whatever the hints say."""
 TIMEOUT = 1800.0
 """Seconds after which a load is no longer asked for: the hint that it is needed may be a lie."""
 

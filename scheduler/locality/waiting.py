@@ -1,17 +1,22 @@
 """The queue of gangs that wait: in order of submission, grouped by what makes them alike, with a count of who passed whom.
 
-Wait or go cold, the whole rule:
+Wait or go cold, the whole rule, for the simulation and for clusters:
 
 - A gang whose data is near starts as soon as it fits.
-- Another one starts far from its data once it has waited as long as that costs. Whoever does not know how long a wait will last
-  loses at most twice the better choice that way (the ski rental problem; Karlin et al., *Competitive snoopy caching*, 1988).
+- Another one starts far from its data once it has waited as long as that costs (`wait_left`). Whoever does not know how long a
+  wait will last loses at most twice the better choice that way (the ski rental problem; Karlin et al., *Competitive snoopy
+  caching*, 1988). A load that runs where it could start caps that cost: what comes anyway does not have to be read from afar.
+- While others' data is loaded from the store, one whose data only the store has waits for its turn (`turn_comes`): reading now
+  would slow them down.
 - Gangs may pass others, because what starts near its data gives its cards back sooner. But once younger gangs with more than
   PASSES times the cluster's slots have started before it, a gang is *overdue*: then it starts wherever it fits, in order of
   submission, and while it does not fit nobody else starts. So it waits for what runs by then, and for overdue ones before it.
+  (On a cluster places are held instead: `live/reserve/holding.py`.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,10 +24,16 @@ import numpy as np
 
 from forebay.scheduler.arrays.types import Floats, Ints
 from forebay.scheduler.decision import Ask
+from forebay.scheduler.locality.prefetch import STORE_LOADS
 from forebay.scheduler.pods.request import Request
 
 PASSES = 10.0
 """Clusterfuls of younger pods that may start before a gang."""
+STALL = 120.0
+"""Seconds without a byte more on any node that loads from the store, after which nobody waits for a turn there: the orders are
+not followed, or hints do not say so."""
+TURN = 14_400.0
+"""Seconds that a gang waits for its turn at the most, whatever the hints say."""
 
 MICRO = 1_000_000
 
@@ -162,6 +173,23 @@ class Waiting:
         return total
 
 
+def wait_left(cost: float, waited: float, *, better: float = 0.0, longest: float = math.inf) -> float:
+    """Seconds that a gang still waits at the most, 0 for none: it goes.
+
+    `cost`: seconds that starting now loses; `better`: what it would lose once what it waits for is there; `longest`: of the wait
+    as a whole, whatever hints say.
+    """
+    return max(min(cost - better, longest) - waited, 0.0)
+
+
 def may_go(cost: float, waited: float) -> bool:
     """Whether a gang that has waited that long may start at that cost, both in seconds."""
-    return cost <= waited
+    return not wait_left(cost, waited)
+
+
+def turn_comes(loading: int, still: float, waited: float, longest: float = TURN) -> bool:
+    """Whether a gang whose data only the store has, and nobody loads, waits for its turn there.
+
+    `loading`: datasets that are loaded from the store; `still`: seconds since any of those was seen to grow.
+    """
+    return loading >= STORE_LOADS and still <= STALL and waited <= longest

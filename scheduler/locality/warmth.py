@@ -37,7 +37,7 @@ class Warmth:
         self.row_of = {name: row for row, name in enumerate(self.nodes)}
         self.datasets: list[str] = []
         self.column_of: dict[str, int] = {}
-        self.held: Ints = np.zeros((len(self.nodes), 0), np.int64)
+        self.held: Ints = np.zeros((len(self.nodes), 0), np.int64)  # these two lie column by column: one dataset is asked about
         self.eta: Floats = np.zeros((len(self.nodes), 0))
         self.observed: Floats = np.full(len(self.nodes), -np.inf)
         self.size: Ints = np.zeros(0, np.int64)
@@ -51,8 +51,8 @@ class Warmth:
         self.row_of = {name: row for row, name in enumerate(self.nodes) if name}
         kept = [(row, old[name]) for name, row in self.row_of.items() if name in old]
         held, eta, observed = self.held, self.eta, self.observed
-        self.held = np.zeros((len(nodes), held.shape[1]), np.int64)
-        self.eta = np.full((len(nodes), held.shape[1]), math.nan)
+        self.held = np.zeros((len(nodes), held.shape[1]), np.int64, order="F")
+        self.eta = np.full((len(nodes), held.shape[1]), math.nan, order="F")
         self.observed = np.full(len(nodes), -np.inf)
         for row, before in kept:
             self.held[row], self.eta[row], self.observed[row] = held[before], eta[before], observed[before]
@@ -64,8 +64,8 @@ class Warmth:
         if at is None:
             at = self.column_of[dataset] = len(self.datasets)
             self.datasets.append(dataset)
-            self.held = np.pad(self.held, ((0, 0), (0, 1)))
-            self.eta = np.pad(self.eta, ((0, 0), (0, 1)), constant_values=math.nan)
+            self.held = np.asfortranarray(np.pad(self.held, ((0, 0), (0, 1))))
+            self.eta = np.asfortranarray(np.pad(self.eta, ((0, 0), (0, 1)), constant_values=math.nan))
             self.size = np.pad(self.size, (0, 1))
         return at
 
@@ -106,6 +106,8 @@ class Warmth:
             row = self.row_of.get(one.name)
             if row is None or self.observed[row] > written:
                 continue
+            if math.isfinite(self.observed[row]):
+                self.eta[row] -= written - self.observed[row]  # of the other datasets' loads, by the new clock
             self.observed[row] = written
             self.held[row, at] = self._possible(one.bytes, at)
             self.eta[row, at] = one.eta_seconds if one.eta_seconds > 0 else math.nan
@@ -133,12 +135,19 @@ class Warmth:
 
     def believed_of(self, column: int, now: float) -> Ints:
         """int64[N]: the same of one dataset."""
-        return np.where(now - self.observed <= STALE, self.held[:, column], 0)
+        held = self.held[:, column]
+        there, believed = held.nonzero()[0], np.zeros(len(held), np.int64)
+        believed[there] = np.where(now - self.observed[there] <= STALE, held[there], 0)
+        return believed
 
     def remaining(self, column: int, now: float) -> Floats:
-        """float64[N]: seconds until a load of the dataset there should be done; inf where none runs, or it is late."""
-        left = self.eta[:, column] - (now - self.observed)
-        return np.where(np.isnan(left) | (left < 0), np.inf, left)
+        """float64[N]: seconds until a load of the dataset there should be done; inf where none runs, or it is late or silent."""
+        eta = self.eta[:, column]
+        there, remaining = (eta == eta).nonzero()[0], np.full(len(eta), np.inf)  # noqa: PLR0124 - not nan
+        past = now - self.observed[there]
+        left = eta[there] - past
+        remaining[there] = np.where((left < 0) | (past > STALE), np.inf, left)
+        return remaining
 
     def _possible(self, amount: int, at: int) -> int:
         amount = min(max(amount, 0), np.iinfo(np.int64).max)

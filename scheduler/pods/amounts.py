@@ -16,11 +16,22 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from forebay.api.corev1 import Container, ContainerStatus, Pod, PodSpec, PodStatus, Quantities, Resources
+from forebay.api.fluidnames import CACHE_BYTES
+from forebay.api.quantity import QuantityError
+from forebay.scheduler.devices.table import KINDS
 from forebay.scheduler.quota.amounts import Amounts, add, parse_amount
 
 PODS = "pods"
 """The resource of which every pod takes one."""
 SIDECAR = "Always"
+PER_CARD = {
+    each: names.count
+    for kind in KINDS.values()
+    for names in kind.names
+    for each in (names.memory, names.percent, names.cores)
+    if each and names.count
+}
+"""Resources of which a container asks so much of each card (HAMi), and the resource that says of how many."""
 
 
 def pod_amounts(pod: Pod) -> dict[str, int]:
@@ -30,6 +41,38 @@ def pod_amounts(pod: Pod) -> dict[str, int]:
     infeasible counts as what was given. Raises `QuantityError` for what is no quantity and for what is below 0.
     """
     return spec_amounts(pod.spec, pod.status)
+
+
+def quota_amounts(pod: Pod, asked: Amounts | None = None) -> dict[str, int]:
+    """What quotas count of a pod: `pod_amounts` (`asked`, where they are known), but what is asked of each of several cards as
+    often as that, and bytes of cache that it keeps on its node.
+
+    No node offers those, so the pod says it in an annotation. One that is no quantity counts as none; see `cache_bytes`.
+    """
+    amounts = dict(pod_amounts(pod) if asked is None else asked)
+    each = PER_CARD.keys() & amounts.keys()
+    if each:
+        over_all = peak(pod.spec.containers, pod.spec.init_containers, _of_all_cards)
+        amounts |= {name: over_all[name] for name in each}
+    try:
+        if cache := cache_bytes(pod):
+            amounts[CACHE_BYTES] = cache
+    except QuantityError:
+        pass  # such a pod is not placed, and says why
+    return amounts
+
+
+def _of_all_cards(container: Container) -> Amounts:
+    amounts = dict(container_amounts(container.resources))
+    for name in PER_CARD.keys() & amounts.keys():
+        amounts[name] *= max(amounts.get(PER_CARD[name], 1), 1)
+    return amounts
+
+
+def cache_bytes(pod: Pod) -> int:
+    """Raises `QuantityError` for an annotation that is none."""
+    said = pod.metadata.annotations.get(CACHE_BYTES)
+    return _amount(CACHE_BYTES, said) if said else 0
 
 
 def spec_amounts(spec: PodSpec, status: PodStatus | None = None) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forebay.scheduler.devices.ask import PodAsk
+from forebay.scheduler.pods.fill import Order
 
 FULL = 1000
 """Milli of a whole card."""
@@ -19,7 +20,7 @@ class Request:
     `milli == 1000` asks for whole cards, which must be idle. `models` are the accepted card models by index, None for any.
     `constraints` is a cluster's number for everything else that decides where the pod may go, 0 for nothing.
     With `devices` it is that which is fitted and booked; `cards`, `milli` and `models` then only say what such a pod is like, for
-    those who count typical pods.
+    those who count typical pods. `fill`: how nodes are to be filled with pods like it, "" leaves that to the policy.
 
     Raises ValueError for negative amounts, a share without a card, and a share outside 1..1000.
     """
@@ -31,6 +32,7 @@ class Request:
     models: tuple[int, ...] | None = None
     constraints: int = 0
     devices: PodAsk | None = None
+    fill: Order = ""
 
     def __post_init__(self) -> None:
         if any(amount < 0 for amount in self.resources) or self.cards < 0 or self.memory < 0:

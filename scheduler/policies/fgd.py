@@ -31,8 +31,12 @@ class FGD(Policy):
             self._measure = Fragmentation(known, state.card_free.shape[1], len(state.models))
         measure, cpu = self._measure, state.free[rows, 0]
         if request.devices is not None:
-            judge = Judge(lambda spare, free, model: -measure.measure(spare[:, 0], free, model), score)
-            return Rating(*rate(state, request, rows, judge))
+
+            def change(there: Ints, left: Ints, after: Ints, model: Shorts) -> Floats:
+                before = measure.measure(state.free[there, 0], state.card_free[there], model)
+                return before - measure.measure(left[:, 0], after, model)
+
+            return Rating(*rate(state, request, rows, Judge(change, score)))
         free, model = state.card_free[rows], state.card_model[rows]
         before = measure.measure(cpu, free, model)
         if request.cards == 1 and not request.whole:

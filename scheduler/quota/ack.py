@@ -24,6 +24,8 @@ BORROW_LIMIT = "forebay.io/borrow-limit"
 MIN_RUNTIME = "forebay.io/min-runtime"
 SCALES = "forebay.io/scale-min"
 FIFO = "forebay.io/fifo"
+NODES_BY, CARDS_BY = "forebay.io/nodes", "forebay.io/cards"
+"""How nodes, and cards of a node, are filled with a queue's pods: binpack or spread."""
 
 _FIELDS = ("name", "min", "max", "children", "namespaces", "attributes")
 
@@ -75,6 +77,7 @@ def _read_node(fields: Fields, parent: str, source: str) -> Queue:
         scales=attributes.flag(SCALES, True),
         min_runtime=attributes.seconds(MIN_RUNTIME),
         fifo=attributes.flag(FIFO, False),
+        fill=attributes.fill(NODES_BY, CARDS_BY),
         namespaces=namespaces,
         flavors=flavors,
         attributes={key: attributes.text(key) for key in attributes.names()},
@@ -117,6 +120,9 @@ def _attributes(queue: Queue) -> dict[str, str]:
     for key, value, usual in ((SCALES, queue.scales, True), (FIFO, queue.fifo, False)):
         if value != usual:
             attributes.setdefault(key, str(value).lower())
+    for key, order in ((NODES_BY, queue.fill.nodes), (CARDS_BY, queue.fill.cards)):
+        if order:
+            attributes.setdefault(key, order)
     return attributes
 
 

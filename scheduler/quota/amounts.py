@@ -19,9 +19,6 @@ Amounts = Mapping[str, int]
 CPU = "cpu"
 JOBS = "kube-queue/max-jobs"
 """ACK's key for the number of jobs a queue may have at once; the ledger counts it from gangs, nobody requests it."""
-CACHE_BYTES = "forebay.io/cache-bytes"
-"""Bytes of dataset cache that a tenant may occupy."""
-
 NOTHING: Amounts = {}
 
 _SPLIT = re.compile(r"([+-]?[0-9.]+)(.*)")

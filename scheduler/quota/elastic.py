@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from forebay.scheduler.quota.ack import BORROW_LIMIT, FIFO, MIN_RUNTIME, SCALES, WEIGHT, source_of
+from forebay.scheduler.quota.ack import BORROW_LIMIT, CARDS_BY, FIFO, MIN_RUNTIME, NODES_BY, SCALES, WEIGHT, source_of
 from forebay.scheduler.quota.amounts import NOTHING
 from forebay.scheduler.quota.check import Findings, build
 from forebay.scheduler.quota.reading import Fields, Object, render, render_json
@@ -72,8 +72,9 @@ def _read_plugins(value: Object, findings: Findings) -> Queue:
     namespace = metadata.text("namespace") or "default"
     minimum, maximum = spec.amounts("min"), spec.amounts("max")
     name = f"{namespace}/{_name(metadata, source)}"
+    fill = metadata.below("annotations").fill(NODES_BY, CARDS_BY)
     mistake = fields.mistake or metadata.mistake or spec.mistake
-    return Queue(name=name, min=minimum, max=maximum, namespaces=(namespace,), source=source, mistake=mistake)
+    return Queue(name=name, min=minimum, max=maximum, fill=fill, namespaces=(namespace,), source=source, mistake=mistake)
 
 
 def _name(metadata: Fields, source: str) -> str:
@@ -109,6 +110,7 @@ def _read_koordinator(value: Object, findings: Findings) -> tuple[Queue, str]:
         scales=notes.flag(SCALES, name != SYSTEM_QUOTA),
         min_runtime=notes.seconds(MIN_RUNTIME),
         fifo=notes.flag(FIFO, False),
+        fill=notes.fill(NODES_BY, CARDS_BY),
         parent_only=labels.flag(IS_PARENT, False),
         namespaces=notes.json_strings(NAMESPACES),
         attributes=kept,
@@ -161,6 +163,9 @@ def write_quota(tree: QuotaTree, name: str, namespace: str) -> dict[str, object]
     for key, value, usual in ((SCALES, queue.scales, name != SYSTEM_QUOTA), (FIFO, queue.fifo, False)):
         if value != usual:
             notes[key] = str(value).lower()
+    for key, order in ((NODES_BY, queue.fill.nodes), (CARDS_BY, queue.fill.cards)):
+        if order:
+            notes[key] = order
     metadata: dict[str, object] = {"name": name, "namespace": namespace, "labels": labels}
     if notes:
         metadata["annotations"] = notes

@@ -5,7 +5,7 @@ From the root down, the child goes first that comes first by
 1. rank: 0 a job within its queue's floor (its guarantee), 1 a job that has waited longer than `patience`, 2 a job within its
    queue's fair share, 3 a job beyond it;
 2. the dominant share it has already: max over resources of used / fair share, smaller first;
-3. priority of the job, higher first; then age; then name.
+3. priority of the job, higher first; then age; then arrival; then name.
 
 Inside a leaf: who has waited longer than `patience` by age, then the others by priority and age (`fifo`: all by age).
 
@@ -34,13 +34,17 @@ GUARANTEED, OVERDUE, FAIR, BEYOND = range(4)
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job (a pod or a gang) that waits. `since`: when it began to, in seconds of the same clock as `now`."""
+    """A job (a pod or a gang) that waits. `since`: when it began to, in seconds of the same clock as `now`.
+
+    `arrival` orders those that began in the same second: objects of the API say no more.
+    """
 
     name: str
     queue: str
     request: Amounts = field(default_factory=dict)
     priority: int = 0
     since: float = 0.0
+    arrival: int = 0
 
 
 class Place(NamedTuple):
@@ -50,6 +54,7 @@ class Place(NamedTuple):
     share: float
     priority: int  # negated
     since: float
+    arrival: int
     name: str
 
 
@@ -66,14 +71,14 @@ class Turns:
         self._shares = shares
         self._now = now
         self._patience = patience
-        self._free: list[tuple[int, float, str, int, Waiting]] = []
+        self._free: list[tuple[int, float, int, str, int, Waiting]] = []
         self._leaves: dict[str, list[tuple[Place, Waiting]]] = {}
         for job in waiting:
             check_request(job.request)
             if job.queue:
                 self._leaves.setdefault(job.queue, []).append((self._in_leaf(job), job))
             else:
-                heapq.heappush(self._free, (-job.priority, job.since, job.name, len(self._free), job))
+                heapq.heappush(self._free, (-job.priority, job.since, job.arrival, job.name, len(self._free), job))
         self._heaps: dict[str, list[tuple[Place, str]]] = {}
         self._places: dict[str, Place] = {}
         self._heads: dict[str, Waiting] = {}
@@ -86,7 +91,7 @@ class Turns:
         """The job to try now, None after the last. What came before stays where it is unless `placed` was told."""
         job = self._heads.get(self.tree.root)
         if job is None:
-            return heapq.heappop(self._free)[4] if self._free else None
+            return heapq.heappop(self._free)[5] if self._free else None
         self._leaves[job.queue].pop()
         self._climb(job.queue)
         return job
@@ -99,8 +104,8 @@ class Turns:
 
     def _in_leaf(self, job: Waiting) -> Place:
         if self._overdue(job):
-            return Place(0, 0.0, 0, job.since, job.name)
-        return Place(1, 0.0, 0 if self.tree.queues[job.queue].fifo else -job.priority, job.since, job.name)
+            return Place(0, 0.0, 0, job.since, job.arrival, job.name)
+        return Place(1, 0.0, 0 if self.tree.queues[job.queue].fifo else -job.priority, job.since, job.arrival, job.name)
 
     def _overdue(self, job: Waiting) -> bool:
         return self._now - job.since > self._patience
@@ -132,8 +137,8 @@ class Turns:
     def _place(self, name: str, job: Waiting) -> Place:
         rank = self._rank(name, job)
         if rank == OVERDUE:
-            return Place(rank, 0.0, 0, job.since, job.name)
-        return Place(rank, self.dominant(name), -job.priority, job.since, job.name)
+            return Place(rank, 0.0, 0, job.since, job.arrival, job.name)
+        return Place(rank, self.dominant(name), -job.priority, job.since, job.arrival, job.name)
 
     def _rank(self, name: str, job: Waiting) -> int:
         used, floors = self._books.used(name), self.tree.floors[name]

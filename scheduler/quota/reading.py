@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from forebay.api.quantity import QuantityError
+from forebay.scheduler.pods.fill import Fill, Order
 from forebay.scheduler.quota.amounts import Amounts, parse_amount, render_amount
 from forebay.scheduler.quota.check import Findings
 
@@ -87,6 +88,20 @@ class Fields:
             return number
         self.warn(name, value, "is no number of seconds and counts as 0", "write seconds, such as 600")
         return 0.0
+
+    def fill(self, nodes: str, cards: str) -> Fill:
+        """How nodes and cards are filled, by two fields; what is neither of the two words counts as not said, with a warning."""
+        return Fill(self._order(nodes), self._order(cards))
+
+    def _order(self, name: str) -> Order:
+        value = self.at(name)
+        if value == "binpack":
+            return "binpack"
+        if value == "spread":
+            return "spread"
+        if value not in (None, ""):
+            self.warn(name, value, "is no way to fill and counts as not said", "write binpack or spread")
+        return ""
 
     def warn(self, name: str, value: object, message: str, remedy: str) -> None:
         self._findings.add("warning", self.source, self._field(name), value, message, remedy)

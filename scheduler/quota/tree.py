@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from forebay.scheduler.pods.fill import UNSAID, Fill
 from forebay.scheduler.quota.amounts import Amounts
 
 WHOLE_CLUSTER = "(cluster)"
@@ -42,6 +43,8 @@ class Queue:
     scales: bool = True
     min_runtime: float = 0.0
     fifo: bool = False
+    fill: Fill = UNSAID
+    """How nodes and cards are filled with its pods; what is "" takes the parent's."""
     parent_only: bool = False
     """It was declared to be a parent: it takes no pods even while it has no children."""
     namespaces: tuple[str, ...] = ()
@@ -87,6 +90,10 @@ class QuotaTree:
         leaves = [q for q in self.queues.values() if not self.children[q.name] and not q.parent_only]
         self.by_namespace = {ns: q.name for q in leaves for ns in q.namespaces if ns not in self.refused}
         self.resources = frozenset(r for q in self.queues.values() for named in (q.min, q.max, q.borrow) for r in named)
+        self.fills: dict[str, Fill] = {}
+        """How nodes and cards are filled with a queue's pods: as it says itself, or the nearest parent that does."""
+        for queue in self.queues.values():
+            self.fills[queue.name] = queue.fill.or_else(self.fills.get(queue.parent, UNSAID))
         self.ceilings = {q.name: _ceilings(q) for q in self.queues.values()}
         self.floors: dict[str, dict[str, int]] = {}
         self.keeps: dict[str, dict[str, int]] = {}

@@ -1,4 +1,5 @@
-"""What a queued gang will read lies on the node where it will run, before it starts: the whole line, on real nodes."""
+"""What a queued gang will read lies on the node where it will run, before it starts, and it waits for that node rather than go to
+another: the whole line, on real nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +18,18 @@ from podkit import pod, until
 from forebay.api.hints import LOAD_ON
 from forebay.controller.loads.ahead import AHEAD
 
+SETTINGS = """
+schedulerName: forebay
+locality: {nodeBytesPerSecond: 1000, longestWaitSeconds: 3600}
+"""
+"""Links so slow that the few MB of the test are worth hours of waiting."""
+
 
 @pytest.fixture(scope="module")
 def log(installation: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Our scheduler runs, and both nodes have cards that are only counted."""
     give_cards(installation)
-    with scheduling(installation, tmp_path_factory.mktemp("scheduler")) as log:
+    with scheduling(installation, tmp_path_factory.mktemp("scheduler"), SETTINGS) as log:
         yield log
 
 
@@ -63,14 +70,17 @@ def test_a_queued_gangs_data_is_on_its_node_before_it_starts(lake: Lake, log: Pa
     until(lambda: wish(lake) in nodes, f"no wish stands on the hints: {crew.said()}")
     node = wish(lake)
     assert f"reserved on {node}," in crew.said()
+    until(lambda: [one["spec"]["options"]["nodes"] for one in loads(lake)] == [node], "no load is made, or not one")
     until(lambda: told(lake, node) == lake.bytes, f"{node} does not hold all of the data")
     assert crew.nodes() == []
-    assert [one["spec"]["options"]["nodes"] for one in loads(lake)] == [node]
     until(lambda: wish(lake) == "", "the wish stands though the node has the data")
 
+    lake.pods.delete("pod", *(name for name in names if not name.startswith(f"busy-{node}-")))  # there is room, far from its data
+    crew.waits(f"its data {lake.pods.namespace}/{lake.name} is on {node} ")
+    assert "where there is no room now" in crew.said()
+    assert crew.nodes() == []
     lake.pods.delete("pod", *(name for name in names if name.startswith(f"busy-{node}-")))
     crew.all_run(log)
     assert crew.nodes() == [node] * CARDS
     assert crew.hashes() == [lake.hashes] * CARDS
     crew.delete()
-    lake.pods.delete("pod", *(name for name in names if not name.startswith(f"busy-{node}-")))

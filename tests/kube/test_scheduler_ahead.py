@@ -71,12 +71,14 @@ def endpoint(site: ControlPlane) -> object:
     return msgspec.structs.replace(site.endpoint, impersonate=who)
 
 
-def says(admin: Client, space: str, node: str, held: int) -> None:
-    """A NodeCache: the worker of `d` there has so many GB of 100."""
+def says(admin: Client, space: str, node: str, held: int, *, total: int = 100, eta: int = 0) -> None:
+    """A NodeCache: the worker of `d` there has so many GB of 100, and the rest in `eta` seconds."""
     at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    worker = {"ownedBytes": held * GB, "capacityBytes": 1000 * GB, "totalBytes": 100 * GB, "listed": True}
+    worker = {"ownedBytes": held * GB, "capacityBytes": 1000 * GB, "totalBytes": total * GB, "listed": True}
     tiers = [{"medium": "SSD", "bytes": held * GB}]
     lake = {"namespace": space, "name": "d", "role": "Owner", "tiers": tiers, "worker": worker}
+    if eta:
+        lake["warming"] = {"remainingBytes": (total - held) * GB, "bytesPerSecond": GB, "etaSeconds": eta}
     totals = {"cachedBytes": 0, "capacityBytes": 0, "cached": "", "capacity": "", "datasetCount": 1}
     head = {"apiVersion": "forebay.io/v1alpha1", "kind": "NodeCache", "metadata": {"name": node}}
     admin.apply(r.NODE_CACHES, Key("", node), head)
@@ -133,6 +135,46 @@ def test_what_a_gang_waits_for_is_loaded_where_it_will_run(
             until(lambda: wish(cluster, space) == "", 60, lambda: wish(cluster, space))
             until(lambda: not loads(cluster, space), 60, lambda: loads(cluster, space))
             until(lambda: cluster.read("Job", Key(space, f"{name}-loader-job")) is None, 60, "the Job stays")
+        cluster.delete("Dataset", Key(space, "d"))
+        for key in gang:
+            admin.delete(r.PODS, key, grace=0)
+        until(lambda: cluster.gone("Dataset", Key(space, "d")), 120, lambda: cluster.status(Key(space, "d")))
+    until(lambda: nobody(admin, place), 120, place.pods)
+
+
+def test_a_gang_waits_for_the_load_that_was_made_for_it_when_another_node_comes_free(
+    site: ControlPlane, cluster: Cluster, space: str, admin: Client, place: Site
+) -> None:
+    with Running(site.endpoint):
+        cluster.apply(SMALL.replace("SPACE", space))
+        cluster.serve(Key(space, "d"), 2)
+        until(lambda: cluster.phase(Key(space, "d")) == "Bound", 60, lambda: cluster.status(Key(space, "d")))
+        for node in place.nodes:
+            says(admin, space, node, 0, total=10_000)
+        olds = [place.pod(f"old-{n}", cpu="3", **JOB) for n in range(2)]
+        for n, old in enumerate(olds):
+            place.bind(old, f"node-{n}")
+        with Scheduling(endpoint(site)) as scheduling:  # type: ignore[arg-type]
+            gang = place.gang("train", 3, 3, **JOB, **CLAIM)
+            until(lambda: wish(cluster, space), 90, lambda: [place.said(key) for key in gang])
+            node = wish(cluster, space)
+            until(lambda: list(loads(cluster, space)) == [node], 60, lambda: loads(cluster, space))
+            says(admin, space, node, 1000, total=10_000, eta=5000)  # reading it from the store would take hours
+            warmth = scheduling.scheduler.core.nearness.warmth
+            until(lambda: int(warmth.held.max()) == 1000 * GB, 60, warmth.held.tolist)
+            other = next(one for one in place.nodes if one != node)
+            admin.delete(r.PODS, olds[place.nodes.index(other)], grace=0)
+
+            def waits() -> bool:
+                says(admin, space, node, 1000, total=10_000, eta=5000)  # it lives: a hint counts for two minutes
+                return f"is on {node} (931.32GiB, and loaded there, " in place.said(gang[0])
+
+            until(waits, 60, lambda: [place.said(key) for key in gang])
+            assert wish(cluster, space) == node
+            says(admin, space, node, 10_000, total=10_000)
+            admin.delete(r.PODS, olds[place.nodes.index(node)], grace=0)
+            place.all_bound(gang)
+            assert set(place.where(gang)) == {node}
         cluster.delete("Dataset", Key(space, "d"))
         for key in gang:
             admin.delete(r.PODS, key, grace=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,12 @@ def moment() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def says(site: Site, node: str, amount: int, at: str = "") -> None:
-    """The node's NodeCache: bytes of `lake`, whether or not it is true."""
-    held = {"namespace": site.namespace, "name": "lake", "role": "Owner", "tiers": [{"medium": "SSD", "bytes": amount}]}
+def says(site: Site, node: str, amount: int, at: str = "", **load: int) -> None:
+    """The node's NodeCache: bytes of `lake`, and of a load there, whether or not it is true."""
+    held: dict[str, Any] = {"namespace": site.namespace, "name": "lake", "role": "Owner"}
+    held["tiers"] = [{"medium": "SSD", "bytes": amount}]
+    if load:
+        held["warming"] = {"remainingBytes": load["remaining"], "bytesPerSecond": GB, "etaSeconds": load["eta"]}
     totals = {"cachedBytes": amount, "capacityBytes": amount, "cached": "", "capacity": ""}
     status = {"observedTime": at or moment(), "tiers": [], **totals, "datasetCount": 1, "datasets": [held]}
     key, meta = Key("", node), {"apiVersion": "forebay.io/v1alpha1", "kind": "NodeCache", "metadata": {"name": node}}
@@ -135,6 +138,60 @@ def test_a_gang_waits_for_room_near_its_data_and_says_so(site: Site, running: Ru
     site.client.delete(PODS, blocker, grace=0)
     site.all_bound(gang)
     assert set(site.where(gang)) == {near}
+
+
+LONG = {"remaining": 6000 * GB, "eta": 5000}
+"""A load of 6 TB: reading them would take longer than its 5,000 s, and the gang waits for ten minutes at the most."""
+
+
+def loaded(site: Site, running: Running) -> tuple[str, list[Key]]:
+    """Two free nodes, one of which loads the data of a gang that waits for that."""
+    near, _ = site.node(cpu="2"), site.node(cpu="2")
+    data = claim(site)
+    sized(site, 10_000 * GB)
+    says(site, near, 4000 * GB, **LONG)
+    until(lambda: believed(running, site, near) == 4000 * GB, 60.0, lambda: "the hint did not come")
+    gang = site.gang("train", 2, 2, **data)
+    site.waits(gang[0], f"its data {site.namespace}/lake is loaded on {near}, ")
+    return near, gang
+
+
+def sentence(site: Site, near: str, key: Key) -> str:
+    """What is said while the node tells anew that it lives: a hint counts for two minutes."""
+    says(site, near, 4000 * GB, **LONG)
+    return site.said(key)
+
+
+@pytest.mark.parametrize("end", ["done", "in vain", "silent"])
+def test_a_gang_waits_for_a_load_and_goes_however_that_ends(site: Site, running: Running, end: str) -> None:
+    near, gang = loaded(site, running)
+    assert " s left; starting now costs " in site.said(gang[0])
+    if end == "done":
+        says(site, near, 10_000 * GB)
+    elif end == "in vain":
+        says(site, near, 4000 * GB)  # it runs no more
+    else:
+        site.client.delete(NODE_CACHES, Key("", near))
+    site.all_bound(gang)
+    if end != "silent":
+        assert set(site.where(gang)) == {near}
+
+
+def test_a_restart_does_not_begin_the_wait_anew(site: Site, world: ControlPlane) -> None:
+    with Running(world.endpoint) as first:
+        near, gang = loaded(site, first)
+        before = site.said(gang[0])
+    deadline = before[before.index("so it waits for that until") :]
+    created = datetime.fromisoformat(str(site.get(gang[0]).metadata.creation_timestamp))
+    assert f"until {created + timedelta(seconds=600):%Y-%m-%dT%H:%M:%SZ} " in deadline, (created, before)
+    says(site, near, 4000 * GB, **LONG)
+    with Running(world.endpoint) as second:
+        name = f"{site.namespace}/train"
+        until(lambda: name in second.scheduler.core.nearness.awaiting.of, 60.0, lambda: sentence(site, near, gang[0]))
+        assert second.scheduler.core.nearness.awaiting.of[name].sentence.endswith(deadline)
+        says(site, near, 10_000 * GB)
+        site.all_bound(gang)
+        assert set(site.where(gang)) == {near}
 
 
 @pytest.mark.parametrize("lie", ["everything is everywhere", "long ago", "in the future", "of no node", "gone in the middle"])

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from controlplane import ControlPlane
 from controlplane_kit import until
-from schedulerlab import PATIENCE, Running, Site, for_seconds, live_plane, live_site
+from schedulerlab import PATIENCE, QUOTAS, Running, Site, for_seconds, live_plane, live_site, serve_quotas
 
 from forebay.kube.objects import Key
-from forebay.kube.resources import CRDS, DISRUPTION_BUDGETS, PODS, Resource
+from forebay.kube.resources import DISRUPTION_BUDGETS, PODS, Resource
 from forebay.scheduler.live.config import Configuration
 
 pytestmark = pytest.mark.timeout(300)
 
 PRIORITIES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
-QUOTAS = Resource("scheduling.x-k8s.io", "v1alpha1", "elasticquotas", "ElasticQuota")
 
 
 @pytest.fixture(scope="module")
@@ -101,21 +99,13 @@ def test_preemption_can_be_off(world: ControlPlane, site: Site) -> None:
 
 def test_a_queue_gets_back_what_it_is_guaranteed(world: ControlPlane, site: Site) -> None:
     """Flat ElasticQuotas of scheduler-plugins: one namespace has borrowed all, the other asks for its min."""
-    schema: dict[str, Any] = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    version = {"name": "v1alpha1", "served": True, "storage": True, "schema": schema}
-    names = {"plural": "elasticquotas", "kind": "ElasticQuota", "singular": "elasticquota", "listKind": "ElasticQuotaList"}
-    spec = {"group": "scheduling.x-k8s.io", "names": names, "scope": "Namespaced", "versions": [version]}
-    name = "elasticquotas.scheduling.x-k8s.io"
-    meta = {"name": name, "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}}
-    crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": meta, "spec": spec}
-    site.client.apply(CRDS, Key("", name), crd)
+    serve_quotas(site)
     other = next(live_site_again := live_site(world))
     site.node(cpu="4")
 
     def quota(place: Site, least: int) -> None:
         body = {"apiVersion": "scheduling.x-k8s.io/v1alpha1", "kind": "ElasticQuota", "metadata": {"name": "q"}}
         body["spec"] = {"min": {"cpu": least}, "max": {"cpu": 4}}  # type: ignore[assignment]
-        until(lambda: place.client.transport.request("GET", QUOTAS.path(place.namespace)).code == 200, PATIENCE)
         place.client.create(QUOTAS, place.namespace, body)
 
     quota(site, 2)

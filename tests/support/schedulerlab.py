@@ -19,11 +19,12 @@ from forebay.api.corev1 import Pod
 from forebay.kube.client import Client
 from forebay.kube.config import Endpoint
 from forebay.kube.objects import Key
-from forebay.kube.resources import EVENTS, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS
+from forebay.kube.resources import CRDS, EVENTS, NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, Resource
 from forebay.kube.transport import Transport
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.process import Options, Scheduler
 
+QUOTAS = Resource("scheduling.x-k8s.io", "v1alpha1", "elasticquotas", "ElasticQuota")
 PATIENCE = 60.0
 NUMBERS = itertools.count()
 GANG, MINIMUM = "pod-group.scheduling.sigs.k8s.io/name", "pod-group.scheduling.sigs.k8s.io/min-available"
@@ -114,6 +115,18 @@ class Site:
             self.client.delete(PODS, Key(self.namespace, one.metadata.name), grace=0)
         for name in self.nodes:
             self.client.delete(NODES, Key("", name))
+
+
+def serve_quotas(place: Site) -> None:
+    """scheduler-plugins' ElasticQuota, served from now on."""
+    schema: dict[str, Any] = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    version = {"name": QUOTAS.version, "served": True, "storage": True, "schema": schema}
+    names = {"plural": QUOTAS.plural, "kind": QUOTAS.kind, "singular": "elasticquota", "listKind": "ElasticQuotaList"}
+    spec = {"group": QUOTAS.group, "names": names, "scope": "Namespaced", "versions": [version]}
+    meta = {"name": str(QUOTAS), "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}}
+    crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": meta, "spec": spec}
+    place.client.apply(CRDS, Key("", str(QUOTAS)), crd)
+    until(lambda: place.client.transport.request("GET", QUOTAS.path(place.namespace)).code == 200, PATIENCE)
 
 
 @contextmanager

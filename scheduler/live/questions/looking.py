@@ -9,7 +9,7 @@ from typing import Any
 from forebay.kube.transport import Transport
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration
-from forebay.scheduler.live.copies import ALWAYS, Copies, rank
+from forebay.scheduler.live.copies import Copies, always, rank
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.questions.why import View
 
@@ -24,7 +24,7 @@ def look(transport: Transport, settings: Configuration, timeout: float) -> View:
     copies = Copies(transport, lambda kind, old, new: told.put((kind, old, new)))
     end = time.monotonic() + timeout
     try:
-        copies.watch(ALWAYS)
+        copies.watch(always(settings.unhealthy_gpus))
         copies.discover()
         if not copies.wait(max(0.1, end - time.monotonic())):
             missing = "; ".join(f"{name}{f' ({why})' if why else ''}" for name, why in copies.unsynced())

@@ -12,6 +12,11 @@ from forebay.scheduler.live.reserve.holding import Holder
 from forebay.scheduler.live.waiting import Job
 
 SHOWN = 5
+THEN = {
+    "room": "it starts elsewhere then, where a place is free",
+    "load": "it starts then where its data is loaded, or elsewhere if a place is free there only",
+    "turn": "it starts then where a place is free, and reads from the store itself if nobody loads for it",
+}
 
 
 class When(msgspec.Struct, frozen=True):
@@ -31,14 +36,13 @@ class When(msgspec.Struct, frozen=True):
 def when(core: Core, job: Job, dataset: str, wall: float) -> When:
     """Of a job that is still in the queue."""
     loading = _loading(core, dataset, wall)
-    holder = core.keeping.nodes.holder
-    if holder is not None and holder.key == job.key:
-        return _held(core, holder, wall, loading)
     name = job.gang or job.key
-    if (until := core.nearness.until.get(name)) is not None:
-        left = max(until - wall, 0.0)
-        nearest = min(loading.values(), default=math.inf)
-        return When(min(left, nearest), "it starts elsewhere then, where a place is free", loading=loading)
+    if (awaited := core.nearness.awaiting.of.get(name)) is not None:
+        left = max(awaited.until - wall, 0.0)
+        nearest = min(loading.values(), default=math.inf) if awaited.what == "room" else math.inf
+        return When(min(left, nearest), THEN[awaited.what], loading=loading)
+    if (holder := core.keeping.nodes.holders.get(job.key)) is not None:
+        return _held(core, holder, wall, loading)
     queue = next((one for one in core.keeping.queues.holders.values() if one.key == job.key), None)
     if queue is not None:
         if math.isfinite(queue.start):

@@ -18,10 +18,10 @@ from forebay.scheduler.arrays.cluster import ENDED
 from forebay.scheduler.arrays.slots import capacity, slots
 from forebay.scheduler.arrays.types import Ints
 from forebay.scheduler.explain import failed_constraints
-from forebay.scheduler.live.books import Unplaceable
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.intentions import GATE
 from forebay.scheduler.live.questions.when import When, when
+from forebay.scheduler.live.tenants import Unplaceable
 from forebay.scheduler.pods.request import Request
 
 PASSES = 100
@@ -81,7 +81,7 @@ def why(view: View, namespace: str, name: str, now: float, wall: float) -> Answe
         return _not_ours(full, pods, bound) or _runs(full, pods, bound)
     key = f"gang {gang}" if gang else pods[0].metadata.uid
     job = core.queue.jobs[key]
-    ages = sorted(core.queue.jobs.values(), key=lambda one: (one.since, one.key))
+    ages = sorted(core.queue.jobs.values(), key=lambda one: (one.since, one.arrival, one.key))
     position = 1 + ages.index(job)
     requests = _requests(core, waiting)
     dataset = next((found for pod in waiting if (found := core.nearness.dataset(pod))), "")

@@ -1,10 +1,11 @@
-"""When a running pod ends, as far as its spec says. Nobody's guess is used: run times that users estimate are often wrong."""
+"""When a running pod ends, as far as it or its Job says. Nobody's guess is used: estimates of run times are often wrong."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
+from forebay.api.batchv1 import JOB_UID, Job
 from forebay.api.corev1 import Pod
 from forebay.api.moments import moment
 
@@ -12,23 +13,44 @@ ENDING = ("Never", "OnFailure")
 """`restartPolicy` of pods that end when their work is done. One of `Always` runs until somebody deletes it."""
 
 
-def ends(pod: Pod, gang: str, now: float) -> float | None:
-    """Seconds of the epoch; `math.inf` for one that will end, nobody knows when; None for one that does not end by itself.
+class Ends:
+    """Knows the deadlines of Jobs (`activeDeadlineSeconds`), which their pods do not have. Times are seconds of the epoch."""
 
-    A gang's pods are a job's, whatever their `restartPolicy`. A time that is over is now: the kubelet is about to end the pod.
-    """
-    if leaving := _time(pod.metadata.deletion_timestamp):
-        return max(leaving, now)
-    if pod.spec.active_deadline_seconds is not None:
-        began = _time(pod.status.start_time) or now
-        return max(began + pod.spec.active_deadline_seconds, now)
-    return math.inf if gang or pod.spec.restart_policy in ENDING else None
+    def __init__(self) -> None:
+        self._jobs: dict[tuple[str, str], float] = {}  # namespace and uid of a Job -> when it is over at the latest
 
+    def job(self, old: Job | None, new: Job | None) -> bool:
+        """A Job is there, changed, or (None) gone. Whether that changes when pods end."""
+        one = new if new is not None else old
+        assert one is not None
+        key = one.metadata.namespace, one.metadata.uid
+        before = self._jobs.pop(key, None)
+        if new is not None and new.spec.active_deadline_seconds is not None and (began := _time(new.status.start_time)):
+            self._jobs[key] = began + new.spec.active_deadline_seconds
+        return before != self._jobs.get(key)
 
-def would_end(pods: Iterable[Pod], now: float) -> float:
-    """When a job that starts now is over at the latest: by its pods' deadlines, `math.inf` where one has none."""
-    longest = (one.spec.active_deadline_seconds for one in pods)
-    return max((math.inf if seconds is None else now + seconds for seconds in longest), default=math.inf)
+    def of(self, pod: Pod, gang: str, now: float) -> float | None:
+        """`math.inf` for one that will end, nobody knows when; None for one that does not end by itself.
+
+        A gang's pods are a job's, whatever their `restartPolicy`. A time that is over is now: the pod is about to be ended.
+        """
+        if leaving := _time(pod.metadata.deletion_timestamp):
+            return max(leaving, now)
+        end = self._deadline(pod, _time(pod.status.start_time) or now)
+        if math.isfinite(end):
+            return max(end, now)
+        return math.inf if gang or pod.spec.restart_policy in ENDING else None
+
+    def would_be(self, pods: Iterable[Pod], now: float) -> float:
+        """When a job that starts now is over at the latest, `math.inf` where one of its pods has no deadline."""
+        return max((max(self._deadline(pod, now), now) for pod in pods), default=math.inf)
+
+    def _deadline(self, pod: Pod, began: float) -> float:
+        """The pod's own, from when it began, or its Job's, whichever is first; `math.inf` for none."""
+        own, labels = pod.spec.active_deadline_seconds, pod.metadata.labels
+        uid = next((labels[key] for key in JOB_UID if key in labels), "")
+        of_job = self._jobs.get((pod.metadata.namespace, uid), math.inf) if uid else math.inf
+        return min(math.inf if own is None else began + own, of_job)
 
 
 def _time(text: str | None) -> float | None:

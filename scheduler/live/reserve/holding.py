@@ -1,11 +1,14 @@
-"""Who is held a place, where, and until when: the first job that finds no room, so that others do not pass it for ever.
+"""Who is held a place, where, and until when: the first jobs that find no room, so that others do not pass them for ever.
 
-EASY backfilling (Lifka 1995) on nodes: one job at a time holds, others may go as long as they do not delay it. What that means
-for a node is `scheduler/arrays/holds.py`'s. Nothing of it is written down: after a restart the first job fails again, and holds.
+EASY backfilling (Lifka 1995) on nodes: one job holds in each pool of nodes, others may go as long as they do not delay it. What
+that means for a node is `scheduler/arrays/holds.py`'s. Nothing of it is written down: after a restart the first job fails again,
+and holds.
 
 - The first in order holds, and keeps it until it starts, goes, or waits for something else. Only a job that goes before it
   takes its place: of higher priority, or older with the same, in its own queue or where there are no quotas; or one within what
   its queue is guaranteed, where the holder is not.
+- Who could run on none of the nodes that are held for jobs before it holds too: it is the first of another pool, and gains
+  nothing by waiting for them. Who could run on one of them waits for its turn there.
 - Held are only nodes that become free by themselves. Where pods would have to end that never do, nothing is held.
 - Where deadlines tell when it starts, jobs that end before may pass. A time once promised never moves later.
 """
@@ -21,12 +24,13 @@ import numpy as np
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler.arrays.holds import Kept, stack
-from forebay.scheduler.arrays.types import Ints
+from forebay.scheduler.arrays.slots import capacity
+from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.live.books import Books
-from forebay.scheduler.live.ordering import guaranteed, rank
-from forebay.scheduler.live.reserve.ends import would_end
-from forebay.scheduler.live.reserve.searching import Found, Search
+from forebay.scheduler.live.ordering import Rank, guaranteed, rank
+from forebay.scheduler.live.reserve.ends import Ends
+from forebay.scheduler.live.reserve.searching import Found, Search, users_of
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.pods.request import Request
@@ -35,72 +39,81 @@ PAUSE = 1.0
 """Seconds between two searches, and one more for each MANY pods that run: a search looks at all of them."""
 MANY = 10_000
 AGAIN = 30.0
-"""Seconds until a job for which no place was found is looked at again."""
+"""Seconds until a job for which no place was found is looked at again; so long it is believed which nodes a job could use."""
+MOST = 8
+"""Jobs that hold at once: each makes every question where a pod may go a little longer."""
 SHOWN = 3
 
 
 @dataclass(slots=True)
 class Holder:
-    """The job that holds: by what others are compared with it, and what it was promised."""
+    """A job that holds: by what others are compared with it, what it was promised; ticks of the cluster."""
 
     key: str
     who: str
     queue: str
-    rank: tuple[int, float, str]
+    rank: Rank
     guaranteed: bool
     found: Found
     promise: float
     requests: tuple[Request, ...]
+    seen: int = -1
+    hurried: int = -1
 
     @property
     def pods(self) -> Mapping[str, int]:
         """How many of its pods each node is held for."""
         return self.found.pods
 
+    @property
+    def until(self) -> float:
+        """What ends by then may pass; -inf where nobody knows when it starts."""
+        return self.promise if math.isfinite(self.promise) else -math.inf
+
 
 class Holding:
     """See the module. `planner` is replaced when the policy is."""
 
-    def __init__(self, books: Books, planner: Planner, queue: Queue, pod_of: Callable[[str], Pod | None]) -> None:
+    def __init__(self, books: Books, planner: Planner, queue: Queue, pod_of: Callable[[str], Pod | None], ends: Ends) -> None:
         self.planner, self.wanted = planner, True
-        self._books, self._queue, self._pod_of = books, queue, pod_of
-        self.holder: Holder | None = None
+        self._books, self._queue, self._pod_of, self._ends = books, queue, pod_of, ends
+        self.holders: dict[str, Holder] = {}
         self._searched_at = -math.inf
+        self._postponed: dict[str, None] = {}
         self.in_vain: dict[str, float] = {}
         """Jobs for which no place was found, and when they may be looked at again."""
-        self._hurried = self._seen = -1
+        self._reached: dict[tuple[Request, tuple[str, ...]], bool] = {}
+        self._reached_at = -math.inf
 
     # --- for each pass ---
 
     def begin(self) -> None:
         """Before jobs are tried: who holds still waits, and is tried at once when its place is free."""
-        holds, promises = self._books.cluster.holds, self._books.quotas.reservations
-        holds.active = False
+        cluster = self._books.cluster
+        cluster.holds.active = ()
         self.in_vain = {key: until for key, until in self.in_vain.items() if key in self._queue.jobs}
-        holder = self.holder
-        if holder is not None and (holder.key not in self._queue.jobs or not self.wanted):
-            self.drop()
-            holder = None
-        promises.begin({holder.key} if holder is not None else set())
-        if holder is None:
-            return
-        cluster, kept = self._books.cluster, holds.kept
-        if kept is None or kept.needs.shape[1] != len(cluster.columns) or (cluster.stamp[kept.rows] > self._seen).any():
-            kept = holds.kept = self._kept(holder)
-        if cluster.tick != self._hurried and ((cluster.free[kept.rows] >= kept.needs) | (kept.needs == 0)).all():
-            self._hurried = cluster.tick
-            self._queue.hurry(holder.key)
+        for key in list(self.holders):
+            if key not in self._queue.jobs or not self.wanted:
+                self.drop(key)
+        self._books.quotas.reservations.begin(set(self.holders))
+        for holder in self.holders.values():
+            kept = cluster.holds.kept[holder.key]
+            if kept.needs.shape[1] != len(cluster.columns) or (cluster.stamp[kept.rows] > holder.seen).any():
+                kept = cluster.holds.kept[holder.key] = self._kept(holder)
+            if cluster.tick != holder.hurried and ((cluster.free[kept.rows] >= kept.needs) | (kept.needs == 0)).all():
+                holder.hurried = cluster.tick
+                self._queue.hurry(holder.key)
 
     def _kept(self, holder: Holder) -> Kept:
         """The reservation in the cluster's arrays, as they are now."""
         cluster = self._books.cluster
-        self._seen = cluster.tick
+        holder.seen = cluster.tick
         there = [node for node in holder.found.needs if node in cluster.row_of]
         width = len(cluster.columns)
         needs = stack([holder.found.needs[node] for node in there], width)
         coming = stack([self._sum(node, holder.found.coming[node]) for node in there], width)
         rows = np.array([cluster.row_of[node] for node in there], np.int64)
-        return Kept(holder.who, rows, needs, coming, holder.found.cards, holder.found.whole)
+        return Kept(holder.who, rows, needs, coming, holder.found.cards, holder.found.claims, holder.found.whole)
 
     def _sum(self, node: str, uids: Sequence[str]) -> Ints:
         """What these hold of the node, as far as they are still there [R]."""
@@ -110,78 +123,126 @@ class Holding:
         result: Ints = stack([np.array(one, np.int64) for one in left], width).sum(axis=0)
         return result
 
-    def end(self) -> None:
-        """After jobs were tried."""
+    def end(self, now: float) -> None:
+        """After jobs were tried. `now` of the epoch."""
         self._started()
-        self._books.cluster.holds.active = False
+        self._books.cluster.holds.active = ()
+        if self._postponed and self._may_search(now):
+            for key in self._postponed:
+                self._queue.hurry(key)
+            self._postponed.clear()
 
     # --- for each job ---
 
     def trying(self, job: Job, pods: Sequence[Pod], now: float) -> None:
-        """Whether the reservation counts for this job. `now` of the epoch."""
+        """Which reservations count for this job. `now` of the epoch."""
         self._started()
-        holder = self.holder
-        self._books.cluster.holds.active = (
-            holder is not None
-            and job.key != holder.key
-            and would_end(pods, now) > self._until(holder)
-            and not self._ahead(job, pods, holder)
-        )
+        if not self.holders:
+            return
+        end = self._ends.would_be(pods, now)
+        self._books.cluster.holds.active = tuple(one.key for one in self._before(job, pods) if end > one.until)
 
     def _started(self) -> None:
-        if self.holder is not None and self.holder.key not in self._queue.jobs:
-            self.drop()
+        for key in [key for key in self.holders if key not in self._queue.jobs]:
+            self.drop(key)
 
     def waive(self, job: Job) -> None:
         """It waits for something else than room: it holds nothing."""
-        if self.holder is not None and self.holder.key == job.key:
-            self.drop()
+        if job.key in self.holders:
+            self.drop(job.key)
+
+    def held(self, job: Job, nodes: Sequence[str]) -> bool:
+        """Whether just these nodes, and perhaps more, are held for the job, and it would still fit there."""
+        holder = self.holders.get(job.key)
+        return holder is not None and holder.found.needs.keys() >= set(nodes) and self._stands(holder)
 
     def lacking(self, job: Job, gang: Gang, pods: Sequence[Pod], now: float) -> str:
         """The job found no room. What is to be said of its place, "" for nothing."""
-        holder = self.holder
-        if not self.wanted:
+        mine = self.holders.get(job.key)
+        if not self.wanted or now < self.in_vain.get(job.key, -math.inf):
             return ""
-        if holder is not None and holder.key == job.key:
-            if self._stands(holder):
-                return self._sentence(holder)
-        elif holder is not None and not self._ahead(job, pods, holder):
+        if mine is not None and self._stands(mine):
+            return self._sentence(mine)
+        before = self._before(job, pods)
+        if mine is None and (len(before) >= MOST or self._reaches(gang, before, now)):
             return ""
-        if now < self.in_vain.get(job.key, -math.inf):
-            return ""
-        if now - self._searched_at < PAUSE + len(self._books.cluster.pods) // MANY:
-            return self._sentence(holder) if holder is not None and holder.key == job.key else ""
+        if not self._may_search(now):
+            self._postponed[job.key] = None
+            return self._sentence(mine) if mine is not None else ""
         self._searched_at = now
-        return self._take(job, gang, pods, now)
+        return self._take(job, gang, pods, before, now)
 
-    def _take(self, job: Job, gang: Gang, pods: Sequence[Pod], now: float) -> str:
-        self._books.cluster.holds.active = False
-        found = Search(self._books, self.planner, self._pod_of)(gang, now)
+    def _may_search(self, now: float) -> bool:
+        return now - self._searched_at >= PAUSE + len(self._books.cluster.pods) // MANY
+
+    def _before(self, job: Job, pods: Sequence[Pod]) -> list[Holder]:
+        """Those that hold and that the job does not go before."""
+        return [one for one in self.holders.values() if one.key != job.key and not self._ahead(job, pods, one)]
+
+    def _reaches(self, gang: Gang, holders: Sequence[Holder], now: float) -> bool:
+        """Whether any of its pods could ever run on a node that is held for these: then it waits behind them."""
+        cluster, keys = self._books.cluster, tuple(one.key for one in holders)
+        if not holders:
+            return False
+        if now - self._reached_at > AGAIN:
+            self._reached, self._reached_at = {}, now
+        rows = np.concatenate([cluster.holds.kept[key].rows for key in keys])
+        for request in dict.fromkeys(member.request for member in gang.members):
+            if (request, keys) not in self._reached:
+                self._reached[request, keys] = bool(self._could(request)[rows].any())
+            if self._reached[request, keys]:
+                return True
+        return False
+
+    def _could(self, request: Request) -> Bools:
+        """bool[N]: where such a pod could run while nothing else does, whatever is held."""
+        cluster = self._books.cluster
+        active, cluster.holds.active = cluster.holds.active, ()
+        gone = cluster.claims.users if cluster.claims_of(request) else {}
+        with cluster.claims.without(gone):
+            allowed, room = cluster.allowed(request), capacity(cluster, request) > 0
+        cluster.holds.active = active
+        return room if allowed is None else room & allowed
+
+    def _take(self, job: Job, gang: Gang, pods: Sequence[Pod], before: Sequence[Holder], now: float) -> str:
+        holds = self._books.cluster.holds
+        holds.active = tuple(one.key for one in before)
+        found = Search(self._books, self.planner, self._pod_of, self._ends)(gang, now)
         if found is None:
             self.waive(job)
             self.in_vain[job.key] = now + AGAIN
             return ""
         self.in_vain.pop(job.key, None)
-        if self.holder is not None and self.holder.key != job.key:
-            self.drop()
+        self._make_way(job, found, before)
         promise = self._books.quotas.reservations.reserve(job.key, found.start, {}, {}).promise
         who = f"gang {job.gang}" if job.gang else f"pod {pods[0].metadata.namespace}/{pods[0].metadata.name}"
         requests = tuple(dict.fromkeys(member.request for member in gang.members))
-        queue = self._books.home(pods[0]).queue
-        self.holder = Holder(job.key, who, queue, rank(job), guaranteed(self._books, job, pods), found, promise, requests)
-        self._books.cluster.holds.set(self._kept(self.holder))
-        return self._sentence(self.holder)
+        queue = self._books.tenants.home(pods[0]).queue
+        mine = Holder(job.key, who, queue, rank(job), guaranteed(self._books, job, pods), found, promise, requests)
+        self.holders[job.key] = mine
+        self._reached.clear()
+        holds.set(job.key, self._kept(mine))
+        return self._sentence(mine)
 
-    def drop(self) -> None:
-        """Nobody holds: whoever was kept away may be tried."""
-        self.holder = None
-        self._books.cluster.holds.set(None)
+    def _make_way(self, job: Job, found: Found, before: Sequence[Holder]) -> None:
+        """Who comes after the job and could use what is held for it now waits behind it."""
+        rows, width = [self._books.cluster.row_of[node] for node in found.needs], len(self._books.cluster.columns)
+        for one in list(self.holders.values()):
+            after = one.key != job.key and all(one.key != other.key for other in before)
+            if after and any(len(request.resources) != width or self._could(request)[rows].any() for request in one.requests):
+                self.drop(one.key)
+
+    def drop(self, key: str) -> None:
+        """It holds no more: whoever was kept away may be tried."""
+        del self.holders[key]
+        self._reached.clear()
+        self._books.cluster.holds.set(key, None)
         self._queue.stir()
 
     # --- how ---
 
     def _ahead(self, job: Job, pods: Sequence[Pod], holder: Holder) -> bool:
-        if not self._books.governed or self._books.home(pods[0]).queue == holder.queue:
+        if not self._books.tenants.governed or self._books.tenants.home(pods[0]).queue == holder.queue:
             return rank(job) < holder.rank
         return not holder.guaranteed and guaranteed(self._books, job, pods)
 
@@ -197,15 +258,14 @@ class Holding:
             wanted = stack([needs], width)[0]
             if ((cluster.free[row] + going < wanted) & (wanted > 0)).any():
                 return False
+        rows = [cluster.row_of[node] for node in holder.found.needs]
+        gone = users_of(self._books, holder.found.going.values()) if holder.found.claims else {}
+        with cluster.claims.without(gone):
             for request in holder.requests:
                 allowed = cluster.allowed(request) if len(request.resources) == width else None
-                if allowed is not None and not allowed[row]:
+                if allowed is not None and not allowed[rows].all():
                     return False
         return True
-
-    def _until(self, holder: Holder) -> float:
-        """What ends by then may pass; -inf where nobody knows when it starts."""
-        return holder.promise if math.isfinite(holder.promise) else -math.inf
 
     def _sentence(self, holder: Holder) -> str:
         names = sorted(holder.found.needs)

@@ -1,9 +1,9 @@
 """Wishes that nodes load what gangs wait for, before they come: which (`locality/prefetch.py`), and what is written of it.
 
 A wish is an annotation of the dataset's DatasetHints, and a bounded one: the controller makes loads of it, or nobody does.
-Nothing here waits for them: a gang starts by what hints say of bytes that are there. Where a node is held for a gang (`holding`),
-that node loads; else the one that the rules of `prefetch` choose. Only nodes with a worker of the dataset can load, so no others
-are asked.
+What is wished and seen to come is told to those who choose between waiting and going (`Line`); where nothing is seen to come
+nobody waits for it. Where a node is held for a gang (`holding`), that node loads; else the one that the rules of `prefetch`
+choose. Only nodes with a worker of the dataset can load, so no others are asked.
 
 What is wished is worked out anew from what waits, and compared with what the copies show: so a restart, a lost write or somebody
 else's hand are mended, and a wish ends with the need for it, wherever the gang went.
@@ -11,19 +11,22 @@ else's hand are mended, and a wish ends with the need for it, wherever the gang 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler.arrays.slots import capacity
 from forebay.scheduler.arrays.types import Bools, Ints
-from forebay.scheduler.live.books import Books, Unplaceable
+from forebay.scheduler.live.awaiting import Line
+from forebay.scheduler.live.books import Books
 from forebay.scheduler.live.instructions import Load
 from forebay.scheduler.live.nearness import Nearness
 from forebay.scheduler.live.reserve.holding import Holder
+from forebay.scheduler.live.tenants import Unplaceable
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.locality import prefetch
+from forebay.scheduler.locality.waiting import STALL
 from forebay.scheduler.pods.request import Request
 
 EVERY = 5.0
@@ -47,13 +50,34 @@ class Prefetching:
         self._waited: dict[str, tuple[int, tuple[str, ...]]] = {}  # job -> column of its data, its pods
         self._runs: dict[int, float] = {}  # column -> when a gang last started with it
         self._written: dict[str, tuple[str, float]] = {}
+        self._most: dict[tuple[str, str], float] = {}  # node, dataset -> the largest share that a load there was seen with
+        self._grew: dict[tuple[str, str], float] = {}  # the same -> when that last became more
 
-    def look(self, now: float, pods: Mapping[str, Pod], holder: Holder | None) -> list[Load]:
-        """What is to be written. `pods`: those that wait; `holder`: who is held a place."""
+    def begin(self, now: float, pods: Mapping[str, Pod]) -> None:
+        """Before the first pass: what an earlier run has asked for, and is seen to run, counts and goes on."""
+        if self._looked_at > -np.inf or not self._nearness.published or not self._nearness.settings.orders:
+            return
+        self._follow()
+        warmth = self._nearness.warmth
+        for dataset, nodes in self._nearness.wished.items():
+            column = warmth.column_of.get(dataset)
+            rows = [(name, warmth.row_of[name]) for name in nodes.split(",") if name in warmth.row_of]
+            if column is None or not rows:
+                continue
+            left = warmth.remaining(column, now)
+            for name, row in rows:
+                if np.isfinite(left[row]):
+                    self.loads.ask(row, column, now, started=False)
+                    self._grew[name, dataset] = now
+        self._tell(self._outlook(now, self._waiting(pods), pods))
+
+    def look(self, now: float, pods: Mapping[str, Pod], holders: Iterable[Holder]) -> list[Load]:
+        """What is to be written. `pods`: those that wait; `holders`: who is held a place."""
         if now - self._looked_at < EVERY or not self._nearness.published:
             return []
         self._looked_at = now
         if not self._nearness.settings.orders:
+            self._nearness.line = Line()
             return self._write({}, now)
         self._follow()
         waits = self._waiting(pods)
@@ -63,16 +87,44 @@ class Prefetching:
         running = np.zeros(len(see.size), np.bool_)
         self._runs = {column: at for column, at in self._runs.items() if now - at < prefetch.TIMEOUT}
         running[list(self._runs)] = True
+        self._growing(see)
         prefetch.review(self.loads, see, running)
-        self._held(see, waits, holder)
+        for holder in holders:
+            if holder.key in waits:
+                self._held(see, *waits[holder.key], holder)
         prefetch.from_store(self.loads, see)
         prefetch.copies(self.loads, see)
+        self._tell(see)
         wished: dict[str, list[str]] = {}
         for row, column in self.loads.since:
             wished.setdefault(self._nearness.warmth.datasets[column], []).append(self._names[row])
         return self._write({name: ",".join(sorted(nodes)) for name, nodes in wished.items()}, now)
 
     # --- how ---
+
+    def _growing(self, see: prefetch.Outlook) -> None:
+        """Loads that have brought a byte since the last look. A hint that is silent and then speaks again brings none."""
+        datasets, before = self._nearness.warmth.datasets, self._most
+        shares = {(self._names[row], datasets[column]): float(see.ratio[row, column]) for row, column in self.loads.since}
+        self._grew = {one: at for one, at in self._grew.items() if see.now - at <= STALL}
+        self._grew |= {one: see.now for one, share in shares.items() if share > before.get(one, share)}
+        self._most = {one: max(share, before.get(one, 0.0)) for one, share in shares.items()}
+
+    def _tell(self, see: prefetch.Outlook) -> None:
+        """What waits for its turn at the store, and behind whom."""
+        datasets, now = self._nearness.warmth.datasets, see.now
+        asked, behind = dict[str, tuple[str, ...]](), dict[str, float]()
+        for (row, column), since in self.loads.since.items():
+            node, dataset = self._names[row], datasets[column]
+            grew = self._grew.get((node, dataset), -np.inf)
+            if now - max(grew, since) <= STALL and self._grew:
+                asked[dataset] = (*asked.get(dataset, ()), node)
+            if see.far[column] and now - grew <= STALL:
+                behind[dataset] = max(grew, behind.get(dataset, -np.inf))
+        turn = see.far & see.loadable & (see.able.any(axis=0) if see.able is not None else True)
+        turn[[column for _, column in self.loads.since]] = False
+        waits = frozenset(name for at in np.flatnonzero(turn) if (name := datasets[at]) in self._nearness.wished)
+        self._nearness.line = Line(tuple(sorted(behind)), max(behind.values(), default=-np.inf), waits, asked)
 
     def _follow(self) -> None:
         self._nearness.follow()
@@ -104,11 +156,8 @@ class Prefetching:
             if main:
                 self._runs[column] = now
 
-    def _held(self, see: prefetch.Outlook, waits: Mapping[str, tuple[Job, int]], holder: Holder | None) -> None:
+    def _held(self, see: prefetch.Outlook, job: Job, column: int, holder: Holder) -> None:
         """The nodes that are held for a gang load what it will read there."""
-        if holder is None or holder.key not in waits:
-            return
-        job, column = waits[holder.key]
         rows = self._nearness.warmth.row_of
         for node, count in sorted(holder.pods.items(), key=lambda one: (-one[1], one[0])):
             row = rows.get(node)

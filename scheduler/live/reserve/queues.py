@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from forebay.api.corev1 import Pod
 from forebay.scheduler.live.books import Books, total
-from forebay.scheduler.live.ordering import guaranteed, rank
-from forebay.scheduler.live.reserve.ends import ends, would_end
+from forebay.scheduler.live.ordering import Rank, guaranteed, rank
+from forebay.scheduler.live.reserve.ends import Ends
 from forebay.scheduler.live.waiting import Job, Queue
-from forebay.scheduler.pods.amounts import pod_amounts
+from forebay.scheduler.pods.amounts import quota_amounts
 from forebay.scheduler.quota.admission import Short, Verdict
 from forebay.scheduler.quota.backfill import Release, Reservations, earliest_start
 
@@ -30,7 +30,7 @@ class Holder:
     key: str
     who: str
     leaf: str
-    rank: tuple[int, float, str]
+    rank: Rank
     needs: Mapping[str, int]
     start: float
 
@@ -38,8 +38,8 @@ class Holder:
 class QueueHolding:
     """By queue."""
 
-    def __init__(self, books: Books, queue: Queue, pod_of: Callable[[str], Pod | None]) -> None:
-        self._books, self._queue, self._pod_of = books, queue, pod_of
+    def __init__(self, books: Books, queue: Queue, pod_of: Callable[[str], Pod | None], ends: Ends) -> None:
+        self._books, self._queue, self._pod_of, self._ends = books, queue, pod_of, ends
         self.wanted = True
         self.holders: dict[str, Holder] = {}
         self._promises = Reservations()
@@ -79,7 +79,7 @@ class QueueHolding:
             self._hold(queue, job, pods, shorts, now)
 
     def _hold(self, queue: str, job: Job, pods: Sequence[Pod], shorts: Sequence[Short], now: float) -> None:
-        holder, leaf = self.holders.get(queue), self._books.home(pods[0]).queue
+        holder, leaf = self.holders.get(queue), self._books.tenants.home(pods[0]).queue
         if holder is not None and holder.key != job.key and not (leaf == holder.leaf and rank(job) < holder.rank):
             return
         releases = self._releases(queue, job.gang, now)
@@ -104,18 +104,18 @@ class QueueHolding:
             leaf, pod = ledger.home(uid), self._pod_of(uid)
             if not leaf or pod is None or queue not in ledger.books.path(leaf) or (gang and charge.gang == gang):
                 continue
-            at = ends(pod, charge.gang, now)
+            at = self._ends.of(pod, charge.gang, now)
             if at is not None:
                 found.append(Release(at, {("queue", queue): charge.amounts}))
         return found
 
     def behind(self, job: Job, pods: Sequence[Pod], now: float) -> str:
         """Whom the job would delay in its queue, as a sentence; "" for nobody."""
-        leaf = self._books.home(pods[0]).queue
+        leaf = self._books.tenants.home(pods[0]).queue
         if not self.holders or not leaf:
             return ""
         books, tree = self._books.quotas.ledger.books, self._books.quotas.tree
-        request, end = total(map(pod_amounts, pods)), would_end(pods, now)
+        request, end = total(map(quota_amounts, pods)), self._ends.would_be(pods, now)
         for queue in books.path(leaf):
             holder = self.holders.get(queue)
             if holder is None or holder.key == job.key or (leaf == holder.leaf and rank(job) < holder.rank):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,12 @@ import numpy as np
 from forebay.api.corev1 import Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.slots import capacity, slots
-from forebay.scheduler.arrays.storage import NOWHERE
+from forebay.scheduler.arrays.storage import NOWHERE, ClaimKey
 from forebay.scheduler.arrays.types import Floats, Ints
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.live.books import Books
 from forebay.scheduler.live.preempting import PlannedRoom
-from forebay.scheduler.live.reserve.ends import ends
+from forebay.scheduler.live.reserve.ends import Ends
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.pods.request import Request
 
@@ -50,17 +50,18 @@ class Found:
     start: float
     """When all of it should be free; inf where nobody knows."""
     cards: bool
+    claims: bool
     whole: bool
 
 
 class Search:
     """For one job. `pod_of` gives a booked pod, None for one that is not known."""
 
-    def __init__(self, books: Books, planner: Planner, pod_of: Callable[[str], Pod | None]) -> None:
-        self._books, self._planner, self._pod_of = books, planner, pod_of
+    def __init__(self, books: Books, planner: Planner, pod_of: Callable[[str], Pod | None], ends: Ends) -> None:
+        self._books, self._planner, self._pod_of, self._ends = books, planner, pod_of, ends
 
     def __call__(self, gang: Gang, now: float) -> Found | None:
-        """None where it would not fit even then: it waits for something else."""
+        """Where the active reservations leave nodes free. None where it would not fit even then: it waits for something else."""
         going = self._going(gang.name, now)
         order = self._order(gang, going)
         wanted, at = max(gang.minimum, 1), 0
@@ -91,7 +92,7 @@ class Search:
             if record.row == NOWHERE or pod is None:
                 continue
             its = self._books.gang_of(uid)
-            at = ends(pod, its, now) if its != gang or not its else None
+            at = self._ends.of(pod, its, now) if its != gang or not its else None
             if at is not None:
                 found.setdefault(record.row, []).append(Going(at, uid))
         for there in found.values():
@@ -109,9 +110,15 @@ class Search:
         then: Ints = np.minimum.reduce([capacity(after, one) for one in requests])
         now: Ints = np.minimum.reduce([_places(cluster, one, then) for one in requests])
         for request in requests:
-            allowed = cluster.allowed(request)
-            if allowed is not None:
-                then = np.where(allowed, then, 0)
+            if cluster.claims_of(request) and (allowed := cluster.allowed(request)) is not None:
+                now = np.where(allowed, now, 0)  # where devices are free
+        with cluster.claims.without(users_of(self._books, going.values())):
+            for request in requests:
+                allowed = cluster.allowed(request)
+                if allowed is not None:
+                    then = np.where(allowed, then, 0)
+        for kept in cluster.holds.standing:  # what ends there ends for whoever holds it
+            then[kept.rows] = 0
         eta: Floats = np.zeros(len(then))
         for row, there in going.items():
             if now[row] < then[row]:
@@ -138,10 +145,13 @@ class Search:
             needs[node] = needs[node] + asked if node in needs else asked
         cards = any(one.cards or one.devices is not None for one in requests.values())
         there = {node: tuple(going.get(cluster.row_of[node], ())) for node in needs}
-        start = max((self._free_at(node, needs[node], there[node], now, cards=cards) for node in needs), default=math.inf)
+        claims = any(cluster.claims_of(one) for one in requests.values())
+        start = max(
+            (self._free_at(node, needs[node], there[node], now, cards=cards or claims) for node in needs), default=math.inf
+        )
         coming = {node: tuple(self._counted(node, needs[node], there[node], start)) for node in needs}
         whole = any(cluster.coupled(one) for one in requests.values())
-        return Found(Counter(places.values()), needs, there, coming, start, cards, whole)
+        return Found(Counter(places.values()), needs, there, coming, start, cards, claims, whole)
 
     def _free_at(self, node: str, needs: Ints, there: tuple[Going, ...], now: float, *, cards: bool) -> float:
         cluster = self._books.cluster
@@ -159,6 +169,13 @@ class Search:
         held = {one.uid: np.array(cluster.pods[one.uid].request.resources, np.int64) for one in there}
         empty = cluster.free[cluster.row_of[node]] + sum(held.values(), np.zeros(len(needs), np.int64))
         return [one.uid for one in there if one.at <= start < math.inf or ((empty - held[one.uid] < needs) & (needs > 0)).any()]
+
+
+def users_of(books: Books, going: Iterable[Iterable[Going]]) -> Counter[ClaimKey]:
+    """How many of these pods use each claim on devices."""
+    pods = books.cluster.pods
+    there = [pods[one.uid].request for some in going for one in some if one.uid in pods]
+    return Counter(key for request in there for key in books.cluster.claims_of(request))
 
 
 def _places(cluster: Cluster, request: Request, then: Ints) -> Ints:

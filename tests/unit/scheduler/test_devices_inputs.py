@@ -17,6 +17,7 @@ from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.inputs import Settings, read_ask, read_node, read_record
 from forebay.scheduler.devices.kinds import GIB, MIB
 from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.pods.fill import Fill
 from forebay.scheduler.quota.check import Findings
 
 
@@ -185,8 +186,8 @@ def test_the_queue_decides_where_the_pod_does_not() -> None:
     findings = Findings()
     plain = pod({"c": {"nvidia.com/gpumem": 1}})
     chosen = pod({"c": {"nvidia.com/gpumem": 1}}, annotations={"hami.io/gpu-scheduler-policy": "binpack"})
-    asks = [read_ask(one, findings, queue_cards="spread", queue_nodes="binpack") for one in (plain, chosen)]
-    assert [(ask.cards_by, ask.nodes_by) for ask in asks if ask] == [("spread", "binpack"), ("binpack", "binpack")]
+    asks = [ask.filled(Fill("binpack", "spread")) for one in (plain, chosen) if (ask := read_ask(one, findings)) is not None]
+    assert [(ask.cards_by, ask.nodes_by) for ask in asks] == [("spread", "binpack"), ("binpack", "binpack")]
 
 
 CLAIM = {"spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com"}}]}}}

@@ -12,7 +12,7 @@ from worlds import requests, states
 from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.arrays.transaction import Transaction
 from forebay.scheduler.explain import failed_constraints
-from forebay.scheduler.gang import Gang, Member, plan
+from forebay.scheduler.gang import Gang, Member, part, plan
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.pods.request import Request
@@ -34,6 +34,26 @@ def test_all_fit() -> None:
     done = plan(planner(), gang(4, 4))
     assert (done.placed, done.reason, done.waiting, len(done.placements)) == (True, "", (), 4)
     assert {(one.node, one.cards) for one in done.placements} == {(f"n{node}", (card,)) for node in range(2) for card in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("minimum", "groups", "room", "names"),
+    [
+        (2, {}, 4, "abcd"),
+        (2, {}, 9, "abcd"),
+        (2, {}, 3, "abc"),
+        (2, {}, 2, "ab"),
+        (2, {}, 1, ""),
+        (0, {}, 1, "a"),
+        (0, {}, 0, ""),
+        (2, {"y": 1}, 2, "da"),  # those first without whom it may not start
+        (3, {"x": 1, "y": 1}, 3, "adb"),
+        (2, {"x": 2, "y": 1}, 2, ""),
+    ],
+)
+def test_what_starts_of_a_gang_where_not_all_fit(minimum: int, groups: dict[str, int], room: int, names: str) -> None:
+    members = [Member(name, ONE, "y" if name == "d" else "x") for name in "abcd"]
+    assert "".join(one.pod for one in part(Gang("g", members, minimum, groups), room)) == names
 
 
 def test_too_few_fit_and_nothing_is_held() -> None:

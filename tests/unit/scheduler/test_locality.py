@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import filterlab
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from worlds import requests, states
 from forebay.scheduler.arrays.slots import Shapes, Slots, capacity, slots
 from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.gang import Gang, Member
-from forebay.scheduler.locality.cost import NIC, STORE, Data, Links, gang_seconds, node_seconds, together
+from forebay.scheduler.locality.cost import NIC, STORE, Data, Links, gang_seconds, node_seconds, soon, together
 from forebay.scheduler.locality.placing import PRICE, choose, take
 from forebay.scheduler.pods.request import Request
 
@@ -130,19 +131,43 @@ def test_slots_are_what_can_be_placed_one_after_the_other(state: State, draw: st
 @settings(max_examples=50, deadline=None)
 @given(states(), st.data())
 def test_slots_follow_the_books(state: State, draw: st.DataObject) -> None:
-    kept, request = Slots(state), draw.draw(requests(state))
+    kept, empty, request = Slots(state), Slots(state, capacity), draw.draw(requests(state))
     whole = capacity(state, request)
     for _ in range(4):
         assert (kept.of(request) == slots(state, request, state.rows)).all()
         assert (kept.of(request) <= whole).all()
+        assert (empty.of(request) == whole).all()
         fits = state.rows[state.feasible(request, state.rows)]
         if len(fits):
             state.place(int(fits[0]), request, state.cards_for(request, int(fits[0])))
 
 
+def test_what_empty_nodes_take_follows_the_nodes() -> None:
+    made = filterlab.cluster([filterlab.node("a", cpu="4"), filterlab.node("b", cpu="4")])
+    request = made.request(filterlab.pod(requests={"cpu": "1"}))
+    kept = Slots(made, capacity)
+
+    def now() -> dict[str, int]:
+        assert (kept.of(request) == capacity(made, request)).all()
+        return {name: int(kept.of(request)[row]) for name, row in made.row_of.items()}
+
+    assert now() == {"a": 4, "b": 4}
+    made.set_pod(filterlab.pod(on="a", requests={"cpu": "3"}))
+    assert now() == {"a": 4, "b": 4}
+    made.set_node(filterlab.node("a", cpu="8"))
+    made.remove_node("b")
+    assert now() == {"a": 8}
+    for number in range(100):  # more than there are rows: the arrays grow
+        made.set_node(filterlab.node(f"c{number}", cpu="2"))
+    assert now() == {"a": 8, **{f"c{number}": 2 for number in range(100)}}
+    kept.keep([])
+    assert len(now()) == 101
+
+
 def test_what_a_rest_is_worth() -> None:
     shapes = Shapes(8)
     assert shapes.worth().tolist() == list(range(9))  # nothing came yet: each slot is worth itself
+    assert shapes.loss(np.array([8, 4]), np.array([3, 4])).tolist() == [0, 0]
     for pods in (1, 1, 8, 64):
         shapes.observe(pods)
     assert shapes.worth() == pytest.approx([0.5 * f + 0.5 * 8 * (f // 8) for f in range(9)], rel=1e-3)
@@ -207,6 +232,17 @@ def test_a_choice_fits_and_no_single_node_is_cheaper(pods: int, nodes: list[tupl
         assert found.seconds <= alone + 1e-9
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0, 50, 100])), min_size=1, max_size=12))
+def test_of_nodes_that_cost_the_same_the_fullest_is_taken_and_of_those_the_first(nodes: list[tuple[int, int]]) -> None:
+    free = np.array([free for free, _ in nodes])
+    found = choose(1, free, data([held for _, held in nodes], joint=100), LINKS, Shapes(4))
+    fit = [(100 - held, free, row) for row, (free, held) in enumerate(nodes) if free]
+    assert (found is None) == (not fit)
+    if found is not None:
+        assert found.rows == (min(fit)[2],)
+
+
 def test_taking_is_all_or_nothing() -> None:
     state = cluster(2, 1)
     gang = Gang("g", [Member(f"p{i}", CARD) for i in range(4)], 4)
@@ -220,3 +256,15 @@ def test_taking_is_all_or_nothing() -> None:
     assert not state.card_free.any()
     with pytest.raises(ValueError, match="2 places are given for 3 pods"):
         take(state, smaller, (0,), (2,))
+
+
+def test_loads_that_end_before_reading_would_and_what_is_there_then() -> None:
+    known = data([40, 40, 40, 0], eta=[5.0, 19.0, INF, INF], joint=40.0)  # 60 GB at 10 GB/s and, from the store, at 5: 18 s
+    assert soon(known, LINKS).tolist() == [True, False, False, False]
+    assert not known.nowhere
+    then = known.loaded(soon(known, LINKS))
+    assert (then.held // GB).tolist() == [100, 40, 40, 0]
+    assert then.eta.tolist() == [INF, 19.0, INF, INF]
+    assert then.joint == 100 * GB
+    assert not data([0, 0], eta=[INF, 3.0]).nowhere
+    assert data([0, 0]).nowhere

@@ -86,7 +86,7 @@ def test_one_that_is_full_is_waited_for_as_long_as_going_elsewhere_costs() -> No
     assert later.seconds == pytest.approx(70.0)  # 100 GB at 10 Gb/s, of which 10 s are waited
     assert later.sentence == (
         "its data team/lake is on b (93.13GiB) of 93.13GiB, where there is no room now; starting elsewhere costs "
-        "80 s, so it waits up to 70 s more for room there"
+        "80 s, so it waits for room there until 2027-01-15T08:01:10Z at the latest"
     )
     assert nodes(near.place(gang(made, 4), DATA, 80.0, NOW)) == ["a"] * 4
 
@@ -184,6 +184,19 @@ def test_waiting_can_be_switched_off() -> None:
     near.settings = Locality(wait=False)
     assert nodes(near.place(gang(made, 4), DATA, 0.0, NOW)) == ["b"] * 4
     assert nodes(near.place(gang(made, 4), DATA, 0.0, NOW)) == ["a"] * 4
+
+
+def test_rates_that_are_set_anew_count_at_once() -> None:
+    made, near = start("a", "b", b=100)
+    assert nodes(near.place(gang(made, 4), DATA, 0.0, NOW)) == ["b"] * 4
+    near.configure(Locality(node_bytes_per_second=5 * GB, store_bytes_per_second=7))
+    later = near.place(gang(made, 4), DATA, 0.0, NOW)
+    assert isinstance(later, Later)
+    assert later.seconds == pytest.approx(20.0)
+    assert near.warmth.store == 7
+    near.warmth.store = 9  # measured since
+    near.configure(Locality(store_bytes_per_second=7))
+    assert near.warmth.store == 9
 
 
 def test_a_lie_costs_time_and_stops_nobody() -> None:

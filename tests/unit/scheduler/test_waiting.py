@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forebay.scheduler.decision import Ask
 from forebay.scheduler.gang import Gang, Member
-from forebay.scheduler.locality.waiting import PASSES, Waiting, may_go
+from forebay.scheduler.locality.waiting import PASSES, STALL, TURN, Waiting, may_go, turn_comes, wait_left
 from forebay.scheduler.pods.request import Request
 
 CARD = Request((), 1, 1000)
@@ -24,6 +24,41 @@ def ask(number: int, pods: int = 1, since: float = 0.0) -> Ask:
 )
 def test_wait_or_go(cost: float, waited: float, goes: bool) -> None:
     assert may_go(cost, waited) is goes
+
+
+@pytest.mark.parametrize(
+    ("cost", "better", "longest", "waited", "left"),
+    [
+        (80.0, 0.0, float("inf"), 0.0, 80.0),
+        (80.0, 0.0, float("inf"), 79.0, 1.0),
+        (80.0, 30.0, float("inf"), 40.0, 10.0),  # what waiting cannot better is not waited for
+        (80.0, 80.0, float("inf"), 0.0, 0.0),
+        (80.0, 90.0, float("inf"), 0.0, 0.0),
+        (3.0, 0.0, 600.0, 0.0, 3.0),  # never as long as is set, where going costs less
+        (9000.0, 0.0, 600.0, 0.0, 600.0),
+        (9000.0, 0.0, 600.0, 600.0, 0.0),
+        (80.0, 0.0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_how_long_it_still_waits(cost: float, better: float, longest: float, waited: float, left: float) -> None:
+    assert wait_left(cost, waited, better=better, longest=longest) == left
+
+
+@pytest.mark.parametrize(
+    ("loading", "still", "waited", "comes"),
+    [
+        (2, 0.0, 0.0, True),
+        (1, 0.0, 0.0, False),  # the store has room for one more
+        (2, STALL, 0.0, True),
+        (2, STALL + 1, 0.0, False),
+        (2, float("inf"), 0.0, False),  # nothing was ever seen to grow
+        (2, 0.0, TURN, True),
+        (2, 0.0, TURN + 1, False),
+    ],
+)
+def test_a_turn_at_the_store(loading: int, still: float, waited: float, comes: bool) -> None:
+    assert turn_comes(loading, still, waited) is comes
+    assert not turn_comes(loading, still, waited + 10.0, 9.0)
 
 
 def test_a_gang_is_overdue_when_more_than_its_share_passed() -> None:

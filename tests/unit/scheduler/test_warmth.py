@@ -76,6 +76,18 @@ def test_what_a_dataset_says(warmth: Warmth) -> None:
     assert warmth.remaining(0, NOW).tolist() == [math.inf, 4]
 
 
+def test_a_load_of_a_node_that_fell_silent_is_none(warmth: Warmth) -> None:
+    warmth.node_says("a", node(holds("d", 20, eta=10**9)), NOW)
+    assert warmth.remaining(0, NOW + STALE).tolist() == [10**9 - STALE, math.inf]
+    assert warmth.remaining(0, NOW + STALE + 1).tolist() == [math.inf, math.inf]
+
+
+def test_hints_of_one_dataset_do_not_put_off_the_end_of_another_load(warmth: Warmth) -> None:
+    warmth.node_says("a", node(holds("d", 60, eta=100), holds("e", 5)), NOW)
+    warmth.dataset_says("ns/e", dataset(80, NodeHint("a", 10), at=NOW + 30), NOW + 30)
+    assert warmth.remaining(0, NOW + 40).tolist() == [60, math.inf]
+
+
 @pytest.mark.parametrize(
     ("held", "believed"),
     [

@@ -10,8 +10,10 @@ import pytest
 from livekit import GANG, MINIMUM, binds, bound, core, node, pod
 
 from forebay.api.corev1 import Node, Pod
+from forebay.kube.objects import ObjectMeta
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration
+from forebay.scheduler.live.copies import ConfigMap
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Bind, Cancel, Outcome, Report, Tell
 
@@ -204,3 +206,57 @@ def test_a_node_whose_amounts_are_none_stays_as_it_was() -> None:
     c.apply("Node", good, wrong)
     c.apply("Pod", None, pod("p"))
     assert binds(c.decide(0)) == {"p": "a"}
+
+
+def sick(*numbers: str) -> ConfigMap:
+    return ConfigMap(ObjectMeta(name="unhealthy-gpu-a", namespace="kube-system"), {"gpus": ",".join(numbers)})
+
+
+def test_a_card_that_is_called_sick_between_plan_and_bind_is_not_bound_to() -> None:
+    """gpushare says so in a ConfigMap, with the same effect as a card that is gone."""
+    c = core()
+    c.apply("Node", None, node("a", 8, **SHARES))
+    c.apply("ConfigMap", None, ConfigMap(ObjectMeta(name="something-else", namespace="kube-system"), {"gpus": "0"}))
+    c.apply("Pod", None, pod("p", limits={"aliyun.com/gpu-mem": "15"}))
+    (bind,) = [one for one in c.decide(0) if isinstance(one, Bind)]
+    card = bind.annotations["ALIYUN_COM_GPU_MEM_IDX"]
+    c.apply("ConfigMap", None, sick(card))
+    assert [one for one in c.decide(1) if isinstance(one, Cancel)] == [Cancel((bind.number,))]
+    c.outcome(Outcome(bind.number, "p", "withheld"), 1)
+    (again,) = [one for one in c.decide(30) if isinstance(one, Bind)]
+    assert again.annotations["ALIYUN_COM_GPU_MEM_IDX"] != card
+    c.apply("ConfigMap", sick(card), sick("0", "1", "many"))
+    c.apply("Pod", None, pod("q", limits={"aliyun.com/gpu-mem": "1"}))
+    assert any("card health" in one.sentence for one in c.decide(60) if isinstance(one, Tell))
+    c.apply("ConfigMap", sick("0", "1", "many"), None)
+    assert binds(c.decide(120))["q"] == "a"
+
+
+def test_a_card_that_koordinator_calls_sick_between_plan_and_bind_is_not_bound_to() -> None:
+    def device(healthy: bool) -> dict[str, Any]:
+        held = {"koordinator.sh/gpu-core": "100", "koordinator.sh/gpu-memory": "16Gi", "koordinator.sh/gpu-memory-ratio": "100"}
+        listed = [{"type": "gpu", "id": "GPU-0", "minor": 0, "health": healthy, "resources": held}]
+        labels = {"node.koordinator.sh/gpu-vendor": "nvidia", "node.koordinator.sh/gpu-model": "T4"}
+        return {"kind": "Device", "metadata": {"name": "a", "labels": labels}, "spec": {"devices": listed}}
+
+    c = core()
+    c.apply("Node", None, node("a", **{"koordinator.sh/gpu-core": "100", "koordinator.sh/gpu-memory-ratio": "100"}))
+    c.apply("Device", None, device(True))
+    c.apply("Pod", None, pod("p", limits={"koordinator.sh/gpu-core": "50", "koordinator.sh/gpu-memory-ratio": "50"}))
+    (bind,) = [one for one in c.decide(0) if isinstance(one, Bind)]
+    c.apply("Device", device(True), device(False))
+    assert [one for one in c.decide(1) if isinstance(one, Cancel)] == [Cancel((bind.number,))]
+
+
+def test_cards_that_hold_more_than_they_have_are_counted() -> None:
+    """Somebody else's pods, or a card that shrank: it is there and is booked, and is shown."""
+    c = core()
+    c.apply("Node", None, node("a", 8, **SHARES))
+    notes = {"ALIYUN_COM_GPU_MEM_IDX": "0", "ALIYUN_COM_GPU_MEM_POD": "10", "ALIYUN_COM_GPU_MEM_ASSIGNED": "true"}
+    for n in range(2):
+        c.apply("Pod", None, bound(pod(f"p{n}", limits={"aliyun.com/gpu-mem": "10"}), "a", notes))
+    c.decide(0)
+    assert c.books.overfull == 1
+    c.apply("Pod", bound(pod("p0", limits={"aliyun.com/gpu-mem": "10"}), "a", notes), None)
+    c.decide(1)
+    assert c.books.overfull == 0

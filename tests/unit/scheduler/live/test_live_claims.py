@@ -18,7 +18,7 @@ from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.copies import ANSWERED
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.effects.allocations import AllocationFailed, Allocations
-from forebay.scheduler.live.instructions import Bind, ClaimWish, FreeClaim, Named, Outcome, Tell
+from forebay.scheduler.live.instructions import Bind, ClaimWish, Delete, FreeClaim, Named, Outcome, Tell
 
 D = "gpu.nvidia.com"
 
@@ -185,6 +185,18 @@ def test_koordinators_device_says_which_cards_a_node_has() -> None:
     assert not [one for one in c.books.devices.devices("a") if one.healthy]
 
 
+def test_what_is_said_of_a_claim_that_comes_later_is_said_anew() -> None:
+    """A pod is often seen before its claim; a claim changes no row of a node."""
+    c = core(node("a"))
+    c.apply("Pod", None, pod("p", volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]))
+    assert "claim n/data does not exist" in said(c.decide(0))[0]
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "10Gi"}}}
+    data = {"metadata": {"name": "data", "namespace": "n"}, "spec": spec}
+    c.apply("PersistentVolumeClaim", None, msgspec.convert(data, PersistentVolumeClaim))
+    (told,) = said(c.decide(10))
+    assert "claim n/data does not exist" not in told
+
+
 def test_storage_capacity_decides_where_a_volume_can_be_made() -> None:
     c = core(node("a", labels={"kubernetes.io/hostname": "a"}), node("b", labels={"kubernetes.io/hostname": "b"}))
     kind = {"metadata": {"name": "fast"}, "provisioner": "csi.example.com", "volumeBindingMode": "WaitForFirstConsumer"}
@@ -321,3 +333,59 @@ def test_what_cannot_be_given_back_is_left_and_what_is_gone_is_nothing() -> None
     gone, _ = writer(Server(None))
     gone.release(bind())
     gone.free(FreeClaim(Named("n", "p", "p"), "x", "uid-x"))
+
+
+def bound(one: Pod, where: str = "a") -> Pod:
+    return msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, node_name=where))
+
+
+def test_pods_of_lower_priority_give_their_devices() -> None:
+    """No more of them than are needed, and none twice: until the claim's controller has freed what a deleted pod had, its devices
+    count as coming."""
+    c = core(node("a", 8), slices=(slice_("a", 2),))
+    low = {name: bound(pod(name, f"c-{name}", priority=number)) for number, name in enumerate(("low", "lower"))}
+    for n, (name, one) in enumerate(low.items()):
+        c.apply("ResourceClaim", None, claim(f"c-{name}", f"d{n}", users=(name,)))
+        c.apply("Pod", None, one)
+    c.apply("ResourceClaim", None, claim("mine"))
+    c.apply("Pod", None, pod("high", "mine", priority=9))
+    done = c.decide(0)
+    assert [one.pod.name for one in done if isinstance(one, Delete)] == ["low"]  # priority 0
+    assert not binds(done)
+    c.apply("Pod", low["low"], None)
+    done = c.decide(20)  # its claim is still allocated, and reserved for it
+    assert not [one for one in done if isinstance(one, Delete)]
+    assert not binds(done)
+    c.apply("ResourceClaim", claim("c-low", "d0", users=("low",)), claim("c-low", version=2))
+    (bind,) = binds(c.decide(60))
+    assert bind.claims[0].devices == (DeviceId(D, "a", "d0"),)
+    assert c.books.cluster.claims.taken == {DeviceId(D, "a", "d0"): 2, DeviceId(D, "a", "d1"): 1}  # decided, and in flight
+
+
+def test_a_claim_that_others_use_too_frees_nothing_with_one_of_them() -> None:
+    c = core(node("a", 8), slices=(slice_("a", 1),))
+    c.apply("ResourceClaim", None, claim("shared", "d0", users=("low", "higher")))
+    c.apply("Pod", None, bound(pod("low", "shared")))
+    c.apply("Pod", None, bound(pod("higher", "shared", priority=20)))
+    c.apply("ResourceClaim", None, claim("mine"))
+    c.apply("Pod", None, pod("high", "mine", priority=9))
+    assert not [one for one in c.decide(0) if isinstance(one, Delete)]
+    assert c.books.cluster.claims.taken == {DeviceId(D, "a", "d0"): 1}
+
+
+def test_a_place_is_held_for_who_waits_for_devices() -> None:
+    c = core(node("a", 8), slices=(slice_("a", 1),))
+    job = {"restartPolicy": "Never"}
+    c.apply("ResourceClaim", None, claim("held", "d0", users=("old",)))
+    old = bound(pod("old", "held", **job))
+    c.apply("Pod", None, old)
+    for name in ("mine", "other"):
+        c.apply("ResourceClaim", None, claim(name))
+    c.apply("Pod", None, pod("first", "mine", **job))
+    assert said(c.decide(0))[0].endswith("it is reserved on a, nobody knows when what runs there ends")
+    c.apply("Pod", None, pod("plain", **job))
+    c.apply("Pod", None, pod("second", "other", **job))
+    assert [one.pod.name for one in binds(c.decide(2))] == ["plain"]  # it takes no device from it
+    c.apply("Pod", old, None)
+    c.apply("ResourceClaim", claim("held", "d0", users=("old",)), None)
+    assert [one.pod.name for one in binds(c.decide(100))] == ["first"]

@@ -39,6 +39,8 @@ def test_fields_are_read() -> None:
         ("qps: 5\nburst: 0", ("lets nothing through",)),
         ("backoff: {firstSeconds: 20}", ("backoff.firstSeconds 20", "longestSeconds 10")),
         ("flushSeconds: 0", ("flushSeconds 0", "above 0")),
+        ("fill: {nodes: pack}", ("fill.nodes", "pack")),
+        ("unhealthyGpus: Kube System", ("unhealthyGpus", "is no namespace")),
     ],
 )
 def test_a_mistake_is_named(text: str, words: tuple[str, ...]) -> None:
@@ -72,5 +74,5 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
 
 
 def test_what_counts_from_the_start_is_named() -> None:
-    changed = config.changed_for_nothing(Configuration(), Configuration(bind_threads=3, policy="fgd", mix_cores=True))
-    assert changed == ["bindThreads", "mixCores"]
+    changed = config.changed_for_nothing(Configuration(), Configuration(bind_threads=3, policy="fgd", gpu_mem_unit="MiB"))
+    assert changed == ["bindThreads", "gpuMemUnit"]

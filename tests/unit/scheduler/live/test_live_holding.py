@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
+from typing import Any
 
 import msgspec
 import pytest
-from livekit import JOB, World, aged, bound, ending, gang, node, pod
+from livekit import JOB, T0, World, aged, bound, ending, gang, node, pod
 
+from forebay.api.batchv1 import Job as BatchJob
+from forebay.api.corev1 import Node, Pod
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.instructions import Report
 
@@ -30,8 +34,7 @@ def test_nobody_passes_what_is_first() -> None:
         started = w.decide()
         assert (n < 3) == (started == {}), started
     assert sorted(started) == [f"big{n}" for n in range(8)]
-    holder = w.core.keeping.nodes.holder
-    assert holder is not None
+    (holder,) = w.core.keeping.nodes.holders.values()
     assert holder.who == "pod n/small"  # the next that finds no room
 
 
@@ -80,7 +83,7 @@ def test_what_runs_for_ever_is_not_waited_for() -> None:
     w.arrive(bound(pod("service"), "a"))
     w.arrive(pod("big", 4, **JOB), aged(pod("small", **JOB), 60))
     assert w.decide() == {"small": "a"}
-    assert w.core.keeping.nodes.holder is None
+    assert not w.core.keeping.nodes.holders
     assert "held" not in w.reason("big")
     w.core.apply("Pod", w.pods["service"], ending(w.pods["service"]))  # somebody deletes it
     w.now += 60.0
@@ -96,8 +99,7 @@ def test_whoever_goes_before_takes_the_place() -> None:
     w.now += 10
     w.arrive(pod("urgent", priority=5, **JOB), pod("urgent-big", 3, priority=4, **JOB))
     assert w.decide() == {"urgent": "a"}
-    holder = w.core.keeping.nodes.holder
-    assert holder is not None
+    (holder,) = w.core.keeping.nodes.holders.values()
     assert holder.who == "pod n/urgent-big"
     assert "reserved" in w.reason("urgent-big")
 
@@ -234,3 +236,95 @@ def test_no_gang_starves_and_the_cluster_stays_in_use(seed: int, deadlines: bool
         assert start is not None or queue > horizon, name
         assert start is None or start <= queue, (name, came, start)
     assert busy / (horizon * cpu * count) > 0.6, busy / (horizon * cpu * count)
+
+
+def pooled(name: str, cpu: int, pool: str) -> Node:
+    made = node(name, cpu)
+    return msgspec.structs.replace(made, metadata=msgspec.structs.replace(made.metadata, labels={"pool": pool}))
+
+
+def two_pools() -> World:
+    """One node of 4 cores in each pool, half full of pods that end some time."""
+    w = World({})
+    for pool in ("x", "y"):
+        w.core.apply("Node", None, pooled(pool, 4, pool))
+        w.arrive(bound(pod(f"old-{pool}", 2, **JOB), pool))
+    return w
+
+
+def in_pool(pool: str) -> dict[str, Any]:
+    return {**JOB, "nodeSelector": {"pool": pool}}
+
+
+def test_the_first_of_each_pool_of_nodes_is_held_a_place() -> None:
+    """What waits for nodes that nobody before it could use is not passed for ever because somebody waits elsewhere."""
+    w = two_pools()
+    w.arrive(pod("big-x", 4, **in_pool("x")), aged(pod("big-y", 4, **in_pool("y")), 1))
+    for _ in range(3):  # one search a second
+        w.decide()
+        w.now += 2.0
+    assert w.reason("big-x").endswith("it is reserved on x, nobody knows when what runs there ends")
+    assert w.reason("big-y").endswith("it is reserved on y, nobody knows when what runs there ends")
+    w.arrive(*(aged(pod(f"small-{pool}", 1, **in_pool(pool)), 60) for pool in ("x", "y")), aged(pod("any", 1, **JOB), 61))
+    assert w.decide() == {}
+    assert "held for pod n/big-x" in w.reason("any")
+    assert "held for pod n/big-y" in w.reason("any")
+    w.end("old-y")
+    w.now += 30.0
+    assert w.decide() == {"big-y": "y"}
+    assert [one.who for one in w.core.keeping.nodes.holders.values()] == ["pod n/big-x", "pod n/small-y"]
+
+
+def test_who_could_use_what_is_held_waits_behind_it_and_holds_nothing() -> None:
+    w = two_pools()
+    w.arrive(pod("big-x", 4, **in_pool("x")), aged(pod("big-any", 4, **JOB), 1))
+    for _ in range(3):
+        w.decide()
+        w.now += 30.0
+    assert "reserved" in w.reason("big-x")
+    assert "reserved" not in w.reason("big-any")
+    assert len(w.core.keeping.nodes.holders) == 1
+
+
+def test_who_goes_before_takes_only_places_that_stand_in_its_way() -> None:
+    w = two_pools()
+    w.arrive(pod("big-x", 4, **in_pool("x")), aged(pod("big-y", 4, **in_pool("y")), 1))
+    for _ in range(3):
+        w.decide()
+        w.now += 2.0
+    w.arrive(aged(pod("urgent", 4, priority=5, **in_pool("x")), 60))
+    for _ in range(3):
+        w.decide()
+        w.now += 2.0
+    assert sorted(one.who for one in w.core.keeping.nodes.holders.values()) == ["pod n/big-y", "pod n/urgent"]
+
+
+def job_of(name: str, seconds: int | None, started: str = "2026-01-01T00:00:00Z") -> BatchJob:
+    spec = {} if seconds is None else {"activeDeadlineSeconds": seconds}
+    return msgspec.convert(
+        {"metadata": {"name": name, "namespace": "n", "uid": name}, "spec": spec, "status": {"startTime": started}}, BatchJob
+    )
+
+
+def owned(one: Pod, name: str) -> Pod:
+    labels = {**one.metadata.labels, "batch.kubernetes.io/controller-uid": name}
+    return msgspec.structs.replace(one, metadata=msgspec.structs.replace(one.metadata, labels=labels))
+
+
+def test_the_deadline_of_a_job_says_when_its_pods_end() -> None:
+    """`activeDeadlineSeconds` of a Job stands in none of its pods; it counts from the Job's own start."""
+    w = World({"a": 4})
+    w.core.apply("Job", None, job_of("old", 600))
+    w.core.apply("Job", None, job_of("quick", 300))
+    w.core.apply("Job", None, job_of("slow", 3600))
+    w.arrive(owned(bound(pod("old", 2, **JOB), "a"), "old"))
+    w.arrive(pod("big", 4, **JOB))
+    assert w.decide() == {}
+    assert w.reason("big").endswith("it is reserved on a, free by 2026-01-01T00:10:00Z by the deadlines of what runs there")
+    w.arrive(owned(aged(pod("slow", **JOB), 60), "slow"), owned(aged(pod("quick", **JOB), 61), "quick"))
+    assert w.decide() == {"quick": "a"}  # it is over before
+    w.core.apply("Job", job_of("slow", 3600), job_of("slow", 500))
+    w.now += 20
+    assert w.decide() == {"slow": "a"}
+    w.core.apply("Job", job_of("old", 600), None)
+    assert w.core.keeping.ends.of(w.pods["old"], "", T0) == math.inf

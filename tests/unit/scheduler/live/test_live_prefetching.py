@@ -2,72 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from datakit import CLAIM, Lake
+from livekit import JOB, bound, gang, node, pod
 
-import msgspec
-from livekit import JOB, T0, World, bound, gang, node, pod
-
-from forebay.api.hints import LOAD_ON
-from forebay.api.storagev1 import BIND_COMPLETED, PersistentVolume, PersistentVolumeClaim
 from forebay.scheduler.live.config import Configuration, Locality
-from forebay.scheduler.live.copies import DatasetHints, NodeCache
-from forebay.scheduler.live.instructions import Bind, Load
-
-GB = 10**9
-CLAIM = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "lake"}}]}
-
-
-class Lake(World):
-    """Two nodes with workers of `n/lake` (100 GB, held nowhere), one without."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__({"a": 4, "b": 4, "c": 4}, **settings)
-        self.hints: DatasetHints | None = None
-        self.wrote: list[Load] = []
-        volume = {"metadata": {"name": "n-lake"}, "spec": {"accessModes": ["ReadOnlyMany"], "capacity": {"storage": "1Gi"}}}
-        claim = {"volumeName": "n-lake", "accessModes": ["ReadOnlyMany"], "storageClassName": ""}
-        self.core.apply("PersistentVolume", None, msgspec.convert(volume, PersistentVolume))
-        meta = {"namespace": "n", "name": "lake", "annotations": {BIND_COMPLETED: "yes"}}
-        made = {"metadata": meta, "spec": claim, "status": {"phase": "Bound"}}
-        self.core.apply("PersistentVolumeClaim", None, msgspec.convert(made, PersistentVolumeClaim))
-        for name in ("a", "b"):
-            self.says(name, 0)
-        self.hinted("")
-
-    def moment(self) -> str:
-        return datetime.fromtimestamp(T0 + self.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    def says(self, name: str, held: int) -> None:
-        """The NodeCache of a node whose worker serves the dataset."""
-        worker = {"ownedBytes": held * GB, "capacityBytes": 1000 * GB, "totalBytes": 100 * GB, "listed": True}
-        tiers = [{"medium": "SSD", "bytes": held * GB}]
-        lake = {"namespace": "n", "name": "lake", "role": "Owner", "tiers": tiers, "worker": worker}
-        totals = {"cachedBytes": 0, "capacityBytes": 0, "cached": "", "capacity": "", "datasetCount": 1}
-        status = {"observedTime": self.moment(), "tiers": [], **totals, "datasets": [lake]}
-        self.core.apply("NodeCache", None, msgspec.convert({"metadata": {"name": name}, "status": status}, NodeCache))
-
-    def hinted(self, nodes: str) -> None:
-        """The DatasetHints, with what stands on it."""
-        meta = {"namespace": "n", "name": "lake", "annotations": {LOAD_ON: nodes} if nodes else {}}
-        totals = {"totalBytes": 100 * GB, "cachedBytes": 0, "total": "", "cached": "", "cachedPercent": 0, "nodeCount": 0}
-        status = {"observedTime": self.moment(), **totals}
-        old, self.hints = self.hints, msgspec.convert({"metadata": meta, "status": status}, DatasetHints)
-        self.core.apply("DatasetHints", old, self.hints)
-
-    def wishes(self, after: float = 6.0) -> list[str]:
-        """What is written now."""
-        self.now += after
-        for one in self.core.decide(self.now):
-            if isinstance(one, Load):
-                self.wrote.append(one)
-            elif isinstance(one, Bind):
-                old = self.pods[one.pod.uid]
-                self.pods[one.pod.uid] = bound(old, one.node)
-                self.core.apply("Pod", old, self.pods[one.pod.uid])
-        found, self.wrote = self.wrote, []
-        assert all((one.namespace, one.name) == ("n", "lake") for one in found)
-        return [one.nodes for one in found]
 
 
 def full(lake: Lake) -> None:
@@ -85,8 +23,7 @@ def test_the_node_that_is_held_for_a_gang_loads_its_data() -> None:
     lake.core.configure(Configuration(preemption=False, locality=Locality(wait=False)))
     lake.arrive(bound(pod("more-a", 3, **JOB), "a"), bound(pod("more-c", 3, **JOB), "c"))
     assert lake.wishes() == ["b"]
-    holder = lake.core.keeping.nodes.holder
-    assert holder is not None
+    (holder,) = lake.core.keeping.nodes.holders.values()
     assert dict(holder.pods) == {"b": 4}
 
 
@@ -95,8 +32,7 @@ def test_a_wish_is_written_until_it_is_seen_and_then_no_more() -> None:
     full(lake)
     lake.arrive(*gang("big", 4, **CLAIM))
     assert lake.wishes() == ["a"]  # the reservation is there, and a worker is
-    holder = lake.core.keeping.nodes.holder
-    assert holder is not None
+    (holder,) = lake.core.keeping.nodes.holders.values()
     assert dict(holder.pods) == {"a": 4}
     assert lake.wishes() == []  # it is on its way
     assert lake.wishes(16.0) == ["a"]  # it got lost
