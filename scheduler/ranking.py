@@ -101,7 +101,7 @@ class _Table:
             self.card = np.concatenate([self.card, np.full(more, NO_CARD, np.int16)])
 
     def learn(self, state: State, policy: Policy, request: Request, numbers: Ints, rows: Ints) -> None:
-        """Rates the states that these rows are in, as far as they are not known. `rows` are in order, or one of each state."""
+        """Rates the states that these rows are in, as far as they are not known."""
         unknown = np.isnan(self.score.take(numbers)).nonzero()[0]
         if not len(unknown):
             return
@@ -109,6 +109,6 @@ class _Table:
         if len(rows) > FEW:
             numbers, first = np.unique(numbers, return_index=True)
             rows = rows[first]
-            order = rows.argsort()  # whoever is given rows may count on their order
-            numbers, rows = numbers[order], rows[order]
+        order = rows.argsort()  # whoever is given rows may count on their order
+        numbers, rows = numbers[order], rows[order]
         self.score[numbers], self.card[numbers] = _rate(state, policy, request, rows)

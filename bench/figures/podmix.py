@@ -1,10 +1,10 @@
 """The cluster and the pods that `deciding.py` and `mix.py` measure: 200 classes, with the shares of a bound that was set before.
 
-Nodes of 96 cores and 384 GiB in 50 racks of 5 zones, every other one with 8 cards of 15 GiB that are shared, a tenth of the rest
-tainted; 40 datasets of 100 GB, each whole on 5 nodes by their NodeCaches. Of the pods 30 % ask for 7 GiB of a card, 20 % are in
-gangs of ten, 20 % mount a dataset's claim, 5 % have anti-affinity by node and 5 % spread by zone. Which classes have what is
-drawn for each apart, and all classes have equally many pods, so the shares are exact; `shares` counts them on the pods
-themselves.
+Nodes of 96 cores and 384 GiB in 50 racks of 5 zones, every other one with 8 cards of 15 GiB that are shared; a tenth, without
+cards, is tainted. 40 datasets of 100 GB are each whole on 5 nodes by their NodeCaches. Of the pods 30 % ask for 7 GiB of a
+card, 20 % are in gangs of ten, 20 % mount a dataset's claim, 5 % have anti-affinity by node and 5 % spread by zone. Which
+classes have what is drawn for each apart, and all classes have equally many pods, so the shares are exact; `shares` counts them
+on the pods themselves.
 """
 
 from __future__ import annotations

@@ -333,8 +333,9 @@ class Cards:
                 cut.append(number)
                 need[:3, number] = 0
         size = np.array([(sample.memory, sample.cores) for sample in self._samples], np.int64).reshape(-1, 2)
-        amounts = (one if one.any() else None for one in need)
-        made = self._asked[ask, group[0]] = _Needs(*amounts, right, tuple(cut), size)
+        memory, cores, cpus, tenants, whole, unbounded = (one if one.any() else None for one in need)
+        made = _Needs(memory, cores, cpus, tenants, whole, unbounded, right, tuple(cut), size)
+        self._asked[ask, group[0]] = made
         return made
 
     def lacks(self, ask: PodAsk, rows: Ints) -> list[tuple[str, Bools]]:

@@ -36,12 +36,13 @@ class When(msgspec.Struct, frozen=True):
 def when(core: Core, job: Job, dataset: str, wall: float) -> When:
     """Of a job that is still in the queue."""
     loading = _loading(core, dataset, wall)
-    name = job.gang or job.key
-    if (awaited := core.nearness.awaiting.of.get(name)) is not None:
+    holder = core.keeping.nodes.holders.get(job.key)
+    if (awaited := core.nearness.awaiting.of.get(job.gang or job.key)) is not None:
         left = max(awaited.until - wall, 0.0)
         nearest = min(loading.values(), default=math.inf) if awaited.what == "room" else math.inf
-        return When(min(left, nearest), THEN[awaited.what], loading=loading)
-    if (holder := core.keeping.nodes.holders.get(job.key)) is not None:
+        reserved = sorted(holder.found.needs) if holder is not None else []
+        return When(min(left, nearest), THEN[awaited.what], reserved=reserved, loading=loading)
+    if holder is not None:
         return _held(core, holder, wall, loading)
     queue = next((one for one in core.keeping.queues.holders.values() if one.key == job.key), None)
     if queue is not None:

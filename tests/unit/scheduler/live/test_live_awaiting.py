@@ -222,6 +222,8 @@ def test_who_waits_for_room_near_its_data_keeps_the_place_that_is_held_there() -
     assert lake.decide() == {}
     assert "so it waits for room there until" in lake.reason("big0")
     assert lake.core.keeping.nodes.holders == {"gang n/big": holder}
+    found = when(lake.core, lake.core.queue.jobs["gang n/big"], "n/lake", T0 + lake.now)
+    assert (found.reserved, found.because) == (["b"], "it starts elsewhere then, where a place is free")
     lake.arrive(aged(pod("small", **JOB), 15.0))
     lake.end("old")
     lake.now += 15.0
