@@ -1,12 +1,13 @@
 """Pods bound per second end to end: ours and kube-scheduler on one real API server, one after the other, in turns.
 
-    .venv/bin/python -P bench/figures/binding.py [--nodes 1000] [--qps 50,5000] [--pods 600,3000] [--rounds 3] [--json]
+    .venv/bin/python -P bench/figures/binding.py [--nodes 1000] [--qps 50,5000] [--burst 100,5000] [--pods 600,3000] [--rounds 3]
     .venv/bin/python -P bench/figures/binding.py --restart 20000    # seconds from a start, with so many bound pods, to a binding
 
 etcd and API server run beside the schedulers on the same machine; nodes are objects (8 cores, 110 pods), no kubelet, no
 controllers. Pods are plain (100m CPU) and exist before the scheduler is started; what counts is the time from its first binding
-to its last, as a watch sees them. Both run as processes with one replica and no election, each with QPS and twice the QPS as
-burst. kube-scheduler runs with its default plugins and its own Events; ours with 50 Scheduled Events a second at most.
+to its last, as a watch sees them. Both run as processes with one replica and no election, with the same QPS and burst.
+kube-scheduler runs with its default plugins and its own Events; ours with 50 Scheduled Events a second at most. `--json`: one
+object a line.
 """
 
 from __future__ import annotations
@@ -116,9 +117,9 @@ def empty(client: Client, namespace: str) -> None:
 
 
 @contextmanager
-def ours(plane: ControlPlane, folder: Path, qps: int) -> Iterator[subprocess.Popen[bytes]]:
+def ours(plane: ControlPlane, folder: Path, qps: int, burst: int) -> Iterator[subprocess.Popen[bytes]]:
     file = folder / "forebay.yaml"
-    file.write_text(yaml.safe_dump({"qps": qps, "burst": 2 * qps} if qps else {}))
+    file.write_text(yaml.safe_dump({"qps": qps, "burst": burst} if qps else {}))
     program = [sys.executable, "-P", "-c", "from forebay.cli.main import main; main()", "scheduler", "run", "--no-leader-elect"]
     arguments = [f"--config={file}", f"--kubeconfig={plane.kubeconfig}", f"--listen=127.0.0.1:{free_port()}"]
     with running([*program, *arguments], folder / "forebay.log") as process:
@@ -126,13 +127,13 @@ def ours(plane: ControlPlane, folder: Path, qps: int) -> Iterator[subprocess.Pop
 
 
 @contextmanager
-def theirs(plane: ControlPlane, folder: Path, qps: int) -> Iterator[subprocess.Popen[bytes]]:
+def theirs(plane: ControlPlane, folder: Path, qps: int, burst: int) -> Iterator[subprocess.Popen[bytes]]:
     file = folder / "kube-scheduler.yaml"
     body = {
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         "leaderElection": {"leaderElect": False},
-        "clientConnection": {"kubeconfig": str(plane.kubeconfig), "qps": qps, "burst": 2 * qps},
+        "clientConnection": {"kubeconfig": str(plane.kubeconfig), "qps": qps, "burst": burst},
     }
     file.write_text(yaml.safe_dump(body))
     program = programs(["kube-scheduler"])["kube-scheduler"]
@@ -159,22 +160,24 @@ def cpu(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def once(plane: ControlPlane, client: Client, who: str, qps: int, count: int) -> dict[str, Any]:
+def once(plane: ControlPlane, client: Client, who: str, rate: tuple[int, int], count: int) -> dict[str, Any]:
+    """`rate`: QPS and burst."""
     namespace, start = f"b{next(NUMBERS)}", ours if who == "ours" else theirs
     client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     pods(client, namespace, count, "forebay" if who == "ours" else "default-scheduler")
     watch = Bindings(client.transport, namespace)
     watch.start()
-    with tempfile.TemporaryDirectory() as folder, start(plane, Path(folder), qps) as process:
+    with tempfile.TemporaryDirectory() as folder, start(plane, Path(folder), *rate) as process:
         until(
             lambda: len(watch.seen) >= count or process.poll() is not None,
             lambda: f"{len(watch.seen)} of {count} pods are bound",
         )
         spent = cpu(process)
-    rate, seconds = watch.rate()
+    bound, seconds = watch.rate()
     watch.close()
     empty(client, namespace)
-    return {"who": who, "qps": qps, "pods": count, "rate": round(rate, 1), "seconds": round(seconds, 2), "cpu": round(spent, 2)}
+    told = {"who": who, "qps": rate[0], "burst": rate[1], "pods": count, "rate": round(bound, 1), "seconds": round(seconds, 2)}
+    return told | {"cpu": round(spent, 2), "load": round(os.getloadavg()[0], 1)}
 
 
 def until(condition: Any, what: Any) -> None:
@@ -195,7 +198,7 @@ def restart(plane: ControlPlane, client: Client, count: int, node_count: int) ->
     watch.start()
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        with ours(plane, Path(folder), 0) as process:
+        with ours(plane, Path(folder), 0, 0) as process:
             until(lambda: watch.seen, lambda: "the pod is not bound")
             seconds, spent = time.monotonic() - began, cpu(process)
     watch.close()
@@ -206,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--qps", default="50,5000")
+    parser.add_argument("--burst", default="100,5000", help="for each of --qps")
     parser.add_argument("--pods", default="600,3000", help="for each of --qps")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--restart", type=int, default=0, help="instead: bound pods at a restart")
@@ -218,11 +222,12 @@ def main() -> None:
         if options.restart:
             print(json.dumps(restart(plane, client, options.restart, options.nodes)))
             return
-        for qps, count in zip(map(int, options.qps.split(",")), map(int, options.pods.split(",")), strict=True):
+        listed_options = ([int(one) for one in each.split(",")] for each in (options.qps, options.burst, options.pods))
+        for qps, burst, count in zip(*listed_options, strict=True):
             rates: dict[str, list[float]] = {"ours": [], "kube-scheduler": []}
             for _ in range(options.rounds):
                 for who, listed in rates.items():
-                    found = once(plane, client, who, qps, count)
+                    found = once(plane, client, who, (qps, burst), count)
                     listed.append(found["rate"])
                     print(json.dumps(found) if options.json else ", ".join(f"{k} {v}" for k, v in found.items()), flush=True)
             mine, other = (statistics.median(listed) for listed in rates.values())

@@ -139,7 +139,7 @@ class Rows(State):
 
     def _add_places(self, places: int) -> None:
         more = places - self.card_model.shape[1]
-        for name in ("card_milli", "card_free", "card_memory", "card_memory_free", "shapes"):
+        for name in ("card_milli", "card_free", "card_memory", "card_memory_free"):
             setattr(self, name, np.pad(getattr(self, name), ((0, 0), (0, more))))
         self.card_model = np.pad(self.card_model, ((0, 0), (0, more)), constant_values=NO_CARD)
         if self.devices is not None:

@@ -44,6 +44,8 @@ REMEDIES = {
 
 FEW = 64
 """Changes up to which it is quicker to look at them than at all rows."""
+MOST_WHOLE = 32
+"""Pods of more whole cards than that count as one shape; nodes have 16 at most."""
 NO_CARD = -1
 """Model index of a place in the card arrays where the node has no card."""
 
@@ -80,13 +82,13 @@ class Node:
 
 
 class State:
-    """Arrays of N nodes, R resource columns, C places for cards, M models, K = C + 2 card shapes.
+    """Arrays of N nodes, R resource columns, C places for cards, M models, K card shapes (see `shape`).
 
     allocatable, free      int64[N, R]
     card_model             int16[N, C]   index into `models`, NO_CARD where there is none
     card_milli, card_free  int64[N, C]   milli of a card, 1000 for one that exists and is healthy
     card_memory, card_memory_free        int64[N, C]
-    shapes                 int64[N, K]   pods on the node: without a card, with shares, with 1, 2, ... C whole cards
+    shapes                 int64[N, K]   pods on the node: without a card, with shares, with 1, 2, ... whole cards
     stamp                  int64[N]      tick of the row's last change
     roster                               grows when a name comes to a row or leaves it
     """
@@ -106,7 +108,7 @@ class State:
         self.card_model: Shorts = np.full((count, places), NO_CARD, np.int16)
         self.card_milli: Ints = np.zeros((count, places), np.int64)
         self.card_memory: Ints = np.zeros((count, places), np.int64)
-        self.shapes: Ints = np.zeros((count, places + 2), np.int64)
+        self.shapes: Ints = np.zeros((count, MOST_WHOLE + 2), np.int64)
         self.stamp: Ints = np.zeros(count, np.int64)
         self.tick = 0
         self.roster = 0
@@ -404,11 +406,13 @@ class State:
             del self._latest[:-FEW]
 
     def shape(self, request: Request) -> int:
-        """Column of `shapes`: 0 without a card, 1 for shares, 1 + k for k whole cards."""
-        places = self.card_free.shape[1]
+        """Column of `shapes`: 0 without a card, 1 for shares, 1 + k for k whole cards.
+
+        It must not depend on how many cards nodes have: pods that were counted before the arrays grew are taken off by it later.
+        """
         if not request.cards:
             return 0
-        return 1 + min(request.cards, places) if request.whole else 1
+        return 1 + min(request.cards, MOST_WHOLE) if request.whole else 1
 
     def _show(self, amounts: Ints) -> str:
         return ", ".join(f"{column} {amount}" for column, amount in zip(self.columns, amounts.tolist(), strict=True))

@@ -11,6 +11,7 @@ import msgspec
 
 from forebay.api.corev1 import LabelSelector, Pod
 from forebay.scheduler.arrays.nominations import Nomination
+from forebay.scheduler.arrays.slots import Slots
 from forebay.scheduler.arrays.transaction import Transaction
 from forebay.scheduler.gang import Gang
 from forebay.scheduler.groups import Groups, Spec
@@ -105,6 +106,33 @@ class PlannedRoom:
         return dict(list(found.items())[: self.wanted - 1]) if short else found
 
 
+class CountedRoom(PlannedRoom):
+    """The same for equal pods that do not care for each other: nodes' slots are counted, those of nodes that changed anew.
+
+    Planning 160 pods anew for each question of one reclaim took 9 s, and that grows with the square of the pods. What is counted
+    may be too much where places are held for others: the planner is asked at the end (`make_room`). Not `quick` all the same: a
+    pod that is thought away costs 0.1 ms, and trying further searches for the cheapest set took 5 of 7 s on 1,000 nodes.
+    """
+
+    def __init__(self, books: Books, planner: Planner, gang: Gang) -> None:
+        super().__init__(books, planner, gang)
+        self._slots = Slots(planner.state)
+
+    @staticmethod
+    def serves(planner: Planner, gang: Gang) -> bool:
+        """Whether slots say how many pods of the gang fit."""
+        one = gang.members[0].request
+        alike = all(member.request == one for member in gang.members) and not gang.group_minimum
+        return alike and not planner.state.coupled(one) and (one.cards <= 1 or one.whole)
+
+    def fitting(self) -> int:
+        if self._known is None:
+            one, state = self._gang.members[0].request, self._planner.state
+            slots, allowed = self._slots.of(one), state.allowed(one)
+            self._known = min(self.wanted, int(slots.sum() if allowed is None else slots[allowed].sum()))
+        return self._known
+
+
 ASKED = 4
 """Questions of one pass: each plans many times."""
 
@@ -176,27 +204,24 @@ def make_room(  # noqa: PLR0917 - one decision
 ) -> Room:
     """For a job that found no place. `pods`: the gang's, by which it is judged; `waiting`: all jobs; `now`: of the epoch."""
     running = [_running(books, groups, budgets, pod, now) for pod in books.bound.values()]
-    leaving = [one for one in running if one.leaving]
-    room = PlannedRoom(books, planner, gang)
     home, firm = books.tenants.home(pods[0]).queue, any(not of_pod(pod.metadata.labels)[1] for pod in pods)
     priority = max(groups.priority(pod) for pod in pods)
     ask = Ask(gang.name, home, total(map(quota_amounts, pods)), priority, not firm, 1)
-    with books.thinking():
-        room.leave(leaving)
-        found = books.quotas.reclaim(
-            ask,
-            running,
-            room,
-            now,
-            waiting=waiting,
-            gangs=_together(books, groups, running),
-            budgets=budgets.allowed(),
-            totals=books.totals(),
-        )
-        if not found.feasible:
-            return Room(reason=found.reason)
-        room.leave(found.pods)
-        places = room.places()
+    together = _together(books, groups, running)
+    rooms = [CountedRoom, PlannedRoom] if CountedRoom.serves(planner, gang) else [PlannedRoom]
+    for kind in rooms:
+        room = kind(books, planner, gang)
+        with books.thinking():
+            room.leave(one for one in running if one.leaving)
+            found = books.quotas.reclaim(
+                ask, running, room, now, waiting=waiting, gangs=together, budgets=budgets.allowed(), totals=books.totals()
+            )
+            if not found.feasible:
+                return Room(reason=found.reason)
+            room.leave(found.pods)
+            places = room.places()
+        if len(places) >= room.wanted:
+            break  # as the planner sees it too
     reason = found.reason if found.pods else "pods that are being deleted make room for it"
     return Room(tuple(pod.uid for pod in found.pods), places, reason)
 

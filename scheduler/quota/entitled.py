@@ -3,9 +3,10 @@
 A job may take from another queue if, with it, its own queue and every level up to where the two meet stay within the fair
 share; and only from queues that are above theirs on every level down from there. So whoever takes cannot be taken back from.
 
-Two rules more keep jobs from evicting each other in turn. A job that goes before lower priorities of its own queue must not
-make that queue grow beyond its fair share (`settled`): others would take it back, and who had yielded would begin again. And
-what goes together must not be so much that a part of it would be owed to its queue again at once (`owed`).
+Two rules more keep jobs from evicting each other in turn (a third, with which that is certain, is in `covered`). A job that
+goes before lower priorities of its own queue must not make that queue grow beyond its fair share (`settled`): others would take
+it back, and who had yielded would begin again. And what goes together must not be so much that a part of it would be owed to its
+queue again at once (`owed`).
 
 Stages, the mildest first: a queue gives what it has beyond its fair share; a queue whose gang is larger than its surplus gives
 the whole gang; a lower priority in the same queue yields to a higher; and a job within its queue's guarantee (floor) takes from

@@ -64,18 +64,24 @@ class Unit:
     above: int
 
 
+def groups(pods: Iterable[Running]) -> list[tuple[str, list[Running]]]:
+    """Gangs by name and pods of no gang by a name of their own, each the oldest pod first, without what is being deleted."""
+    members: dict[str, list[Running]] = {}
+    for pod in pods:
+        if not pod.leaving:
+            members.setdefault(pod.gang or f"pod {pod.uid}", []).append(pod)
+    for group in members.values():
+        group.sort(key=lambda p: (p.started, p.uid))
+    return list(members.items())
+
+
 def units(pods: Iterable[Running], gangs: Mapping[str, Gang], now: float) -> list[Unit]:
     """What may be evicted, gang by gang: members one by one, as long as the minimum stays; and the whole gang.
 
     A pod without a gang is a whole one. A gang whose members are in several queues goes only together.
     """
-    members: dict[str, list[Running]] = {}
-    for pod in pods:
-        if not pod.leaving:
-            members.setdefault(pod.gang or f"pod {pod.uid}", []).append(pod)
     result: list[Unit] = []
-    for name, group in members.items():
-        group.sort(key=lambda p: (p.started, p.uid))
+    for name, group in groups(pods):
         gang = gangs.get(name, Gang(minimum=len(group)))
         minimum = max(gang.minimum, 1)
         queue, priority = group[0].queue, max(p.priority for p in group)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from forebay.scheduler.quota.admission import Verdict
 from forebay.scheduler.quota.amounts import NOTHING, Amounts, add, show_all
 from forebay.scheduler.quota.books import Books
+from forebay.scheduler.quota.covered import Cover, outweighed
 from forebay.scheduler.quota.entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG, Ask, Entitlement
 from forebay.scheduler.quota.pods import Gang, Running, Unit, units
 from forebay.scheduler.quota.rooms import Room
@@ -26,6 +27,7 @@ _STAGES = {
     GUARANTEE: "queues within their fair share give what the job's queue is guaranteed",
 }
 
+_COVERED = "their queues' mins or fair shares cover them, and would cover less by the job"
 _TRIES = 4
 """Searches of one kind, each without what the one before should have let stay."""
 
@@ -83,6 +85,7 @@ def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
     if trial.fits():
         return Reclaim(True, reason=f'"{ask.name}" fits without evicting anything')
     candidates, kept = _movable(units(running, gangs, now), draft, now)
+    cover = Cover(books.tree, shares)
     found: list[Reclaim] = []
     far: list[_Progress] = []
     for search in (by_excess, by_work, by_strain):
@@ -90,19 +93,21 @@ def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
         for _ in range(_TRIES):
             search(trial, left)
             taken = len(trial.steps)
-            owed = []
+            stays: list[Unit] = []
             if not trial.feasible():
                 far.append(_progress(trial, candidates))
             else:
                 prune(trial)
-                owed = _owed(trial)
-                if not owed:
+                stays = _owed(trial)
+                if not stays and (stays := _outweighed(trial, cover, running, gangs)):
+                    kept[_COVERED] = max(kept[_COVERED], sum(len(unit.pods) for unit in stays))
+                if not stays:
                     found.append(_found(trial, now))
             done = bool(found) and (taken == len(trial.steps) or not room.quick)  # nothing was scattered, or asking costs
             trial.roll_back(0)
-            if not owed:
+            if not stays:
                 break
-            left = _without(left, owed)
+            left = _without(left, stays)
         else:
             far.append(_progress(trial, candidates))
         if done:
@@ -148,6 +153,13 @@ def _owed(trial: Trial) -> list[Unit]:
             add(lost.setdefault(pod.queue, {}), pod.amounts)
         gone.append((lost, max(step.stage for step in group)))
     return [step.unit for i in trial.entitlement.owed(gone, trial.books) for step in dearest[i]]
+
+
+def _outweighed(trial: Trial, cover: Cover, running: Sequence[Running], gangs: Mapping[str, Gang]) -> list[Unit]:
+    """What has been taken and should stay: floors and shares would cover no more by the job than they cover of what goes."""
+    gone = [p for step in trial.steps for p in step.pods]
+    stay = outweighed(cover, running, gangs, trial.ask, gone)
+    return [step.unit for step in trial.steps if stay & {p.uid for p in step.pods}]
 
 
 def _without(candidates: Sequence[Unit], owed: Iterable[Unit]) -> list[Unit]:

@@ -167,7 +167,7 @@ def by_excess(trial: Trial, candidates: Sequence[Unit]) -> None:
             if trial.feasible():
                 break
             checked = len(trial.steps)
-            gap = 1 if trial.room.quick else gap * 2
+            gap = min(gap * 2, 1 + len(trial.steps) // 8) if trial.room.quick else gap * 2  # what is too much is undone below
     if trial.feasible():
         _shorten(trial, max(begun, checked))
 
@@ -307,28 +307,29 @@ def _free(trial: Trial, there: Iterable[Unit], tried: set[str]) -> None:
 def prune(trial: Trial) -> None:
     """Leaves only steps none of which can be left out, the last taken tried first. The trial is feasible before and after.
 
-    Whole blocks are tried before their halves: a search that took far too much costs few questions. A member that went alone
-    stays gone if its gang goes. At the end, a gang that went whole although members above its minimum would do gives only those.
+    Blocks are tried, twice as large after one that stays, half as large after one that is needed: a search that took far too much
+    costs few questions, one that took nothing in vain one a step. A member that went alone stays gone if its gang goes. At the
+    end, a gang that went whole although members above its minimum would do gives only those.
     """
     needed: set[int] = set()
     gangs: set[str] = set()
-    blocks = [(0, len(trial.steps))]
-    while blocks:
-        low, high = blocks.pop()
+    high = size = len(trial.steps)
+    while high:
+        low = max(0, high - size)
         bound = {i for i in range(low, high) if not trial.steps[i].unit.whole and trial.steps[i].unit.gang in gangs}
         free = [trial.steps[i] for i in range(low, high) if i not in bound]
         trial.undo(free)
         if trial.feasible():
             needed |= bound
+            high, size = low, size * 2
             continue
         trial.redo(free)
         if high - low == 1:
             needed.add(low)
             if trial.steps[low].unit.whole:
                 gangs.add(trial.steps[low].unit.gang)
-        else:
-            middle = (low + high) // 2
-            blocks += [(low, middle), (middle, high)]  # the later half is tried first
+            high = low
+        size = max(1, (high - low) // 2)
     trial.steps[:] = [s for i, s in enumerate(trial.steps) if i in needed]
     for step in [s for s in trial.steps if s.unit.whole and s.unit.above]:
         _spare(trial, step)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picks import Chance, Drawn, Picks
 
 from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.covered import Cover, Measure, parts
 from forebay.scheduler.quota.entitled import Ask
 from forebay.scheduler.quota.ledger import Charge, Ledger
 from forebay.scheduler.quota.order import Waiting
@@ -32,13 +34,18 @@ class Job:
     minimum: int
     each: int
     priority: int
+    gang: str = ""
+    """Of a member that was evicted alone and waits to come back to its gang."""
 
     def request(self) -> dict[str, int]:
         return {GPU: self.pods * self.each}
 
 
 class Cluster:
-    """A planner of a few lines: first fit on nodes, evicted jobs wait again (whole ones) or run on with what they have."""
+    """A planner of a few lines: first fit on nodes. Who was evicted waits again, gangs as a whole, members above a minimum alone.
+
+    The measure by which reclaim is said to end must rise with everything that happens.
+    """
 
     def __init__(self, queues: list[Queue], jobs: list[Job], nodes: int) -> None:
         self.quotas = Quotas()
@@ -50,19 +57,31 @@ class Cluster:
         self.running: dict[str, Running] = {}
         self.uids = 0
         self.now = 0.0
+        self.gangs = {j.name: Gang(j.minimum) for j in jobs}
+
+    def waits(self) -> list[Waiting]:
+        return [Waiting(j.name, j.queue, j.request(), j.priority) for j in self.waiting.values()]
+
+    def measure(self) -> Measure:
+        cover = Cover(self.quotas.tree, self.quotas.shares(self.waits(), self.total))
+        return cover.measure(parts(self.running.values(), self.gangs))
 
     def one_pass(self) -> int:
         """Pods evicted in one pass over all that waits."""
         self.now += 1
-        evicted = 0
-        asked = [Waiting(j.name, j.queue, j.request(), j.priority) for j in self.waiting.values()]
-        turns = self.quotas.turns(asked, self.total, self.now)
+        evicted, before = 0, self.measure()
+        turns = self.quotas.turns(self.waits(), self.total, self.now)
         while turn := turns.next():
-            job = self.jobs[turn.name]
+            job = self.waiting.get(turn.name)
+            if job is None:  # a member whose gang has gone meanwhile
+                continue
             if not (self.quotas.admit(turn, self.total).admitted and self.place(job)):
                 evicted += self.make_room(job)
             if job.name not in self.waiting:
                 turns.placed(turn)
+                after = self.measure()
+                assert after > before
+                before = after
         return evicted
 
     def make_room(self, job: Job) -> int:
@@ -72,8 +91,8 @@ class Cluster:
             self.running.values(),
             room,
             self.now,
-            waiting=[Waiting(j.name, j.queue, j.request(), j.priority) for j in self.waiting.values()],
-            gangs={j.name: Gang(j.minimum) for j in self.jobs.values()},
+            waiting=self.waits(),
+            gangs=self.gangs,
             totals=self.total,
         )
         for pod in result.pods:
@@ -83,8 +102,13 @@ class Cluster:
         left = Counter(p.gang for p in self.running.values())
         for name in {p.gang for p in result.pods}:
             assert left[name] == 0 or left[name] >= self.jobs[name].minimum
+            whole = self.jobs[name]
             if not left[name]:
-                self.waiting[name] = self.jobs[name]
+                self.waiting = {n: j for n, j in self.waiting.items() if j.gang != name} | {name: whole}
+                continue
+            for pod in (p for p in result.pods if p.gang == name):
+                alone = f"{name}-{pod.uid}"
+                self.waiting[alone] = Job(alone, whole.queue, 1, 1, whole.each, whole.priority, name)
         if result.feasible:
             assert self.quotas.admit(Waiting(job.name, job.queue, job.request()), self.total).admitted
             assert self.place(job), result.reason
@@ -97,32 +121,37 @@ class Cluster:
         for node in nodes:
             self.uids += 1
             uid = f"p{self.uids}"
-            pod = Running(uid, job.queue, node, {GPU: job.each}, job.name, job.priority, self.now, cards=job.each)
+            gang, began = job.gang or job.name, self.now + self.uids / 1e6  # one after the other
+            pod = Running(uid, job.queue, node, {GPU: job.each}, gang, job.priority, began, cards=job.each)
             self.running[uid] = pod
             self.free[node] -= job.each
-            self.quotas.ledger.add(uid, Charge("", pod.amounts, label=job.queue, gang=job.name))
+            self.quotas.ledger.add(uid, Charge("", pod.amounts, label=job.queue, gang=gang))
         self.waiting.pop(job.name, None)
         return True
 
 
-@st.composite
-def clusters(draw: st.DrawFn) -> tuple[Cluster, list[list[Job]]]:
+def cluster_of(picks: Picks) -> tuple[Cluster, list[list[Job]]]:
     """Jobs arrive in waves, the later ones find the cluster full."""
-    queues = [Queue(name="d", min={GPU: draw(st.integers(0, 6))})]
+    queues = [Queue(name="d", min={GPU: picks.number(0, 6)})]
     for name in ("x", "y", "z"):
-        least = draw(st.integers(0, 5))
-        parent = draw(st.sampled_from(["", "d"]))
-        queues.append(Queue(name=name, parent=parent, min={GPU: least}, max={GPU: draw(st.integers(max(4, least), 12))}))
+        least = picks.number(0, 5)
+        parent = picks.of(["", "d"])
+        queues.append(Queue(name=name, parent=parent, min={GPU: least}, max={GPU: picks.number(max(4, least), 12)}))
     queues.append(Queue(name="e", parent="d"))
     waves: list[list[Job]] = []
-    for wave in range(draw(st.integers(1, 4))):
+    for wave in range(picks.number(1, 4)):
         waves.append([])
-        for i in range(draw(st.integers(1, 4))):
-            pods = draw(st.integers(1, 4))
-            queue = draw(st.sampled_from(["x", "y", "z", "e"]))
-            each, priority = draw(st.integers(1, 3)), draw(st.integers(0, 2))
-            waves[-1].append(Job(f"j{wave}{i}", queue, pods, draw(st.integers(1, pods)), each, priority))
-    return Cluster(queues, [j for w in waves for j in w], draw(st.integers(1, 3))), waves
+        for i in range(picks.number(1, 4)):
+            pods = picks.number(1, 4)
+            queue = picks.of(["x", "y", "z", "e"])
+            each, priority = picks.number(1, 3), picks.number(0, 2)
+            waves[-1].append(Job(f"j{wave}{i}", queue, pods, picks.number(1, pods), each, priority))
+    return Cluster(queues, [j for w in waves for j in w], picks.number(1, 3)), waves
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> tuple[Cluster, list[list[Job]]]:
+    return cluster_of(Drawn(draw))
 
 
 def settle(cluster: Cluster, wave: list[Job]) -> None:
@@ -162,7 +191,7 @@ def test_a_higher_priority_does_not_make_its_queue_grow_beyond_its_share() -> No
     cluster = Cluster(queues, [j for w in waves for j in w], 3)
     for wave in waves:
         settle(cluster, wave)
-    assert running(cluster) == {"x0", "e1", "small"}
+    assert running(cluster) == {"x0", "pair", "small"}
 
 
 def test_who_is_owed_its_place_does_not_go_with_who_is_not() -> None:
@@ -185,6 +214,23 @@ def test_who_is_owed_its_place_does_not_go_with_who_is_not() -> None:
     assert running(cluster) == {"x0", "x1", "x2", "gang"}
     settle(cluster, [small, large])
     assert running(cluster) == {"x0", "x1", "x2", "small", "large"}
+
+
+def test_what_a_min_covers_does_not_yield_to_what_it_does_not() -> None:
+    """Two queues with a min of 3 on one node: in each a job of 4, within its share, had the job of 3 evicted. Then the other
+    queue's job of 3 had it evicted for its guarantee, yielded to a job of 4 itself, and so on, for ever."""
+    queues = [Queue(name=n, min={GPU: least}, max={GPU: 12}) for n, least in (("a", 3), ("b", 3), ("other", 4))]
+    others = [Job(f"other{i}", "other", 1, 1, 2, 0) for i in range(2)]
+    small, large = [Job(f"{n}3", n, 1, 1, 3, 0) for n in "ab"], [Job(f"{n}4", n, 1, 1, 4, 1) for n in "ab"]
+    cluster = Cluster(queues, [*others, *small, *large], 3)
+    for node, job in zip(["n1", "n2"], others, strict=True):
+        free = dict(cluster.free)
+        cluster.free = {node: free[node]}
+        assert cluster.place(job)
+        cluster.free = free | cluster.free
+    settle(cluster, small)
+    settle(cluster, large)
+    assert running(cluster) == {"a3", "other0", "other1"}
 
 
 def test_a_latecomer_gets_its_guarantee() -> None:
@@ -219,4 +265,9 @@ def test_where_mins_do_not_fit_none_is_taken_back_whole() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_evicting_ends_in_many_clusters() -> None:
-    settings(max_examples=20_000, deadline=None)(given(clusters())(test_evicting_ends.hypothesis.inner_test))()  # type: ignore[attr-defined]
+    for seed in range(40_000):
+        try:
+            test_evicting_ends.hypothesis.inner_test(cluster_of(Chance(seed)))  # type: ignore[attr-defined]
+        except AssertionError as error:
+            error.add_note(f"cluster_of(Chance({seed}))")
+            raise

@@ -316,3 +316,24 @@ def test_what_a_queue_is_owed_is_searched_for_elsewhere() -> None:
     world = World(queues, [*running, pod("last", "a")])
     result = world.take(ask("a", 5))
     assert gone(result) == ["c0", "gang0", "gang1", "gang2", "gang3"]
+
+
+def test_what_a_min_covers_yields_only_to_what_it_covers_too() -> None:
+    """a's min is 3 and its share 5: a job of 4 does not have the one of 3 evicted, whatever its priority, one of 3 does."""
+    queues = [Queue(name="a", min={GPU: 3}, max={GPU: 8}), Queue(name="b", min={GPU: 5}, max={GPU: 8})]
+    world = World(queues, [pod("low", "a", "n1", 3), pod("b2", "b", "n2", 3), pod("b3", "b", "n3", 3)], size=4)
+    world.requests["b"] = {GPU: 8}
+    result = world.take(ask("a", 4, priority=1), 4)
+    assert not result.feasible
+    assert "1 pods stay: their queues' mins or fair shares cover them, and would cover less by the job" in result.reason
+    assert gone(world.take(ask("a", 3, priority=1), 3)) == ["low"]
+
+
+def test_what_came_last_goes_before_a_gang_that_no_share_covers() -> None:
+    """b is due 4 and runs a gang of 6 beside two younger pods. Nothing of it is covered: what is too large ends its priority."""
+    running = [*pods("gang", "b", 6, gang="gang", started=0), *pods("late", "b", 2, started=NOW - 1)]
+    world = World([A, B], running)
+    world.requests["a"] = {GPU: 4}
+    assert gone(world.take(ask("a", 1))) == ["late0"]
+    older = [replace(p, started=0 if p.uid == "late0" else p.started + 1) for p in running]  # covered now
+    assert gone(World([A, B], older).take(ask("a", 1))) == ["late1"]
