@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from forebay.api.conditions import Conditions
-from forebay.api.core_shapes import LABEL_SELECTOR, core_map
 from forebay.api.crd.structs import Written, moment, told
+from forebay.api.fluid.core_shapes import LABEL_SELECTOR, core_map
 from forebay.api.names import normalise
 
 NAMESPACE = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from forebay.api.crd.structs import Written
-from forebay.api.status import Progress
+from forebay.api.fluid.status import Progress
 
 MANAGER = "forebay-loader"
 """Field manager of `status.progress` while the load runs; the rest of the status is the controller's."""

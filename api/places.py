@@ -7,7 +7,7 @@
         supervisor.sock   status and stop                supervisor.log     supervisor.lock
         mount-<i>.json    what the kernel granted mount i: passthrough, resend, minor, reason
         mount-<i>.log
-        said.json         what a worker of several tells its node of itself (`forebay.api.said`)
+        said.json         what a worker of several tells its node of itself (`forebay.api.hints.said`)
 
 Beside it, `<name>.lock` is held by the command that starts or stops the dataset. Nothing here survives `down`.
 """

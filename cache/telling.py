@@ -1,4 +1,4 @@
-"""What a worker of several tells its node of itself: a file beside its door (`forebay.api.said`), written when it has news.
+"""What a worker of several tells its node of itself: a file beside its door (`forebay.api.hints.said`), written when it has news.
 
     said(worker)     what it says now, from what it holds anyway
     Telling.run()    writes it, until cancelled
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import trio
 
 from forebay.api import places
-from forebay.api.said import TROUBLE, Said, SaidLoad, SaidTier, encode
+from forebay.api.hints.said import TROUBLE, Said, SaidLoad, SaidTier, encode
 from forebay.cache.log import log
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from forebay.api.loaded import Loaded
-from forebay.api.manifest import load
+from forebay.api.manifests.loaded import Loaded
+from forebay.api.manifests.manifest import load
+from forebay.api.manifests.resolve import resolve
 from forebay.api.problem import Problem
-from forebay.api.resolve import resolve
 from forebay.api.spec import DatasetSpec
 from forebay.cli.output import CommandError, say
 

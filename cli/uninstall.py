@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from forebay.cli.output import CommandError, say
-from forebay.cli.serving import connect, log_to_stderr
+from forebay.cli.processes.serving import connect, log_to_stderr
 from forebay.controller.copies import OWNED, path
 from forebay.controller.datasets.leaving import left, sweep
 from forebay.controller.install.rights import CONTROLLER

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from forebay.api.dataload import after_of, dataset_of
-from forebay.api.fluidnames import TYPES
+from forebay.api.fluid.names import TYPES
+from forebay.api.manifests.dataload import after_of, dataset_of
 from forebay.controller.kinds import RESOURCES, Event, Node, NodeCache, Pod, Whole
 from forebay.kube.informer import Informer, Selection
 from forebay.kube.objects import Bare, Key

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from forebay.api.crd.kinds import KINDS, VERSION
-from forebay.api.nodecache import HeldDataset, NodeCacheStatus
+from forebay.api.hints.nodecache import HeldDataset, NodeCacheStatus
 from forebay.kube import resources as r
 from forebay.kube.objects import ObjectMeta
 from forebay.kube.resources import Resource

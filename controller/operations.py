@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from forebay.api.conditions import Condition, find, merge
-from forebay.api.fluidnames import operation_finalizer
+from forebay.api.fluid.names import operation_finalizer
+from forebay.api.fluid.status import OPERATION_CONDITIONS, OperationStatus
 from forebay.api.moments import rfc3339
-from forebay.api.status import OPERATION_CONDITIONS, OperationStatus
 from forebay.controller.copies import UNDRIVEN, Copies
 from forebay.controller.kinds import RESOURCES, as_object
 from forebay.controller.loads.deciding import ENDED, duration, phase_of

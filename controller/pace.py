@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.api import steps
+from forebay.api.hints import steps
 from forebay.controller.comparing import same_status
 from forebay.controller.writing import key_of
 from forebay.kube.objects import Key

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from forebay.api.freshness import parse_floor
+from forebay.api.manifests.freshness import parse_floor
 from forebay.api.problem import did_you_mean, show
 from forebay.api.quantity import QuantityError, parse_quantity
 from forebay.runtimes.engine import Installation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forebay.api.fluidnames import TYPES
+from forebay.api.fluid.names import TYPES
 from forebay.runtimes.engine import Object, Subject
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from forebay.api.documents import DatasetDoc
-from forebay.api.manifest import load_documents
+from forebay.api.manifests.documents import DatasetDoc
+from forebay.api.manifests.manifest import load_documents
 from forebay.api.problem import Problem
 from forebay.api.yamldoc import Node
 from forebay.runtimes.engine import Finding, Object, Subject

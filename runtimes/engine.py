@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from forebay.api.engine_class import IMAGE
-from forebay.api.status import CacheRuntimeStatus, DatasetStatus, RuntimeStatus
+from forebay.api.fluid.engine_class import IMAGE
+from forebay.api.fluid.status import CacheRuntimeStatus, DatasetStatus, RuntimeStatus
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON has it."""

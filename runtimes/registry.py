@@ -15,10 +15,10 @@ from collections.abc import Mapping
 import msgspec
 
 from forebay import runtimes
-from forebay.api import fluidnames as fluid
 from forebay.api.conditions import Condition, merge
+from forebay.api.fluid import names as fluid
+from forebay.api.fluid.status import CacheRuntimeStatus, DatasetStatus, RuntimeStatus
 from forebay.api.problem import did_you_mean, show
-from forebay.api.status import CacheRuntimeStatus, DatasetStatus, RuntimeStatus
 from forebay.runtimes.binding import bound_runtime, refers, surplus
 from forebay.runtimes.engine import Engine, Finding, Found, Object, Observed, Plan, Subject
 from forebay.runtimes.states import DELETING, generation, idle, known_conditions

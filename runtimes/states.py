@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from forebay.api.conditions import Condition, merge
+from forebay.api.fluid.status import CacheRuntimeStatus, ComponentStatus, RuntimeStatus
 from forebay.api.problem import strip_credentials
-from forebay.api.status import CacheRuntimeStatus, ComponentStatus, RuntimeStatus
 from forebay.runtimes.engine import Object
 
 DELETING = "Deleting"

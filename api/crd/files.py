@@ -17,9 +17,10 @@ from typing import Any
 
 import yaml
 
-from forebay.api import engine_class, written
+from forebay.api import written
 from forebay.api.crd.kinds import KINDS, VERSION, Kind
 from forebay.api.crd.schema import object_schema
+from forebay.api.fluid import engine_class
 
 PARTS = ("crds", "classes")
 HEADER = "# Written by `python -P -m forebay.api.crd.files deploy` from the tables in api/: change those.\n"

@@ -11,12 +11,12 @@ from typing import Literal
 
 import msgspec
 
-from forebay.api import fluid
 from forebay.api.crd.structs import struct_table
-from forebay.api.fluid_blocks import OPERATIONS
+from forebay.api.fluid import kinds as fluid
+from forebay.api.fluid.blocks import OPERATIONS
 from forebay.api.grant import GrantSpec, GrantStatus
-from forebay.api.hints import DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus
+from forebay.api.hints.datasethints import DatasetHintsStatus
+from forebay.api.hints.nodecache import NodeCacheStatus
 from forebay.api.schema import Obj
 
 OWN_GROUP = "forebay.io"

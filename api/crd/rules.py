@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.api import fluid
-from forebay.api.fluid_blocks import OPERATIONS
+from forebay.api.fluid import kinds as fluid
+from forebay.api.fluid.blocks import OPERATIONS
 
 CLASSIC = tuple(kind for kind in fluid.RUNTIMES if kind != "CacheRuntime")
 LEVEL = "spec.tieredstore.levels[]"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.api import fluid
 from forebay.api import schema as table
 from forebay.api.crd import text as crd_text
 from forebay.api.crd.kinds import Kind
 from forebay.api.crd.rules import Rule, rules_of
+from forebay.api.fluid import kinds as fluid
 from forebay.api.quantity import PATTERN
 
 Json = dict[str, Any]

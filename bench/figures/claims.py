@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.corev1 import Node, Pod
-from forebay.api.resourcev1 import DeviceClass, ResourceClaim, ResourceSlice
+from forebay.api.kubernetes.core import Node, Pod
+from forebay.api.kubernetes.resource import DeviceClass, ResourceClaim, ResourceSlice
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make

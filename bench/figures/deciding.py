@@ -30,10 +30,10 @@ sys.path[:0] = [str(Path(__file__).parent)]
 
 import podmix  # noqa: E402
 
-from forebay.api.corev1 import Pod  # noqa: E402
+from forebay.api.kubernetes.core import Pod  # noqa: E402
 from forebay.scheduler.arrays.cluster import Cluster  # noqa: E402
 from forebay.scheduler.arrays.state import Card  # noqa: E402
-from forebay.scheduler.devices.inputs import Settings  # noqa: E402
+from forebay.scheduler.devices.ecosystems.inputs import Settings  # noqa: E402
 from forebay.scheduler.gang import Gang, Member, plan  # noqa: E402
 from forebay.scheduler.live.books import Books  # noqa: E402
 from forebay.scheduler.live.nearness import Later, Nearness  # noqa: E402

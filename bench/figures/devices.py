@@ -14,10 +14,10 @@ import time
 from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import Device, Seat
-from forebay.scheduler.devices.kinds import GIB
 from forebay.scheduler.devices.ledger import Ledger
 from forebay.scheduler.devices.record import Record, read, render
 from forebay.scheduler.devices.request import request_of
+from forebay.scheduler.devices.vendors.kinds import GIB
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.corev1 import Node, Pod
-from forebay.api.hints import DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus
-from forebay.api.storagev1 import PersistentVolume, PersistentVolumeClaim
+from forebay.api.hints.datasethints import DatasetHintsStatus
+from forebay.api.hints.nodecache import NodeCacheStatus
+from forebay.api.kubernetes.core import Node, Pod
+from forebay.api.kubernetes.storage import PersistentVolume, PersistentVolumeClaim
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.live.nearness import Nearness
 

@@ -25,17 +25,17 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Delete
-from forebay.scheduler.quota.check import Findings, build
-from forebay.scheduler.quota.entitled import Ask
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.ledger import Charge, Ledger
-from forebay.scheduler.quota.pods import Gang, Running
 from forebay.scheduler.quota.quotas import Quotas
-from forebay.scheduler.quota.rooms import NodeRoom
+from forebay.scheduler.quota.reclaim.entitled import Ask
+from forebay.scheduler.quota.reclaim.pods import Gang, Running
+from forebay.scheduler.quota.reclaim.rooms import NodeRoom
 from forebay.scheduler.quota.tree import Queue
 
 GPU, CARDS, NOW = "nvidia.com/gpu", 8, 1_800_000_000

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from forebay.api.freshness import FLOOR, NO_LIMIT
+from forebay.api.manifests.freshness import FLOOR, NO_LIMIT
 
 ALLOCATION = 4096
 """File systems allocate in pages: what a file of 1 byte costs."""

@@ -21,7 +21,7 @@ from forebay.cache.disk.policy import allocation
 from forebay.cache.fetch import messages as m
 from forebay.cache.fetch.messages import NO_TIER, Fetch, Goal, Why
 from forebay.cache.stores.base import Body, Changed, Denied, NotFound, Store, StoreError, Unavailable
-from forebay.cache.stores.ranges import Held
+from forebay.cache.stores.net.ranges import Held
 
 STACK = 512 << 10
 """Stack of a lane: TLS and Python frames fit, and 16 of them are address space, not memory."""

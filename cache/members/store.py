@@ -22,7 +22,7 @@ from forebay.cache.peers.call import PeerError, PeerRefused, PeerSilent, PeerWro
 from forebay.cache.peers.wire import Ref
 from forebay.cache.stores.base import Body, Changed, Entry, NotFound, Page, Store, StoreError, Unavailable
 from forebay.cache.stores.names import show
-from forebay.cache.stores.ranges import Empty, Held
+from forebay.cache.stores.net.ranges import Empty, Held
 
 SIZES = 4096
 BATCH_FROM = 2

@@ -17,8 +17,8 @@ from forebay.cache.peers import wire
 from forebay.cache.peers.auth import EMPTY, Key, Signed, sha256
 from forebay.cache.peers.wire import SIGNED_HEADERS, SUM, Mode, Ref
 from forebay.cache.stores.base import BadReply, StoreError, Unavailable
-from forebay.cache.stores.connection import Closed, Connection, Stalled, parse_head
 from forebay.cache.stores.names import show
+from forebay.cache.stores.net.connection import Closed, Connection, Stalled, parse_head
 
 ANSWER = 10.0
 """Seconds for a question about names: an owner lets its store take as long as the store's own deadline."""

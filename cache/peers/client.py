@@ -39,8 +39,8 @@ from forebay.cache.peers.call import (
 )
 from forebay.cache.peers.wire import Mode, Ref
 from forebay.cache.stores.base import StoreError
-from forebay.cache.stores.connection import Connection
-from forebay.cache.stores.urls import Origin
+from forebay.cache.stores.net.connection import Connection
+from forebay.cache.stores.net.urls import Origin
 
 CONNECT = 1.5
 """Seconds to connect to a node of the same network; one lost SYN is sent again after 1."""

@@ -12,11 +12,11 @@ from forebay.api.spec import Mount
 from forebay.cache.stores.base import Store
 
 if TYPE_CHECKING:
-    from forebay.cache.stores.transport import Timeouts
+    from forebay.cache.stores.net.transport import Timeouts
 
 KINDS = {
-    "s3": "forebay.cache.stores.s3",
-    "http": "forebay.cache.stores.http",
+    "s3": "forebay.cache.stores.s3.store",
+    "http": "forebay.cache.stores.http.store",
     "file": "forebay.cache.stores.file",
     "gone": "forebay.cache.stores.gone",
 }

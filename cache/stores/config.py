@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from forebay.api.spec import Mount
-from forebay.cache.stores.transport import Timeouts, Transport
+from forebay.cache.stores.net.transport import Timeouts, Transport
 
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}

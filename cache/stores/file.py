@@ -24,8 +24,8 @@ from forebay.api.spec import Mount
 from forebay.cache.stores.base import BadReply, Body, Changed, Denied, Entry, NotFound, Page, StoreError, Unavailable
 from forebay.cache.stores.dirents import read_names
 from forebay.cache.stores.names import show, usable, usable_key
-from forebay.cache.stores.ranges import Empty
-from forebay.cache.stores.transport import Timeouts
+from forebay.cache.stores.net.ranges import Empty
+from forebay.cache.stores.net.transport import Timeouts
 
 _VERSION = struct.Struct("<QQQqq")
 _SHARED = struct.Struct("<Qq")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forebay.api.spec import Mount
 from forebay.cache.stores.base import Body, Entry, NotFound, Page, Unavailable
 from forebay.cache.stores.names import show
-from forebay.cache.stores.transport import Timeouts
+from forebay.cache.stores.net.transport import Timeouts
 
 
 class GoneStore:

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from forebay.api.crd.kinds import KINDS, VERSION
-from forebay.api.engine_class import NAME as CLASS
-from forebay.cli.doctor import Finding, Level, kernel_version
-from forebay.cli.doctor import show as shown
+from forebay.api.fluid.engine_class import NAME as CLASS
 from forebay.cli.kubectl.reach import Cluster, Object, Where, output_option, reached, where_options
+from forebay.cli.machine.doctor import Finding, Level, kernel_version
+from forebay.cli.machine.doctor import show as shown
 from forebay.cli.output import emit_json
 from forebay.controller.install import rights
 from forebay.controller.install.scheduler import NAME as SCHEDULER

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from forebay.api.fluidnames import mark, shorten
+from forebay.api.fluid.names import mark, shorten
 from forebay.api.moments import rfc3339
 from forebay.cli.kubectl.reach import (
     Cluster,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from forebay.api.fluidnames import TYPES
+from forebay.api.fluid.names import TYPES
 from forebay.cli.kubectl.reach import Cluster, Object, Where, dataset_names, output_option, reached, where_options
 from forebay.cli.output import duration, emit_json, size, table
 

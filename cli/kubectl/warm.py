@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from forebay.api.fluidnames import shorten
+from forebay.api.fluid.names import shorten
 from forebay.api.wire import Progress
 from forebay.cli.kubectl.reach import Cluster, Object, Where, dataset_names, output_option, reached, where_options
 from forebay.cli.output import CommandError, emit_json, say, size

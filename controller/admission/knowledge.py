@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.fluid_blocks import OPERATIONS
-from forebay.api.fluidnames import node_label
-from forebay.api.nodecache import NodeCacheStatus
+from forebay.api.fluid.blocks import OPERATIONS
+from forebay.api.fluid.names import node_label
+from forebay.api.hints.nodecache import NodeCacheStatus
 from forebay.controller import copies as c
 from forebay.controller.admission.locality import HOSTNAME, Holder, Locality
 from forebay.controller.admission.review import Object

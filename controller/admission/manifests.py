@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forebay.api.crd.kinds import KINDS
-from forebay.api.fluid import GROUP
+from forebay.api.fluid.kinds import GROUP
 from forebay.controller.admission.pods import INJECT, OPT_OUT, SIDECAR
 from forebay.controller.admission.preferences import Preferences, shown
 from forebay.controller.install import rights

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from forebay.api.manifest import load_documents
-from forebay.api.mounts import UNKNOWN_SCHEME
+from forebay.api.manifests.manifest import load_documents
+from forebay.api.manifests.mounts import UNKNOWN_SCHEME
 from forebay.api.problem import Problem
 from forebay.controller.admission.review import Answer, Cause, Object
 from forebay.controller.comparing import APPLIED

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from forebay.api.hints import DatasetHintsStatus
+from forebay.api.hints.datasethints import DatasetHintsStatus
 from forebay.api.moments import moment, rfc3339
 from forebay.controller.datasets import hints
 from forebay.controller.datasets.hints import Do, Known, Place

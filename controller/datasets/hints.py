@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from forebay.api import steps
-from forebay.api.hints import MAX_NODES, MAX_ZONES, WATCH, DatasetHintsStatus, NodeHint, ZoneHint
-from forebay.api.nodecache import Bandwidth, HeldDataset, Served, Warming
+from forebay.api.hints import steps
+from forebay.api.hints.datasethints import MAX_NODES, MAX_ZONES, WATCH, DatasetHintsStatus, NodeHint, ZoneHint
+from forebay.api.hints.nodecache import Bandwidth, HeldDataset, Served, Warming
 from forebay.api.quantity import format_bytes
 from forebay.runtimes.engine import Object
 

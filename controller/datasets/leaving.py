@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from forebay.api.fluidnames import DATASET_FINALIZER, TYPES, operation_finalizer, runtime_finalizer
+from forebay.api.fluid.names import DATASET_FINALIZER, TYPES, operation_finalizer, runtime_finalizer
 from forebay.api.moments import rfc3339
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from forebay.api.grant import Reference
-from forebay.api.hints import WATCH
+from forebay.api.hints.datasethints import WATCH
+from forebay.api.hints.nodecache import Bandwidth, HeldDataset, Read, Served
 from forebay.api.moments import moment
-from forebay.api.nodecache import Bandwidth, HeldDataset, Read, Served
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.datasets.granting import Shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from forebay.api.hints import LOAD_ON
+from forebay.api.hints.datasethints import LOAD_ON
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.kinds import Event, Node, NodeCache, Pod, Whole

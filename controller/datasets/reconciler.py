@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.api.fluid.names import DATASET_FINALIZER, runtime_finalizer
 from forebay.api.moments import rfc3339
 from forebay.controller.datasets import granting
 from forebay.controller.datasets.hinting import Hinter

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
-from forebay.api.engine_class import engine_class
+from forebay.api.fluid.engine_class import engine_class
 from forebay.controller import settings
 from forebay.controller.admission import manifests
 from forebay.controller.comparing import digest

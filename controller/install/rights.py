@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forebay.api.crd.kinds import KINDS, OWN_GROUP
-from forebay.api.fluid import GROUP
-from forebay.api.fluidnames import TYPES
+from forebay.api.fluid.kinds import GROUP
+from forebay.api.fluid.names import TYPES
 from forebay.controller.copies import UNDRIVEN
 from forebay.runtimes.engine import Object
 

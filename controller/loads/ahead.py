@@ -1,8 +1,8 @@
 """DataLoads of one node each, where the scheduler wishes that a dataset be loaded before its pods come. Pure.
 
-The wish is an annotation of the dataset's DatasetHints (`api/hints.py`, LOAD_ON): so the scheduler needs no right to make
-anything, and here it is bounded. A wish that is taken back, because the pods went elsewhere, ends the load; what came stays until
-it is evicted.
+The wish is an annotation of the dataset's DatasetHints (`api/hints/datasethints.py`, LOAD_ON): so the scheduler needs no right to
+make anything, and here it is bounded. A wish that is taken back, because the pods went elsewhere, ends the load; what came stays
+until it is evicted.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from forebay.api import fluidnames as fluid
 from forebay.api.crd.kinds import VERSION
-from forebay.api.fluid import GROUP
-from forebay.api.hints import LOAD_ON
+from forebay.api.fluid import names as fluid
+from forebay.api.fluid.kinds import GROUP
+from forebay.api.hints.datasethints import LOAD_ON
 from forebay.runtimes.engine import Object, Ref
 
 AHEAD = "forebay.io/ahead"

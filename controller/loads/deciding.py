@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 import msgspec
 
 from forebay.api.conditions import Condition, merge
-from forebay.api.dataload import ONCE, After, LoadSpec
-from forebay.api.fluidnames import operation_finalizer
+from forebay.api.fluid.names import operation_finalizer
+from forebay.api.fluid.status import OperationPhase, OperationStatus, Progress, WaitingFor
 from forebay.api.loadresult import LoadResult
+from forebay.api.manifests.dataload import ONCE, After, LoadSpec
 from forebay.api.moments import moment, rfc3339
-from forebay.api.status import OperationPhase, OperationStatus, Progress, WaitingFor
 from forebay.runtimes.engine import Finding, Loading, Object, Ref
 from forebay.runtimes.states import generation, known_conditions
 

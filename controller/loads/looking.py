@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from forebay.api import loadresult
-from forebay.api.dataload import LoadSpec, LoadSpecError, after_of, dataset_of, read_load
 from forebay.api.loadresult import FINAL
+from forebay.api.manifests.dataload import LoadSpec, LoadSpecError, after_of, dataset_of, read_load
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.datasets.looking import SERVING, Looker

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from forebay.api.fluidnames import TYPES
+from forebay.api.fluid.names import TYPES
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.kinds import RESOURCES, Node, NodeCache, Pod

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.fluidnames import LABEL_MAX, node_label
+from forebay.api.fluid.names import LABEL_MAX, node_label
 from forebay.controller import copies as c
 from forebay.controller.copies import Copies
 from forebay.controller.kinds import Node, NodeCache, Pod

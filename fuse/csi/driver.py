@@ -12,22 +12,22 @@ from dataclasses import dataclass
 
 from forebay.cache.log import log
 from forebay.fuse.csi import handover
-from forebay.fuse.csi.controller import Controller
 from forebay.fuse.csi.health import Health
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.publisher import Publisher
-from forebay.fuse.csi.holder import Direct, Holder, Remote
-from forebay.fuse.csi.identity import Identity
-from forebay.fuse.csi.inline import Inline
-from forebay.fuse.csi.known import Known
-from forebay.fuse.csi.mounts import Mounts
-from forebay.fuse.csi.node import Node
-from forebay.fuse.csi.registration import Registration
-from forebay.fuse.csi.roots import Roots
-from forebay.fuse.csi.rpc import Server
-from forebay.fuse.csi.site import Layout
-from forebay.fuse.csi.source import Source
+from forebay.fuse.csi.protocol.rpc import Server
+from forebay.fuse.csi.services.controller import Controller
+from forebay.fuse.csi.services.identity import Identity
+from forebay.fuse.csi.services.node import Node
+from forebay.fuse.csi.services.registration import Registration
 from forebay.fuse.csi.tending import Tending
+from forebay.fuse.csi.volumes.holder import Direct, Holder, Remote
+from forebay.fuse.csi.volumes.inline import Inline
+from forebay.fuse.csi.volumes.known import Known
+from forebay.fuse.csi.volumes.mounts import Mounts
+from forebay.fuse.csi.volumes.roots import Roots
+from forebay.fuse.csi.volumes.site import Layout
+from forebay.fuse.csi.volumes.source import Source
 from forebay.kube.client import Client
 
 DRIVER = "forebay.io"

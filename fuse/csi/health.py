@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from forebay.fuse.csi import messages as m
-from forebay.fuse.csi import rpc
-from forebay.fuse.csi.proto import Empty
-from forebay.fuse.csi.refusal import Refusal
+from forebay.fuse.csi.protocol import messages as m
+from forebay.fuse.csi.protocol import rpc
+from forebay.fuse.csi.protocol.proto import Empty
+from forebay.fuse.csi.protocol.refusal import Refusal
 
 DEADLINE = 3.0
 LIVE, READY = "/healthz", "/readyz"

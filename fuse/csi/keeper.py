@@ -22,9 +22,9 @@ from typing import Any
 
 from forebay.cache.log import log
 from forebay.fuse.csi import handover, health
-from forebay.fuse.csi.holder import Direct
-from forebay.fuse.csi.refusal import Refusal
-from forebay.fuse.csi.site import Layout
+from forebay.fuse.csi.protocol.refusal import Refusal
+from forebay.fuse.csi.volumes.holder import Direct
+from forebay.fuse.csi.volumes.site import Layout
 from forebay.fuse.supervision import control, leftovers
 
 GRACE = 10.0

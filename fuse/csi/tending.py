@@ -15,18 +15,19 @@ from collections.abc import Callable
 from forebay.cache.log import log
 from forebay.cache.members.roster import Listed, parse_members
 from forebay.fuse import mounting
-from forebay.fuse.csi import handover, inline
-from forebay.fuse.csi import members as lists
-from forebay.fuse.csi.agreement import Agreement
-from forebay.fuse.csi.holder import Holder
-from forebay.fuse.csi.inline import Inline
-from forebay.fuse.csi.known import Known
-from forebay.fuse.csi.mounts import Mounts
-from forebay.fuse.csi.node import Node, show_over
-from forebay.fuse.csi.records import Kept, Published
-from forebay.fuse.csi.refusal import Refusal
-from forebay.fuse.csi.site import Site, client_spec
-from forebay.fuse.csi.source import Look, Seen, Source, revision_of, spec_of
+from forebay.fuse.csi import handover
+from forebay.fuse.csi.protocol.refusal import Refusal
+from forebay.fuse.csi.services.node import Node, show_over
+from forebay.fuse.csi.volumes import inline
+from forebay.fuse.csi.volumes import members as lists
+from forebay.fuse.csi.volumes.agreement import Agreement
+from forebay.fuse.csi.volumes.holder import Holder
+from forebay.fuse.csi.volumes.inline import Inline
+from forebay.fuse.csi.volumes.known import Known
+from forebay.fuse.csi.volumes.mounts import Mounts
+from forebay.fuse.csi.volumes.records import Kept, Published
+from forebay.fuse.csi.volumes.site import Site, client_spec
+from forebay.fuse.csi.volumes.source import Look, Seen, Source, revision_of, spec_of
 from forebay.fuse.supervision import rundir
 
 EVERY, OFTEN, NEW = 1.0, 0.1, 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from forebay.api.engine_class import NAME
+from forebay.api.fluid.engine_class import NAME
 from forebay.runtimes.engine import Engine, Found, Loading, Object, Observed, Plan, Ref, Subject
 from forebay.runtimes.forebay import loading, names, observing, planning
 

@@ -6,11 +6,11 @@ server: the status of this one DataLoad. Names carry the DataLoad's uid, so that
 
 from __future__ import annotations
 
-from forebay.api import fluidnames as fluid
 from forebay.api import podconfig as conf
 from forebay.api.crd.kinds import KINDS
-from forebay.api.dataload import LoadSpec, LoadSpecError, read_load
-from forebay.api.fluid import GROUP
+from forebay.api.fluid import names as fluid
+from forebay.api.fluid.kinds import GROUP
+from forebay.api.manifests.dataload import LoadSpec, LoadSpecError, read_load
 from forebay.runtimes.confined import CONFINED
 from forebay.runtimes.engine import Finding, Loading, Object, Ref, Subject
 from forebay.runtimes.forebay.names import COMPONENT, LOADER, Names, names_of

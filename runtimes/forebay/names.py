@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from forebay.api import fluidnames as fluid
+from forebay.api.fluid import names as fluid
 from forebay.runtimes.engine import Object, Ref, Subject
 
 DATASET, COMPONENT = "forebay.io/dataset", "forebay.io/component"

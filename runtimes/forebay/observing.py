@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.api import fluidnames as fluid
 from forebay.api.conditions import Condition
-from forebay.api.status import CALCULATING, BoundRuntime, DatasetPhase, DatasetStatus, Measured, cache_states, totals
+from forebay.api.fluid import names as fluid
+from forebay.api.fluid.status import CALCULATING, BoundRuntime, DatasetPhase, DatasetStatus, Measured, cache_states, totals
 from forebay.runtimes.binding import bound_runtime
 from forebay.runtimes.engine import Finding, Found, Object, Observed, Ref, Subject
 from forebay.runtimes.forebay import reference

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.api import fluidnames as fluid
 from forebay.api import podconfig as config
+from forebay.api.fluid import names as fluid
 from forebay.api.spec import DatasetSpec
 from forebay.api.spec import Tier as SpecTier
 from forebay.runtimes import documents

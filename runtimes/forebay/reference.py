@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from forebay.api import fluidnames as fluid
+from forebay.api.fluid import names as fluid
 from forebay.api.grant import GrantSpec, Reference, refusal
 from forebay.api.names import normalise
 from forebay.runtimes.binding import refers

@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from forebay.api.conditions import Condition
-from forebay.api.status import CacheRuntimeStatus, ComponentStatus, RuntimePhase, RuntimeStatus, cache_states, phase_of
+from forebay.api.fluid.status import CacheRuntimeStatus, ComponentStatus, RuntimePhase, RuntimeStatus, cache_states, phase_of
 from forebay.runtimes.engine import Object
 from forebay.runtimes.forebay.names import Names
 from forebay.runtimes.forebay.pods import worst

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from forebay.api import fluidnames as fluid
-from forebay.api.documents import DatasetDoc, LevelDoc
-from forebay.api.freshness import FLOOR, parse_floor
+from forebay.api.fluid import names as fluid
+from forebay.api.manifests.documents import DatasetDoc, LevelDoc
+from forebay.api.manifests.freshness import FLOOR, parse_floor
+from forebay.api.manifests.tiers import HIGH, LOW
 from forebay.api.problem import show
 from forebay.api.quantity import QuantityError, format_quantity, parse_quantity
-from forebay.api.tiers import HIGH, LOW
 from forebay.runtimes.engine import Finding, Installation, Object
 
 DEFAULT_SIZE = "100Pi"

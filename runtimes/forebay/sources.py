@@ -12,16 +12,16 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from forebay.api import schemes
-from forebay.api.credentials import CredentialError
-from forebay.api.documents import DatasetDoc, MountDoc, SecretRef
-from forebay.api.freshness import FRESHNESS, parse_freshness
+from forebay.api.manifests import schemes
+from forebay.api.manifests.credentials import CredentialError
+from forebay.api.manifests.documents import DatasetDoc, MountDoc, SecretRef
+from forebay.api.manifests.freshness import FRESHNESS, parse_freshness
+from forebay.api.manifests.options import across_nodes, translate
+from forebay.api.manifests.stores import SourceError, finish, read_source
 from forebay.api.names import is_object_name
-from forebay.api.options import across_nodes, translate
 from forebay.api.podconfig import CLAIM_DIR, HOST_DIR, Files
 from forebay.api.problem import describe_url, show
 from forebay.api.spec import Freshness, Mount
-from forebay.api.stores import SourceError, finish, read_source
 from forebay.runtimes.engine import Finding
 
 _STAND_IN = "forebay-file-"

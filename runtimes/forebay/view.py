@@ -8,8 +8,8 @@ import msgspec
 
 from forebay.api import podconfig as config
 from forebay.api.conditions import Condition, ConditionStatus, merge
+from forebay.api.fluid.status import Measured
 from forebay.api.problem import strip_credentials
-from forebay.api.status import Measured
 from forebay.runtimes.engine import Finding, Found, Object, ReaderFacts, Ref, Subject, WorkerFacts
 from forebay.runtimes.forebay.names import Names, names_of
 from forebay.runtimes.forebay.planning import Wanted, read

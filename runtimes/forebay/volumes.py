@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from forebay.api import fluidnames as fluid
+from forebay.api.fluid import names as fluid
 from forebay.runtimes.engine import Installation, Object, Ref
 from forebay.runtimes.forebay.names import DATASET, Names
 from forebay.runtimes.forebay.settings import DEFAULT_SIZE, Settings

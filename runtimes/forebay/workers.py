@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.api import fluidnames as fluid
 from forebay.api import podconfig as conf
+from forebay.api.fluid import names as fluid
 from forebay.runtimes.confined import CONFINED
 from forebay.runtimes.engine import LEAVING, Installation, Object
 from forebay.runtimes.forebay.names import COMPONENT, DATASET, WORKER, Names

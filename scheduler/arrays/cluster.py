@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from forebay.api.corev1 import Namespace, Node, Pod
-from forebay.api.storagev1 import CSINode
+from forebay.api.kubernetes.core import Namespace, Node, Pod
+from forebay.api.kubernetes.storage import CSINode
 from forebay.scheduler.arrays.cluster_rows import Rows
 from forebay.scheduler.arrays.holds import Holds, shut_by
 from forebay.scheduler.arrays.nominations import Nomination, Nominations

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forebay.api.corev1 import Node
+from forebay.api.kubernetes.core import Node
 from forebay.scheduler.arrays.labels import LabelColumns
 from forebay.scheduler.arrays.types import Ints
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from forebay.api.storagev1 import (
+from forebay.api.kubernetes.storage import (
     CSIDriver,
     CSINode,
     CSIStorageCapacity,

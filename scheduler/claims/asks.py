@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from forebay.api.resourcev1 import (
+from forebay.api.kubernetes.resource import (
     DeviceClass,
     DeviceConstraint,
     DeviceRequest,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 
-from forebay.api.resourcev1 import CLASS_RESOURCE, DeviceClass, ResourceClaim, ResourceSlice
+from forebay.api.kubernetes.resource import CLASS_RESOURCE, DeviceClass, ResourceClaim, ResourceSlice
 from forebay.scheduler.arrays.storage import ClaimKey
 from forebay.scheduler.claims import pools as p
 from forebay.scheduler.claims.written import Allotted, held

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
-from forebay.api.corev1 import NodeSelector
+from forebay.api.kubernetes.core import NodeSelector
+from forebay.api.kubernetes.resource import Attribute, ResourceSlice, ResourceSliceSpec, SliceDevice
 from forebay.api.quantity import QuantityError, parse_exact
-from forebay.api.resourcev1 import Attribute, ResourceSlice, ResourceSliceSpec, SliceDevice
 
 
 class DeviceId(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 
-from forebay.api.resourcev1 import Taint, Toleration
+from forebay.api.kubernetes.resource import Taint, Toleration
 from forebay.scheduler.claims.asks import MOST_DEVICES, Asked, Choice, Constraint, Wanted
 from forebay.scheduler.claims.pools import Counter, Device, DeviceId, Pool, PoolId
 from forebay.scheduler.claims.selectors import SelectorError

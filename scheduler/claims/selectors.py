@@ -19,8 +19,8 @@ from fractions import Fraction
 from functools import lru_cache, total_ordering
 from typing import Any
 
+from forebay.api.kubernetes.resource import SliceDevice
 from forebay.api.quantity import QuantityError, parse_exact
-from forebay.api.resourcev1 import SliceDevice
 from forebay.scheduler.claims.semver import Version
 
 LONGEST = 10 * 1024

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.corev1 import Expression, NodeSelector, NodeTerm
-from forebay.api.resourcev1 import Allocation, DeviceClass, ResourceClaim
+from forebay.api.kubernetes.core import Expression, NodeSelector, NodeTerm
+from forebay.api.kubernetes.resource import Allocation, DeviceClass, ResourceClaim
 from forebay.scheduler.claims.asks import Asked, Choice, Wanted
 from forebay.scheduler.claims.pools import Device, DeviceId
 from forebay.scheduler.claims.search import Given

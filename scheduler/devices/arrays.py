@@ -21,7 +21,7 @@ from forebay.scheduler.arrays.types import Bools, Ints, Shorts
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import ANY, NOTHING, Device, Part, Rules, Use, collapse, free_milli, lack, mask, use_of
 from forebay.scheduler.devices.fit import Refusal, fit, forbidden
-from forebay.scheduler.devices.table import KINDS
+from forebay.scheduler.devices.vendors.table import KINDS
 
 AnyArray = TypeVar("AnyArray", bound=np.generic)
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from forebay.scheduler.devices.card import Device, Part, Role, Seat
-from forebay.scheduler.devices.table import KINDS
+from forebay.scheduler.devices.vendors.table import KINDS
 from forebay.scheduler.pods.fill import Fill, Order
 
 Api = Literal["ack", "hami", "koordinator", "dra", "plugin"]

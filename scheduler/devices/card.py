@@ -15,8 +15,8 @@ from typing import Literal
 
 import msgspec
 
-from forebay.scheduler.devices.kinds import Model, Profile
-from forebay.scheduler.devices.table import KINDS
+from forebay.scheduler.devices.vendors.kinds import Model, Profile
+from forebay.scheduler.devices.vendors.table import KINDS
 
 Role = Literal["init", "sidecar", "app"]
 

@@ -8,10 +8,10 @@ from functools import lru_cache
 
 import msgspec
 
-from forebay.api import corev1
+from forebay.api.kubernetes import core as corev1
 from forebay.api.quantity import QuantityError, parse_quantity
 from forebay.scheduler.devices.card import Role, Seat
-from forebay.scheduler.quota.check import Findings
+from forebay.scheduler.quota.inputs.check import Findings
 
 Object = Mapping[str, object]
 

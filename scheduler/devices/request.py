@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from forebay.scheduler.arrays.state import State
 from forebay.scheduler.devices.ask import PodAsk
-from forebay.scheduler.devices.inputs import served
+from forebay.scheduler.devices.ecosystems.inputs import served
 from forebay.scheduler.pods.request import Request
 
 

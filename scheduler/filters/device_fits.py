@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from forebay.api.corev1 import NodeSelector
+from forebay.api.kubernetes.core import NodeSelector
 from forebay.scheduler.arrays.labels import NAME
 from forebay.scheduler.arrays.node_rows import NodeRows
 from forebay.scheduler.arrays.types import Bools, Ints

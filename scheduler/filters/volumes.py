@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from forebay.api.storagev1 import (
+from forebay.api.kubernetes.storage import (
     BIND_COMPLETED,
     DELAYED,
     NO_PROVISIONER,

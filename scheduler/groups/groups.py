@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.groups import native, podgroup, volcano
 from forebay.scheduler.groups.said import Naming, Object, Reference, Said

@@ -8,7 +8,7 @@ A PodGroup holds a copy of its Workload's template, so the Workload itself decid
 
 from __future__ import annotations
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.groups.reading import Mistake, count, mapping, text
 from forebay.scheduler.groups.said import Naming, Object, Reference, Said
 

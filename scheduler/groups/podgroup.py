@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.groups.reading import Mistake, count, mapping, partners, policy, seconds, text, texts
 from forebay.scheduler.groups.said import Naming, Object, Policy, Reference, Said
 

@@ -6,7 +6,7 @@ Source: `scheduling/v1beta1` of volcano.sh/apis. Volcano counts pods that have s
 
 from __future__ import annotations
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.groups.reading import Mistake, count, counts, mapping, text
 from forebay.scheduler.groups.said import Naming, Object, Reference, Said
 

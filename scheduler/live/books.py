@@ -16,18 +16,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.api.moments import moment
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.arrays.cluster import ENDED, Cluster
 from forebay.scheduler.arrays.storage import ClaimKey
-from forebay.scheduler.devices.ack import read_unhealthy
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import lack
+from forebay.scheduler.devices.ecosystems.ack import read_unhealthy
+from forebay.scheduler.devices.ecosystems.hami import asking
+from forebay.scheduler.devices.ecosystems.inputs import Inventory, read_ask, read_node, read_record, render, served
+from forebay.scheduler.devices.ecosystems.inputs import Settings as DeviceSettings
 from forebay.scheduler.devices.fit import Refusal, fit
-from forebay.scheduler.devices.hami import asking
-from forebay.scheduler.devices.inputs import Inventory, read_ask, read_node, read_record, render, served
-from forebay.scheduler.devices.inputs import Settings as DeviceSettings
 from forebay.scheduler.devices.ledger import Ledger, Refused
 from forebay.scheduler.devices.pod import read_pod
 from forebay.scheduler.devices.record import Record
@@ -40,8 +40,8 @@ from forebay.scheduler.pods.amounts import quota_amounts
 from forebay.scheduler.pods.fill import UNSAID, Fill
 from forebay.scheduler.pods.request import Request
 from forebay.scheduler.quota.amounts import Amounts, add
-from forebay.scheduler.quota.check import Findings
-from forebay.scheduler.quota.elastic import of_pod
+from forebay.scheduler.quota.inputs.check import Findings
+from forebay.scheduler.quota.inputs.elastic import of_pod
 from forebay.scheduler.quota.ledger import Charge
 from forebay.scheduler.quota.quotas import Quotas
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.storage import ClaimKey
 from forebay.scheduler.claims.written import held
 from forebay.scheduler.devices.card import Device as Card
-from forebay.scheduler.devices.dra import rows
+from forebay.scheduler.devices.ecosystems.dra import rows
 from forebay.scheduler.live.copies import ANSWERED, CLAIM_KINDS
 from forebay.scheduler.live.instructions import ClaimWish, FreeClaim, Named
 from forebay.scheduler.live.intentions import gated

@@ -11,8 +11,8 @@ import msgspec
 import yaml
 
 from forebay.api.problem import did_you_mean, show
-from forebay.scheduler.devices.inputs import Settings as DeviceSettings
-from forebay.scheduler.devices.kinds import GIB, MIB
+from forebay.scheduler.devices.ecosystems.inputs import Settings as DeviceSettings
+from forebay.scheduler.devices.vendors.kinds import GIB, MIB
 from forebay.scheduler.pods.fill import Fill, Order
 from forebay.scheduler.policies import POLICIES, unknown
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from forebay.api.batchv1 import Job
-from forebay.api.corev1 import Namespace, Node, Pod
-from forebay.api.hints import DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus
-from forebay.api.resourcev1 import DeviceClass, ResourceClaim, ResourceSlice
-from forebay.api.storagev1 import (
+from forebay.api.hints.datasethints import DatasetHintsStatus
+from forebay.api.hints.nodecache import NodeCacheStatus
+from forebay.api.kubernetes.batch import Job
+from forebay.api.kubernetes.core import Namespace, Node, Pod
+from forebay.api.kubernetes.resource import DeviceClass, ResourceClaim, ResourceSlice
+from forebay.api.kubernetes.storage import (
     CSIDriver,
     CSINode,
     CSIStorageCapacity,

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import ENDED
 from forebay.scheduler.arrays.storage import NOWHERE
 from forebay.scheduler.gang import Gang, Member

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.live.instructions import Cancel
 
 LOST = 600.0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from forebay.api.corev1 import Pod, PodCondition
+from forebay.api.kubernetes.core import Pod, PodCondition
 from forebay.scheduler.live.instructions import Named
 
 GATE = "forebay.io/placement"

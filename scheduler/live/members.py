@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 
 
 class Members:

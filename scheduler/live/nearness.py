@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from forebay.api.corev1 import Pod
-from forebay.api.hints import LOAD_ON, DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus, Served, Warming
+from forebay.api.hints.datasethints import LOAD_ON, DatasetHintsStatus
+from forebay.api.hints.nodecache import NodeCacheStatus, Served, Warming
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.slots import Shapes, Slots, capacity
 from forebay.scheduler.arrays.state import State
 from forebay.scheduler.arrays.types import Bools, Ints
@@ -57,7 +57,8 @@ class Nearness:
         self._freshened = 0.0
         self._roster = state.roster
         self.wished: dict[str, str] = {}
-        """What stands on the DatasetHints of each dataset that has some: nodes that should load it (`api/hints.py`, LOAD_ON)."""
+        """What stands on the DatasetHints of each dataset that has some: nodes that should load it (LOAD_ON of
+        `api/hints/datasethints.py`)."""
         self._coming: dict[str, dict[str, int]] = {}  # node -> dataset -> bytes that a load there will bring
         self.awaiting = Awaiting(lambda: self.state.names)
         self.line = Line()

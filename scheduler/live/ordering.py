@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.live.books import Books, total
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.pods.amounts import quota_amounts
 from forebay.scheduler.quota.admission import Verdict
-from forebay.scheduler.quota.elastic import of_pod
+from forebay.scheduler.quota.inputs.elastic import of_pod
 from forebay.scheduler.quota.order import Waiting
 
 Rank = tuple[int, float, int, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import ENDED
 from forebay.scheduler.live.config import Gangs
 from forebay.scheduler.live.instructions import Delete, Instruction, Report

@@ -1,4 +1,4 @@
-"""Whom to delete so that a job can start, or why nobody: the rules are the quotas' (`quota/reclaim.py`), room is what the planner
+"""Whom to delete so that a job can start, or why nobody: the rules are the quotas' (`quota/reclaim/`), room is what the planner
 says with these pods thought away. Nothing that it is given is changed when it returns.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from forebay.api.corev1 import LabelSelector, Pod
+from forebay.api.kubernetes.core import LabelSelector, Pod
 from forebay.scheduler.arrays.nominations import Nomination
 from forebay.scheduler.arrays.slots import Slots
 from forebay.scheduler.arrays.transaction import Transaction
@@ -22,11 +22,11 @@ from forebay.scheduler.live.waiting import Job
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.pods.amounts import quota_amounts
 from forebay.scheduler.pods.selectors import Selector, read_selector, selects
-from forebay.scheduler.quota.elastic import of_pod
-from forebay.scheduler.quota.entitled import Ask
+from forebay.scheduler.quota.inputs.elastic import of_pod
 from forebay.scheduler.quota.order import Waiting
-from forebay.scheduler.quota.pods import Gang as Together
-from forebay.scheduler.quota.pods import Running
+from forebay.scheduler.quota.reclaim.entitled import Ask
+from forebay.scheduler.quota.reclaim.pods import Gang as Together
+from forebay.scheduler.quota.reclaim.pods import Running
 
 
 class Budgets:

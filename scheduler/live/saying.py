@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler import explain
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.live.books import Books

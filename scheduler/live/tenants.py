@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.corev1 import Affinity, Expression, NodeAffinity, NodeSelector, NodeTerm, Pod
-from forebay.api.fluidnames import CACHE_BYTES
+from forebay.api.fluid.names import CACHE_BYTES
+from forebay.api.kubernetes.core import Affinity, Expression, NodeAffinity, NodeSelector, NodeTerm, Pod
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.pods.amounts import cache_bytes
 from forebay.scheduler.pods.fill import UNSAID, Fill
-from forebay.scheduler.quota.elastic import of_pod
+from forebay.scheduler.quota.inputs.elastic import of_pod
 from forebay.scheduler.quota.quotas import Quotas
 from forebay.scheduler.quota.tree import Home
 

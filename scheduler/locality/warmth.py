@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from forebay.api.hints import DatasetHintsStatus
+from forebay.api.hints.datasethints import DatasetHintsStatus
+from forebay.api.hints.nodecache import NodeCacheStatus, Warming
 from forebay.api.moments import moment
-from forebay.api.nodecache import NodeCacheStatus, Warming
 from forebay.scheduler.arrays.types import Floats, Ints
 
 STALE = 120.0

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
-from forebay.api.corev1 import Container, ContainerStatus, Pod, PodSpec, PodStatus, Quantities, Resources
-from forebay.api.fluidnames import CACHE_BYTES
+from forebay.api.fluid.names import CACHE_BYTES
+from forebay.api.kubernetes.core import Container, ContainerStatus, Pod, PodSpec, PodStatus, Quantities, Resources
 from forebay.api.quantity import QuantityError
-from forebay.scheduler.devices.table import KINDS
+from forebay.scheduler.devices.vendors.table import KINDS
 from forebay.scheduler.quota.amounts import Amounts, add, parse_amount
 
 PODS = "pods"

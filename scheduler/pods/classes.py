@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from forebay.api.corev1 import Container, NodeSelector, Pod, PodAffinityTerm, PodSpec, SpreadConstraint
+from forebay.api.kubernetes.core import Container, NodeSelector, Pod, PodAffinityTerm, PodSpec, SpreadConstraint
 from forebay.scheduler.arrays.labels import NAME
 from forebay.scheduler.pods.amounts import SIDECAR
 from forebay.scheduler.pods.selectors import (

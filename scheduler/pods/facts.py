@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.pods.amounts import pod_amounts
 from forebay.scheduler.pods.classes import PodClass, read_claims, read_devices, read_pod

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from forebay.api.corev1 import Expression, LabelSelector
+from forebay.api.kubernetes.core import Expression, LabelSelector
 
 _WHOLE = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _INT64 = 1 << 63

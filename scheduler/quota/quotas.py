@@ -22,15 +22,15 @@ from forebay.api.problem import Problem
 from forebay.scheduler.quota.admission import Verdict, admit
 from forebay.scheduler.quota.amounts import JOBS, NOTHING, Amounts, add
 from forebay.scheduler.quota.backfill import Reservations
-from forebay.scheduler.quota.check import Findings, build
-from forebay.scheduler.quota.entitled import Ask
-from forebay.scheduler.quota.inputs import read
+from forebay.scheduler.quota.inputs.check import Findings, build
+from forebay.scheduler.quota.inputs.objects import read
+from forebay.scheduler.quota.inputs.reading import Object
 from forebay.scheduler.quota.ledger import Ledger
 from forebay.scheduler.quota.order import PATIENCE, Turns, Waiting
-from forebay.scheduler.quota.pods import Gang, Running
-from forebay.scheduler.quota.reading import Object
-from forebay.scheduler.quota.reclaim import Reclaim, reclaim
-from forebay.scheduler.quota.rooms import Room
+from forebay.scheduler.quota.reclaim.entitled import Ask
+from forebay.scheduler.quota.reclaim.plan import Reclaim, reclaim
+from forebay.scheduler.quota.reclaim.pods import Gang, Running
+from forebay.scheduler.quota.reclaim.rooms import Room
 from forebay.scheduler.quota.shares import Shares, fair_shares
 from forebay.scheduler.quota.tree import QuotaTree
 

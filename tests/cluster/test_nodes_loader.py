@@ -18,7 +18,7 @@ from forebay.cache.loader import Loader, LoadError, Order, Target
 from forebay.cache.peers import controlwire as c
 from forebay.cache.peers.auth import Key, load_secret
 from forebay.cache.peers.control_client import ControlClient
-from forebay.cli.loading import carried_out
+from forebay.cli.processes.loading import carried_out
 
 pytestmark = pytest.mark.cluster
 

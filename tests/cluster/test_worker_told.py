@@ -12,8 +12,8 @@ from podlab import PodLab, PodWorker, manifest, s3
 from workerlab import MIB, eventually
 
 from forebay.api import places, podconfig
-from forebay.api.freshness import FLOOR
-from forebay.api.said import Said, decode
+from forebay.api.hints.said import Said, decode
+from forebay.api.manifests.freshness import FLOOR
 from forebay.cache.peers.auth import Key, load_secret
 from forebay.cache.peers.control_client import ControlClient
 from forebay.cache.telling import ALIVE

@@ -15,7 +15,7 @@ from harness.cluster import Cluster
 from lakekit import Lake
 from podkit import pod, until
 
-from forebay.api.hints import LOAD_ON
+from forebay.api.hints.datasethints import LOAD_ON
 from forebay.controller.loads.ahead import AHEAD
 
 SETTINGS = """

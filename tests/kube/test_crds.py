@@ -21,11 +21,11 @@ from crd_cases import ACCEPTED, CHANGES, REFUSED, thing
 from manifest_cases import DATASET_ERRORS
 from manifest_cases_runtimes import RUNTIME_ERRORS
 
-from forebay.api import fluid
 from forebay.api.conditions import Condition, merge
 from forebay.api.crd.kinds import KINDS, VERSION, Kind
-from forebay.api.nodecache import NodeCacheStatus
-from forebay.api.status import DatasetStatus, Measured, OperationStatus, RuntimeStatus
+from forebay.api.fluid import kinds as fluid
+from forebay.api.fluid.status import DatasetStatus, Measured, OperationStatus, RuntimeStatus
+from forebay.api.hints.nodecache import NodeCacheStatus
 from forebay.kube.client import Client
 from forebay.kube.errors import ApiError, Invalid
 from forebay.kube.objects import Key

@@ -10,8 +10,8 @@ from controlplane import ControlPlane
 from controlplane_kit import until
 from kubeproxy import KubeProxy, Say, status
 
-from forebay.fuse.csi.refusal import Refusal
-from forebay.fuse.csi.source import ApiSource, Look, Seen
+from forebay.fuse.csi.protocol.refusal import Refusal
+from forebay.fuse.csi.volumes.source import ApiSource, Look, Seen
 from forebay.kube.client import Client
 from forebay.kube.objects import Key
 from forebay.kube.resources import CONFIG_MAPS, ENDPOINT_SLICES, NODES

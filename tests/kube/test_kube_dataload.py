@@ -14,9 +14,9 @@ from controllerlab import SMALL, Cluster, Command, Object, Running
 from controlplane import ControlPlane
 from controlplane_kit import until
 
+from forebay.api.fluid.status import Progress
 from forebay.api.loadresult import LoadResult, encode
-from forebay.api.status import Progress
-from forebay.cli.loading import About, Reporter
+from forebay.cli.processes.loading import About, Reporter
 from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
 from forebay.kube.client import Client

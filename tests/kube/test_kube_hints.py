@@ -16,14 +16,14 @@ from controlplane import ControlPlane
 from controlplane_kit import until
 
 from forebay.api import places
-from forebay.api.said import Said, SaidTier, encode
+from forebay.api.hints.said import Said, SaidTier, encode
 from forebay.controller.install import rights
 from forebay.controller.install.node_policy import NODE_CLAIM
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.publisher import AGAIN, NODE_CACHES, Publisher
-from forebay.fuse.csi.known import Known
-from forebay.fuse.csi.records import Kept, Published, Staged
-from forebay.fuse.csi.site import Layout, Site
+from forebay.fuse.csi.volumes.known import Known
+from forebay.fuse.csi.volumes.records import Kept, Published, Staged
+from forebay.fuse.csi.volumes.site import Layout, Site
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.errors import Forbidden, Invalid

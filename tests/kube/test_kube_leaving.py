@@ -12,7 +12,7 @@ from controlplane import ControlPlane
 from controlplane_kit import until
 from leavinglab import Uninstall, bound, finalizers
 
-from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.api.fluid.names import DATASET_FINALIZER, runtime_finalizer
 from forebay.controller.install import parts as install
 from forebay.controller.install import removal, rights
 from forebay.controller.nodes.labelling import MANAGER

@@ -14,7 +14,7 @@ from controlplane_kit import until
 from schedulerlab import Running as Scheduling
 from schedulerlab import Site
 
-from forebay.api.hints import LOAD_ON
+from forebay.api.hints.datasethints import LOAD_ON
 from forebay.controller.install import parts as install
 from forebay.controller.install import scheduler as scheduler_part
 from forebay.controller.kinds import RESOURCES

@@ -16,7 +16,7 @@ from drakit import Claims, CountingDriver, cel, device, exactly
 from schedulerlab import PATIENCE, Held, Running, Site, for_seconds, live_plane, live_site
 from schedulerrights import SPACE, scheduler_account
 
-from forebay.api.resourcev1 import FINALIZER
+from forebay.api.kubernetes.resource import FINALIZER
 from forebay.kube.config import Endpoint
 from forebay.kube.objects import Key
 from forebay.kube.resources import NAMESPACES, PODS, RESOURCE_CLAIMS

@@ -32,7 +32,7 @@ from clusters import CLASSES, claims, nodes, one_of, pods, volumes
 from clusters import VOLUMES as VOLUME_NAMES
 from filterlab import where
 
-from forebay.api.corev1 import (
+from forebay.api.kubernetes.core import (
     ClaimVolume,
     Container,
     Meta,
@@ -45,7 +45,14 @@ from forebay.api.corev1 import (
     Toleration,
     Volume,
 )
-from forebay.api.storagev1 import BIND_COMPLETED, ClaimStatus, CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
+from forebay.api.kubernetes.storage import (
+    BIND_COMPLETED,
+    ClaimStatus,
+    CSINode,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
+)
 from forebay.kube.client import Client
 from forebay.kube.errors import ApiError
 from forebay.kube.objects import Key

@@ -14,7 +14,7 @@ from controlplane_kit import until
 from schedulerlab import Running, Site
 from servers import free_port
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.kube.client import Client
 from forebay.kube.objects import Key
 from forebay.kube.resources import NAMESPACES, NODES, PODS

@@ -16,7 +16,7 @@ from provisioner import Provisioner
 from schedulerlab import Running, Site, live_plane, live_site
 from schedulerrights import SPACE, scheduler_account
 
-from forebay.api.storagev1 import SELECTED_NODE, PersistentVolumeClaim
+from forebay.api.kubernetes.storage import SELECTED_NODE, PersistentVolumeClaim
 from forebay.kube.config import Endpoint
 from forebay.kube.objects import Key
 from forebay.kube.resources import CLAIMS, CRDS, STORAGE_CLASSES, Resource

@@ -18,8 +18,8 @@ from csilab import CLAIM, WAIT, CsiLab, Readers, capability, until
 from workerlab import file_mount
 
 from forebay.fuse import mounting
-from forebay.fuse.csi import messages as m
-from forebay.fuse.csi.refusal import Refusal
+from forebay.fuse.csi.protocol import messages as m
+from forebay.fuse.csi.protocol.refusal import Refusal
 
 pytestmark = [
     pytest.mark.mount,

@@ -17,9 +17,9 @@ from forebay.fuse.csi.driver import Driver, Settings
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.holding import held, total
 from forebay.fuse.csi.hints.publisher import NODE_CACHES
-from forebay.fuse.csi.known import Known
-from forebay.fuse.csi.site import Layout, Site
-from forebay.fuse.csi.source import FolderSource
+from forebay.fuse.csi.volumes.known import Known
+from forebay.fuse.csi.volumes.site import Layout, Site
+from forebay.fuse.csi.volumes.source import FolderSource
 from forebay.kube import resources as r
 from forebay.kube.client import Client
 from forebay.kube.errors import NotFound

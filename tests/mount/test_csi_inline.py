@@ -14,9 +14,9 @@ import pytest
 from csilab import CsiLab, until
 
 from forebay.fuse import mounting
-from forebay.fuse.csi import inline
-from forebay.fuse.csi import messages as m
-from forebay.fuse.csi.refusal import Refusal
+from forebay.fuse.csi.protocol import messages as m
+from forebay.fuse.csi.protocol.refusal import Refusal
+from forebay.fuse.csi.volumes import inline
 
 pytestmark = [
     pytest.mark.mount,

@@ -30,7 +30,7 @@ def until(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    from forebay.cli.nodes import free, lowest_ephemeral, pick_ports
+    from forebay.cli.machine.nodes import free, lowest_ephemeral, pick_ports
 
     return pick_ports(f"test {os.getpid()}", count, lowest_ephemeral(), free)
 

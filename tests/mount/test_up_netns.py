@@ -16,7 +16,7 @@ import pytest
 import servers
 from up_place import Place, make_place
 
-from forebay.cli import netns
+from forebay.cli.machine import netns
 
 pytestmark = [
     pytest.mark.mount,

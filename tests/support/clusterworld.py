@@ -18,7 +18,7 @@ from forebay.cache.peers.client import PeerClient
 from forebay.cache.peers.port import Port
 from forebay.cache.peers.wire import Ref
 from forebay.cache.stores.base import Body, Entry, NotFound, Page
-from forebay.cache.stores.ranges import Held
+from forebay.cache.stores.net.ranges import Held
 
 IDS = [f"{i}0000000-0000-0000-0000-000000000000" for i in range(1, 4)]
 

@@ -30,10 +30,10 @@ from workerlab import file_mount
 
 from forebay.api.spec import encode_spec
 from forebay.fuse import mounting
-from forebay.fuse.csi import messages as m
-from forebay.fuse.csi import rpc
-from forebay.fuse.csi.attributes import EPHEMERAL, POD_NAMESPACE
-from forebay.fuse.csi.proto import Empty, Message
+from forebay.fuse.csi.protocol import messages as m
+from forebay.fuse.csi.protocol import rpc
+from forebay.fuse.csi.protocol.attributes import EPHEMERAL, POD_NAMESPACE
+from forebay.fuse.csi.protocol.proto import Empty, Message
 from forebay.fuse.supervision import leftovers, rundir
 
 SIZES = {"a": 3_000, "sub/b": 70_000, "sub/deep/c": 9, "big": 24 << 20}

@@ -8,7 +8,7 @@ from typing import Any
 
 from schedulerlab import Site
 
-from forebay.api.resourcev1 import ResourceClaim
+from forebay.api.kubernetes.resource import ResourceClaim
 from forebay.kube.objects import Key
 from forebay.kube.resources import DEVICE_CLASSES, RESOURCE_CLAIMS, RESOURCE_SLICES, Resource
 

@@ -11,7 +11,7 @@ import msgspec
 from controllerlab import Cluster, as_account
 from controlplane import ControlPlane
 
-from forebay.api.said import Said, SaidTier
+from forebay.api.hints.said import Said, SaidTier
 from forebay.controller.install import rights
 from forebay.controller.install.node_policy import NODE_CLAIM
 from forebay.fuse.csi.hints.holding import Cached

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from schedulerlab import Site
 
-from forebay.api.storagev1 import SELECTED_NODE, PersistentVolumeClaim, class_of
+from forebay.api.kubernetes.storage import SELECTED_NODE, PersistentVolumeClaim, class_of
 from forebay.kube.client import Client
 from forebay.kube.errors import ApiError
 from forebay.kube.objects import Key

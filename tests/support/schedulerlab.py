@@ -15,7 +15,7 @@ from typing import Any
 from controlplane import ControlPlane
 from controlplane_kit import until
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.kube.client import Client
 from forebay.kube.config import Endpoint
 from forebay.kube.objects import Key

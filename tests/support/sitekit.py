@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from faultserver import FaultServer, Request, Wire
 from storekit import QUICK, web
 
-from forebay.cache.stores.http import HttpStore
-from forebay.cache.stores.transport import Timeouts
+from forebay.cache.stores.http.store import HttpStore
+from forebay.cache.stores.net.transport import Timeouts
 
 SOURCE = os.urandom(1000)
 LM = "Wed, 21 Oct 2015 07:28:00 GMT"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forebay.api.spec import Mount
 from forebay.cache.stores import open_store
 from forebay.cache.stores.base import Body, Entry, Store
-from forebay.cache.stores.transport import Timeouts
+from forebay.cache.stores.net.transport import Timeouts
 
 QUICK = Timeouts(connect=1.0, stall=0.4, answer=1.5, idle=20.0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay.api.credentials import Aws, CredentialError, aws
+from forebay.api.manifests.credentials import Aws, CredentialError, aws
 
 KEYS = {"AWS_ACCESS_KEY_ID": "ENVKEY", "AWS_SECRET_ACCESS_KEY": "envsecret"}
 CREDENTIALS = """

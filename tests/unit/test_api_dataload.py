@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from forebay.api import loadresult
-from forebay.api.dataload import After, LoadSpecError, LoadTarget, dataset_of, read_load
+from forebay.api.fluid.status import Progress
 from forebay.api.loadresult import LoadResult
-from forebay.api.status import Progress
+from forebay.api.manifests.dataload import After, LoadSpecError, LoadTarget, dataset_of, read_load
 
 
 def load(**spec: Any) -> dict[str, Any]:

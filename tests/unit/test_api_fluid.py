@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.api import fluid
-from forebay.api.dataset import OWN_ANNOTATIONS
+from forebay.api.fluid import kinds as fluid
+from forebay.api.manifests.dataset import OWN_ANNOTATIONS
 from forebay.api.problem import Problem
 from forebay.api.schema import List, MapOf, Obj, Type, Walk
 from forebay.api.yamldoc import parse_documents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forebay.api.freshness import NO_LIMIT, parse_duration, parse_floor, parse_freshness
+from forebay.api.manifests.freshness import NO_LIMIT, parse_duration, parse_floor, parse_freshness
 from forebay.api.spec import Freshness
 
 

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.api.check import check
-from forebay.api.manifest import load_documents
+from forebay.api.manifests.check import check
+from forebay.api.manifests.manifest import load_documents
+from forebay.api.manifests.resolve import resolve
 from forebay.api.problem import Problem
-from forebay.api.resolve import resolve
 from forebay.api.spec import decode_spec, encode_spec
 from forebay.api.yamldoc import parse_documents
 

@@ -11,10 +11,11 @@ from manifest_cases import DATASET_ERRORS, GOOD, dataset, runtime, tier
 from manifest_cases_runtimes import RUNTIME_ERRORS
 from manifest_cases_warnings import WARNINGS
 
-from forebay.api import fluid, schemes
-from forebay.api.check import check, exit_code, summary
-from forebay.api.loaded import Loaded
-from forebay.api.manifest import load, load_documents
+from forebay.api.fluid import kinds as fluid
+from forebay.api.manifests import schemes
+from forebay.api.manifests.check import check, exit_code, summary
+from forebay.api.manifests.loaded import Loaded
+from forebay.api.manifests.manifest import load, load_documents
 from forebay.api.problem import Problem
 from forebay.api.yamldoc import parse_documents
 

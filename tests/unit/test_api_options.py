@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.api.freshness import FRESHNESS
-from forebay.api.options import OWN, STORES, across_nodes, translate
+from forebay.api.manifests.freshness import FRESHNESS
+from forebay.api.manifests.options import OWN, STORES, across_nodes, translate
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "options.md"
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.api.credentials import CredentialError
-from forebay.api.freshness import NO_LIMIT
-from forebay.api.loaded import Loaded
-from forebay.api.manifest import load, load_documents
+from forebay.api.manifests.credentials import CredentialError
+from forebay.api.manifests.freshness import NO_LIMIT
+from forebay.api.manifests.loaded import Loaded
+from forebay.api.manifests.manifest import load, load_documents
+from forebay.api.manifests.options import Taken
+from forebay.api.manifests.resolve import resolve
+from forebay.api.manifests.stores import Source, finish
 from forebay.api.names import normalise
-from forebay.api.options import Taken
 from forebay.api.problem import Problem
-from forebay.api.resolve import resolve
 from forebay.api.spec import FLOOR_BYTES, FLOOR_RATIO, DatasetSpec, Freshness, Mount, Tier, decode_spec, encode_spec
-from forebay.api.stores import Source, finish
 from forebay.api.yamldoc import parse_documents
 
 MANIFESTS = Path(__file__).resolve().parents[1] / "data" / "fluid-manifests"

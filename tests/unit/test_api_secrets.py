@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from forebay.api.manifest import load_documents
+from forebay.api.manifests.manifest import load_documents
+from forebay.api.manifests.resolve import resolve
 from forebay.api.problem import HIDDEN, Problem, secretish, show, strip_credentials
-from forebay.api.resolve import resolve
 from forebay.api.yamldoc import parse_documents
 
 WORD = "hunter2/S3CR3T+x"

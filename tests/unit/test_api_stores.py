@@ -6,15 +6,15 @@ import textwrap
 
 import pytest
 
-from forebay.api import schemes
-from forebay.api.manifest import load_documents
-from forebay.api.options import STORES
+from forebay.api.manifests import schemes
+from forebay.api.manifests.manifest import load_documents
+from forebay.api.manifests.options import STORES
+from forebay.api.manifests.resolve import resolve
 from forebay.api.problem import Problem
-from forebay.api.resolve import resolve
 from forebay.api.spec import Mount
 from forebay.api.yamldoc import parse_documents
 from forebay.cache.stores import KINDS, open_store
-from forebay.cache.stores.s3config import settings_of
+from forebay.cache.stores.s3.config import settings_of
 
 
 def mount_of(text: str) -> Mount:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forebay.api.freshness import NO_LIMIT
+from forebay.api.manifests.freshness import NO_LIMIT
 from forebay.cache.disk.policy import Answer, Candidate, Lru, Space, TierState, allocation
 
 GIB = 1 << 30

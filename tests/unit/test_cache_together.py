@@ -14,7 +14,7 @@ from forebay.cache.fetch import messages as m
 from forebay.cache.fetch.lanes import TELL, Lanes, Meter, Source, Sums, Task
 from forebay.cache.fetch.messages import Goal, Why
 from forebay.cache.stores.base import Body, StoreError, Unavailable
-from forebay.cache.stores.ranges import Held
+from forebay.cache.stores.net.ranges import Held
 
 ANSWER = tuple[int, "Body | StoreError"] | None
 

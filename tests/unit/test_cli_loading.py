@@ -9,11 +9,11 @@ import click
 import msgspec
 import pytest
 
+from forebay.api.fluid.status import Progress
 from forebay.api.loadresult import FINAL
-from forebay.api.status import Progress
 from forebay.cache.loader import LoadError, Target
 from forebay.cache.peers import controlwire as c
-from forebay.cli.loading import EVERY, LONGEST, About, Reporter, carried_out, numbers, target
+from forebay.cli.processes.loading import EVERY, LONGEST, About, Reporter, carried_out, numbers, target
 from forebay.kube.errors import Unreachable
 from forebay.kube.objects import Key
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forebay.cli import members
+from forebay.cli.machine import members
 
 GIB = 1 << 30
 

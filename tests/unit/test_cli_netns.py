@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.api.spec import DatasetSpec, Mount, Tier
-from forebay.cli import netns
+from forebay.cli.machine import netns
 from forebay.cli.main import cli
 from forebay.cli.output import CommandError
 

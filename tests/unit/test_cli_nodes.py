@@ -20,9 +20,9 @@ from forebay.api.spec import Cluster, DatasetSpec, Mount, Tier, encode_spec
 from forebay.cache.members.node import DRAINED
 from forebay.cache.members.roster import parse_members
 from forebay.cache.peers.auth import load_secret, make_secret
-from forebay.cli import datasets, nodes, planning
+from forebay.cli.machine import datasets, nodes, planning
+from forebay.cli.machine.nodes import Start, read_join
 from forebay.cli.main import cli
-from forebay.cli.nodes import Start, read_join
 from forebay.cli.output import CommandError
 
 ADDRESSES = nodes.on_loopback([10, 11, 20, 21, 30, 31])

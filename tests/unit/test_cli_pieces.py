@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, Mount, Tier
-from forebay.cli import datasets, doctor, output, planning, preflight, systemd
+from forebay.cli import output
+from forebay.cli.machine import datasets, doctor, planning, preflight, systemd
 from forebay.cli.main import COMMANDS, cli
 from forebay.cli.progress import sentence
 from forebay.fuse.mounting import MountEntry

@@ -15,7 +15,7 @@ from storekit import drain, entries, web
 from forebay.api.spec import Mount
 from forebay.cache.stores import open_store
 from forebay.cache.stores.base import BadReply, Changed, Denied, NotFound, StoreError, Unavailable
-from forebay.cache.stores.transport import Timeouts
+from forebay.cache.stores.net.transport import Timeouts
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forebay.cache.stores.links import names_of
+from forebay.cache.stores.http.links import names_of
 from forebay.cache.stores.names import usable
 
 HOME = "http://host:8080"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.cache.stores.names import Label, http_date_ns, iso_ns, show, usable, usable_key
-from forebay.cache.stores.urls import Origin, join_location, parse_url, redact
+from forebay.cache.stores.net.urls import Origin, join_location, parse_url, redact
 from forebay.cache.stores.versions import conditions, is_strong, proves, tag, timed, version_of
 
 moments = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.cache.stores.base import BadReply, Changed, Denied, NotFound, Unavailable
-from forebay.cache.stores.retry import Policy, Retrier, Throttled, pause
+from forebay.cache.stores.net.retry import Policy, Retrier, Throttled, pause
 
 
 @given(st.integers(1, 10), st.floats(0, 100), st.floats(-1, 20), st.floats(0, 1, exclude_max=True))

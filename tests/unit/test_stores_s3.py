@@ -18,7 +18,7 @@ from storekit import QUICK, drain, entries, s3
 from forebay.api.spec import Mount
 from forebay.cache.stores import open_store
 from forebay.cache.stores.base import BadReply, Changed, Denied, Entry, NotFound, Store, Unavailable
-from forebay.cache.stores.transport import Timeouts
+from forebay.cache.stores.net.transport import Timeouts
 
 BIG = os.urandom(1 << 20)
 OBJECTS = {b"a.txt": b"hello", b"dir/": b"", b"dir/big": BIG, b"dir/empty": b"", b"dir/sub/z": b"z", b"dir/sp +%\xff\xfe": b"odd"}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from storekit import QUICK, drain, s3
 
 from forebay.cache.stores.base import BadReply, Changed, Denied, NotFound, StoreError, Unavailable
-from forebay.cache.stores.transport import Timeouts
+from forebay.cache.stores.net.transport import Timeouts
 
 ETAG = '"e"'
 Answer = Callable[[Request, Wire], None]

@@ -6,7 +6,7 @@ import pytest
 
 from forebay.api.spec import Mount
 from forebay.cache.stores import open_store
-from forebay.cache.stores.s3config import settings_of
+from forebay.cache.stores.s3.config import settings_of
 
 
 def mount(source: str = "s3://b/p/q", secrets: dict[str, str] | None = None, **options: str) -> Mount:

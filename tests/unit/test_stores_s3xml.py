@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from forebay.cache.stores.base import BadReply, Entry
 from forebay.cache.stores.names import usable
-from forebay.cache.stores.s3errors import error_for
-from forebay.cache.stores.s3pages import MAX_EMPTY, Resume, decode_token, merge
-from forebay.cache.stores.s3xml import Fault, Listing, Unparsable, parse_fault, parse_listing
+from forebay.cache.stores.s3.errors import error_for
+from forebay.cache.stores.s3.pages import MAX_EMPTY, Resume, decode_token, merge
+from forebay.cache.stores.s3.xml import Fault, Listing, Unparsable, parse_fault, parse_listing
 
 parts = st.one_of(
     st.sampled_from(

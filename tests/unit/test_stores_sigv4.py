@@ -12,7 +12,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.cache.stores.sigv4 import Credentials, Signer, encode_query
+from forebay.cache.stores.s3.sigv4 import Credentials, Signer, encode_query
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 values = st.binary(max_size=12)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from storekit import QUICK, drain
 
 from forebay.cache.stores.base import BadReply, StoreError, Unavailable
-from forebay.cache.stores.connection import BUFFER, parse_head
-from forebay.cache.stores.transport import Timeouts, Transport
-from forebay.cache.stores.urls import parse_url
+from forebay.cache.stores.net.connection import BUFFER, parse_head
+from forebay.cache.stores.net.transport import Timeouts, Transport
+from forebay.cache.stores.net.urls import parse_url
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 

@@ -15,14 +15,14 @@ from typing import NamedTuple
 import msgspec
 
 from forebay.api import places
-from forebay.api.said import MOST, Said, SaidError, decode
+from forebay.api.hints.said import MOST, Said, SaidError, decode
 from forebay.cache.log import log
 from forebay.fuse.csi.hints.holding import Cached
 from forebay.fuse.csi.hints.rates import Counters, counters
-from forebay.fuse.csi.inline import RUN
-from forebay.fuse.csi.known import Known
-from forebay.fuse.csi.mounts import Mounts
-from forebay.fuse.csi.site import Layout
+from forebay.fuse.csi.volumes.inline import RUN
+from forebay.fuse.csi.volumes.known import Known
+from forebay.fuse.csi.volumes.mounts import Mounts
+from forebay.fuse.csi.volumes.site import Layout
 
 DEAD = 120.0
 """Seconds without a touch after which a worker counts as gone; it touches its file each 20 s."""

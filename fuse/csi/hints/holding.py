@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from forebay.api.nodecache import (
+from forebay.api.hints.nodecache import (
     MAX_DATASETS,
     MAX_PLACES,
     Bandwidth,
@@ -24,8 +24,8 @@ from forebay.api.nodecache import (
     TierBytes,
     Warming,
 )
+from forebay.api.hints.said import Said, SaidTier
 from forebay.api.quantity import format_bytes
-from forebay.api.said import Said, SaidTier
 from forebay.api.spec import Medium
 
 NO_TIERS = (TierBytes(medium="SSD", capacity_bytes=0, used_bytes=0),)

@@ -11,8 +11,8 @@ from random import Random
 
 import msgspec
 
-from forebay.api import steps
-from forebay.api.nodecache import HeldDataset, NodeCacheStatus
+from forebay.api.hints import steps
+from forebay.api.hints.nodecache import HeldDataset, NodeCacheStatus
 from forebay.fuse.csi.hints.holding import total
 
 EVERY = 10.0

@@ -17,8 +17,8 @@ import msgspec
 
 from forebay import __version__
 from forebay.api.crd.kinds import OWN_GROUP, VERSION
+from forebay.api.hints.nodecache import NodeCacheStatus
 from forebay.api.moments import rfc3339
-from forebay.api.nodecache import NodeCacheStatus
 from forebay.cache.log import log
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.holding import status

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from forebay.api.nodecache import Bandwidth
-from forebay.api.said import Said
+from forebay.api.hints.nodecache import Bandwidth
+from forebay.api.hints.said import Said
 
 FADE = 0.99
 SHORTEST = 1.0

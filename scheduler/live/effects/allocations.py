@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import convert, structs, to_builtins
 
-from forebay.api.resourcev1 import FINALIZER, Allocation, ConsumerReference, ResourceClaim, ResourceClaimStatus
+from forebay.api.kubernetes.resource import FINALIZER, Allocation, ConsumerReference, ResourceClaim, ResourceClaimStatus
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError
 from forebay.kube.errors import ApiError, Conflict, NotFound, Unreachable, Unusable

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError
 from forebay.kube.errors import ApiError, Conflict, NotFound, Unreachable, Unusable

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from forebay.api.hints import LOAD_ON
+from forebay.api.hints.datasethints import LOAD_ON
 from forebay.api.moments import rfc3339
 from forebay.kube.client import Client
 from forebay.kube.config import ConfigError

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 
-from forebay.api.storagev1 import BIND_COMPLETED, SELECTED_NODE, PersistentVolume, PersistentVolumeClaim
+from forebay.api.kubernetes.storage import BIND_COMPLETED, SELECTED_NODE, PersistentVolume, PersistentVolumeClaim
 from forebay.kube.client import Client
 from forebay.kube.objects import Key
 from forebay.kube.resources import CLAIMS

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import ENDED
 from forebay.scheduler.arrays.slots import capacity, slots
 from forebay.scheduler.arrays.types import Ints

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from forebay.api.batchv1 import JOB_UID, Job
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.batch import JOB_UID, Job
+from forebay.api.kubernetes.core import Pod
 from forebay.api.moments import moment
 
 ENDING = ("Never", "OnFailure")

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.holds import Kept, stack
 from forebay.scheduler.arrays.slots import capacity
 from forebay.scheduler.arrays.types import Bools, Ints

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.slots import capacity
 from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.live.awaiting import Line

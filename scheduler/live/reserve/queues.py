@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.live.books import Books, total
 from forebay.scheduler.live.ordering import Rank, guaranteed, rank
 from forebay.scheduler.live.reserve.ends import Ends

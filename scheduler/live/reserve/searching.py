@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.slots import capacity, slots
 from forebay.scheduler.arrays.storage import NOWHERE, ClaimKey

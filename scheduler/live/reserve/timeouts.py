@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.groups.spec import Spec
 from forebay.scheduler.live.config import Gangs

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from forebay.api.dataload import read_load
-from forebay.api.hints import LOAD_ON
+from forebay.api.hints.datasethints import LOAD_ON
+from forebay.api.manifests.dataload import read_load
 from forebay.controller.loads.ahead import AHEAD, MOST, Known, name_of, step, wished
 
 NODES = {"n1", "n2", "n3", "n4", "n5", "n6"}

@@ -9,8 +9,8 @@ import controllerworld as w
 import msgspec
 import pytest
 
-from forebay.api.hints import MAX_NODES, DatasetHintsStatus, NodeHint, ZoneHint
-from forebay.api.nodecache import Bandwidth, HeldBytes, HeldDataset, Served, Warming
+from forebay.api.hints.datasethints import MAX_NODES, DatasetHintsStatus, NodeHint, ZoneHint
+from forebay.api.hints.nodecache import Bandwidth, HeldBytes, HeldDataset, Served, Warming
 from forebay.controller.copies import Copies
 from forebay.controller.datasets.hinting import BURST, LATER, Hinter, Situation
 from forebay.controller.datasets.hints import EVERY, LINGER, SLOWLY, Do, Known, Place, step, summary, wanted

@@ -8,7 +8,7 @@ from typing import Any
 import controllerworld as w
 import pytest
 
-from forebay.api.fluidnames import DATASET_FINALIZER, runtime_finalizer
+from forebay.api.fluid.names import DATASET_FINALIZER, runtime_finalizer
 from forebay.controller.copies import Copies
 from forebay.controller.datasets.leaving import AGAIN, FINALIZERS, OPERATIONS, Leaving, left
 from forebay.controller.datasets.looking import Looker

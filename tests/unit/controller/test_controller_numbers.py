@@ -9,8 +9,8 @@ import controllerworld as w
 import msgspec
 import pytest
 
+from forebay.api.fluid.status import DatasetStatus, Measured
 from forebay.api.podconfig import FILE, decode, revision
-from forebay.api.status import DatasetStatus, Measured
 from forebay.controller.copies import Copies
 from forebay.controller.datasets.looking import Looker
 from forebay.controller.datasets.mapping import datasets

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from forebay.api.dataload import dataset_of, read_load
+from forebay.api.fluid.status import Progress
 from forebay.api.loadresult import LoadResult
-from forebay.api.status import Progress
+from forebay.api.manifests.dataload import dataset_of, read_load
 from forebay.controller.loads.deciding import AT_ONCE, NOT_SERVED, WORKERS, DatasetFacts, Facts, PodFacts, decide, duration
 from forebay.runtimes.engine import Finding, Loading, Ref
 

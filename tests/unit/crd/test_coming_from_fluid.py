@@ -9,7 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from forebay.api import fluid, fluid_blocks, fluid_runtimes, fluidnames, status
+from forebay.api.fluid import blocks as fluid_blocks
+from forebay.api.fluid import kinds as fluid
+from forebay.api.fluid import names as fluidnames
+from forebay.api.fluid import runtimes as fluid_runtimes
+from forebay.api.fluid import status
 from forebay.api.schema import List, Obj, Type
 from forebay.runtimes.forebay import settings
 

@@ -14,8 +14,8 @@ from manifest_cases import DATASET_ERRORS
 from manifest_cases_runtimes import RUNTIME_ERRORS
 from manifest_cases_warnings import WARNINGS
 
-from forebay.api import fluid
 from forebay.api.crd.rules import RULES
+from forebay.api.fluid import kinds as fluid
 
 SERVER = Admission()
 ERRORS = {**DATASET_ERRORS, **RUNTIME_ERRORS}

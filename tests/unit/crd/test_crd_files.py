@@ -16,7 +16,7 @@ from crd_structural import problems
 import forebay
 from forebay.api.crd import files as crd
 from forebay.api.crd.kinds import KINDS
-from forebay.api.manifest import load
+from forebay.api.manifests.manifest import load
 
 CRDS = read_crds()
 DEPLOY = FOLDER.parent

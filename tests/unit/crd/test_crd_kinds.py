@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from crd_admission import read_crds, schema_of
 
-from forebay.api import fluid
 from forebay.api.crd import text as crd_text
 from forebay.api.crd.kinds import FLUID, KINDS
 from forebay.api.crd.rules import RULES
+from forebay.api.fluid import kinds as fluid
 from forebay.api.schema import Any as Core
 from forebay.api.schema import Field, List, MapOf, Obj, Type
 

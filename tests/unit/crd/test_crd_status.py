@@ -10,12 +10,14 @@ import msgspec
 import pytest
 from crd_admission import read_crds, schema_errors, schema_of
 
-from forebay.api import conditions, fluid, status
+from forebay.api import conditions
 from forebay.api.conditions import Condition, find, merge
 from forebay.api.crd.kinds import KINDS
+from forebay.api.fluid import kinds as fluid
+from forebay.api.fluid import status
 from forebay.api.grant import GrantSpec, GrantStatus
-from forebay.api.hints import MAX_NODES, MAX_ZONES, DatasetHintsStatus, NodeHint, ZoneHint
-from forebay.api.nodecache import (
+from forebay.api.hints.datasethints import MAX_NODES, MAX_ZONES, DatasetHintsStatus, NodeHint, ZoneHint
+from forebay.api.hints.nodecache import (
     MAX_DATASETS,
     Bandwidth,
     HeldBytes,

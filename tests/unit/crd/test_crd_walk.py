@@ -10,7 +10,8 @@ from crd_admission import Admission, plain, schema_errors, schema_of, unknown_fi
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forebay.api import fluid, schema
+from forebay.api import schema
+from forebay.api.fluid import kinds as fluid
 from forebay.api.problem import Problem
 from forebay.api.schema import Field, List, MapOf, Obj, Type, Walk
 from forebay.api.yamldoc import parse_documents

@@ -17,22 +17,23 @@ from csilab import until
 from forebay.api import podconfig
 from forebay.api.spec import DatasetSpec, Mount, Tier
 from forebay.cache.members.roster import Listed, parse_members
-from forebay.fuse.csi import child, inline, rpc
-from forebay.fuse.csi import members as lists
-from forebay.fuse.csi import messages as m
-from forebay.fuse.csi.agreement import Agreement
-from forebay.fuse.csi.controller import Controller
 from forebay.fuse.csi.health import Health
-from forebay.fuse.csi.identity import Identity
-from forebay.fuse.csi.known import Known
-from forebay.fuse.csi.members import Conditions, Endpoint, Members, Port, Slice
-from forebay.fuse.csi.proto import Empty
-from forebay.fuse.csi.records import Published, Records, Staged
-from forebay.fuse.csi.refusal import Refusal
-from forebay.fuse.csi.registration import Registration
-from forebay.fuse.csi.roots import Roots
-from forebay.fuse.csi.site import Layout, client_spec
-from forebay.fuse.csi.source import FolderSource, spec_of
+from forebay.fuse.csi.protocol import messages as m
+from forebay.fuse.csi.protocol import rpc
+from forebay.fuse.csi.protocol.proto import Empty
+from forebay.fuse.csi.protocol.refusal import Refusal
+from forebay.fuse.csi.services.controller import Controller
+from forebay.fuse.csi.services.identity import Identity
+from forebay.fuse.csi.services.registration import Registration
+from forebay.fuse.csi.volumes import child, inline
+from forebay.fuse.csi.volumes import members as lists
+from forebay.fuse.csi.volumes.agreement import Agreement
+from forebay.fuse.csi.volumes.known import Known
+from forebay.fuse.csi.volumes.members import Conditions, Endpoint, Members, Port, Slice
+from forebay.fuse.csi.volumes.records import Published, Records, Staged
+from forebay.fuse.csi.volumes.roots import Roots
+from forebay.fuse.csi.volumes.site import Layout, client_spec
+from forebay.fuse.csi.volumes.source import FolderSource, spec_of
 from forebay.fuse.supervision import processes
 from forebay.kube.objects import ObjectMeta
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.fuse.csi import messages as m
-from forebay.fuse.csi.proto import Empty, decode, encode
+from forebay.fuse.csi.protocol import messages as m
+from forebay.fuse.csi.protocol.proto import Empty, decode, encode
 
 
 class Everything(msgspec.Struct, frozen=True):

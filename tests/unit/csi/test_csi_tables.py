@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from forebay.fuse.csi import attributes, checks
-from forebay.fuse.csi import messages as m
-from forebay.fuse.csi.attributes import ClaimVolume, HostVolume, TierRequest, WorkerVolume
-from forebay.fuse.csi.proto import Empty
-from forebay.fuse.csi.refusal import Refusal
+from forebay.fuse.csi.protocol import attributes, checks
+from forebay.fuse.csi.protocol import messages as m
+from forebay.fuse.csi.protocol.attributes import ClaimVolume, HostVolume, TierRequest, WorkerVolume
+from forebay.fuse.csi.protocol.proto import Empty
+from forebay.fuse.csi.protocol.refusal import Refusal
 
 POD = {"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.namespace": "team"}
 WORKER = {

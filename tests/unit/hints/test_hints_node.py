@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.api import places
-from forebay.api.nodecache import MAX_DATASETS, Bandwidth, HeldBytes, NodeCacheStatus, Served, TierBytes, Warming
-from forebay.api.said import MOST, Said, SaidError, SaidLoad, SaidTier, decode, encode
+from forebay.api.hints.nodecache import MAX_DATASETS, Bandwidth, HeldBytes, NodeCacheStatus, Served, TierBytes, Warming
+from forebay.api.hints.said import MOST, Said, SaidError, SaidLoad, SaidTier, decode, encode
+from forebay.api.hints.steps import LEAST
 from forebay.api.spec import Medium
-from forebay.api.steps import LEAST
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.holding import Cached, held, status, total
 from forebay.fuse.csi.hints.pacing import BUDGET, EVERY, SLOWER, SPREAD, News, Pacer, news, pause
 from forebay.fuse.csi.hints.rates import Counters, Rates
-from forebay.fuse.csi.known import Known
-from forebay.fuse.csi.records import Kept, Published, Staged
-from forebay.fuse.csi.site import Layout, Site
+from forebay.fuse.csi.volumes.known import Known
+from forebay.fuse.csi.volumes.records import Kept, Published, Staged
+from forebay.fuse.csi.volumes.site import Layout, Site
 
 NOW = "2026-11-27T12:00:00Z"
 GIB = 1 << 30

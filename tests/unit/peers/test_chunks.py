@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from forebay.cache.peers.call import PIECE, Chunks, PeerBroken
-from forebay.cache.stores.connection import Connection
-from forebay.cache.stores.urls import Origin
+from forebay.cache.stores.net.connection import Connection
+from forebay.cache.stores.net.urls import Origin
 
 
 class Answer:

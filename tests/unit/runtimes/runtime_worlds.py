@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from forebay.api import fluidnames
 from forebay.api import podconfig as config
+from forebay.api.fluid import names as fluidnames
 from forebay.runtimes import registry
 from forebay.runtimes.engine import Found, Installation, Observed, Plan, Ref, Source, Subject, WorkerFacts
 

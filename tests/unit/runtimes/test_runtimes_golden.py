@@ -11,7 +11,7 @@ import runtime_worlds as worlds
 import yaml
 from crd_admission import read_crds, schema_errors, schema_of
 
-from forebay.api.fluidnames import TYPES
+from forebay.api.fluid.names import TYPES
 
 STORIES = dict(worlds.golden())
 CRDS = {kind: crd for (_, kind), crd in read_crds().items()}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from forebay.api import fluidnames
+from forebay.api.fluid import names as fluidnames
 from forebay.api.names import is_dns_1035, is_object_name
 from forebay.runtimes.forebay.names import Names, children
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runtime_worlds import CACHE, CLAIM, CLASSIC, DATASET, NO_ROOM, SET, VOLUME, ending, unschedulable
 
 from forebay.api.conditions import find
-from forebay.api.status import CacheRuntimeStatus, RuntimeStatus
+from forebay.api.fluid.status import CacheRuntimeStatus, RuntimeStatus
 from forebay.runtimes.engine import Found, Observed, Ref, Subject, Warned, WorkerFacts
 
 LATER = "2026-11-27T06:00:00Z"

@@ -10,9 +10,9 @@ import pytest
 import runtime_worlds as worlds
 from runtime_worlds import CACHE, CLASSIC, DATASET
 
-from forebay.api import fluidnames
 from forebay.api.conditions import find
-from forebay.api.status import CacheRuntimeStatus, RuntimeStatus
+from forebay.api.fluid import names as fluidnames
+from forebay.api.fluid.status import CacheRuntimeStatus, RuntimeStatus
 from forebay.runtimes import registry
 from forebay.runtimes.engine import Found, Installation, Plan, Ref, Subject
 

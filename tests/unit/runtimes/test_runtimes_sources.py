@@ -10,7 +10,7 @@ import runtime_worlds as worlds
 from runtime_worlds import CACHE
 
 from forebay.api import podconfig as config
-from forebay.api.options import translate
+from forebay.api.manifests.options import translate
 from forebay.api.spec import DatasetSpec
 from forebay.runtimes.engine import Plan
 

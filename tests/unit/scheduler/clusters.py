@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from forebay.api.corev1 import (
+from forebay.api.kubernetes.core import (
     Affinity,
     ClaimVolume,
     Container,
@@ -29,7 +29,7 @@ from forebay.api.corev1 import (
     Toleration,
     Volume,
 )
-from forebay.api.storagev1 import (
+from forebay.api.kubernetes.storage import (
     BIND_COMPLETED,
     ClaimSpec,
     ClaimStatus,

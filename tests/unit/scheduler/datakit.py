@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from livekit import T0, World, bound
 
-from forebay.api.hints import LOAD_ON
-from forebay.api.storagev1 import BIND_COMPLETED, PersistentVolume, PersistentVolumeClaim
+from forebay.api.hints.datasethints import LOAD_ON
+from forebay.api.kubernetes.storage import BIND_COMPLETED, PersistentVolume, PersistentVolumeClaim
 from forebay.scheduler.live.copies import DatasetHints, NodeCache
 from forebay.scheduler.live.instructions import Bind, Load
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import Device, Rules, Seat
-from forebay.scheduler.devices.kinds import GIB
 from forebay.scheduler.devices.pod import Pod, read_pod
-from forebay.scheduler.quota.check import Findings
+from forebay.scheduler.devices.vendors.kinds import GIB
+from forebay.scheduler.quota.inputs.check import Findings
 
 
 def gpu(index: int, memory: int = 16, model: str = "Tesla T4", **more: Any) -> Device:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from forebay.api.corev1 import Namespace, Node, Pod
+from forebay.api.kubernetes.core import Namespace, Node, Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.pods.request import Request
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.pods.request import Request
 
 ONE = Request((1,))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.core import Core

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from forebay.api.corev1 import (
+from forebay.api.kubernetes.core import (
     Container,
     Expression,
     LabelSelector,
@@ -21,7 +21,7 @@ from forebay.api.corev1 import (
     Taint,
     Toleration,
 )
-from forebay.api.storagev1 import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
+from forebay.api.kubernetes.storage import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
 
 
 @dataclass

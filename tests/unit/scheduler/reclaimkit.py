@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.check import Findings, build
-from forebay.scheduler.quota.entitled import Ask
-from forebay.scheduler.quota.pods import Running
-from forebay.scheduler.quota.reclaim import Reclaim, reclaim
-from forebay.scheduler.quota.rooms import NodeRoom
+from forebay.scheduler.quota.inputs.check import Findings, build
+from forebay.scheduler.quota.reclaim.entitled import Ask
+from forebay.scheduler.quota.reclaim.plan import Reclaim, reclaim
+from forebay.scheduler.quota.reclaim.pods import Running
+from forebay.scheduler.quota.reclaim.rooms import NodeRoom
 from forebay.scheduler.quota.shares import Shares, fair_shares
 from forebay.scheduler.quota.tree import Queue
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from filterlab import cluster, node, pod, where
 
-from forebay.api.resourcev1 import DeviceClass, ResourceClaim, ResourceSlice, SliceDevice
+from forebay.api.kubernetes.resource import DeviceClass, ResourceClaim, ResourceSlice, SliceDevice
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.transaction import Transaction
 from forebay.scheduler.claims import selectors

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import World, fits
 
-from forebay.api.corev1 import Meta, Namespace, Pod
+from forebay.api.kubernetes.core import Meta, Namespace, Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.planner import Planner

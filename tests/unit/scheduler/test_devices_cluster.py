@@ -8,21 +8,21 @@ import msgspec
 import pytest
 from devicekit import gpu, one
 
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import ANY
-from forebay.scheduler.devices.inputs import read_ask, read_node, read_record, render, served
-from forebay.scheduler.devices.kinds import GIB
+from forebay.scheduler.devices.ecosystems.inputs import read_ask, read_node, read_record, render, served
 from forebay.scheduler.devices.ledger import Ledger
 from forebay.scheduler.devices.pod import read_pod
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import with_devices
+from forebay.scheduler.devices.vendors.kinds import GIB
 from forebay.scheduler.explain import failed_constraints, why
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.policies import Setting, make
-from forebay.scheduler.quota.check import Findings
+from forebay.scheduler.quota.inputs.check import Findings
 
 
 def node(name: str, mode: str = "cgpu", memory: int = 30, count: int = 2) -> Node:

@@ -15,8 +15,8 @@ from forebay.scheduler.devices.arrays import Cards
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import ANY, NOTHING, Device, Part, Rules, Seat, Use, collapse, free_milli, lack, use_of
 from forebay.scheduler.devices.fit import Refusal, fit
-from forebay.scheduler.devices.kinds import GIB
-from forebay.scheduler.devices.table import KINDS, check
+from forebay.scheduler.devices.vendors.kinds import GIB
+from forebay.scheduler.devices.vendors.table import KINDS, check
 
 T4S = (gpu(0), gpu(1), gpu(2))
 

@@ -10,12 +10,12 @@ from devicekit import cut, gpu, npu, pod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler.devices import ack, dra, hami, koordinator
 from forebay.scheduler.devices import record as own
 from forebay.scheduler.devices.card import Device, Part, Seat
-from forebay.scheduler.devices.inputs import Inventory, read_record, render
-from forebay.scheduler.devices.kinds import GIB, KIB, MIB
+from forebay.scheduler.devices.ecosystems import ack, dra, hami, koordinator
+from forebay.scheduler.devices.ecosystems.inputs import Inventory, read_record, render
 from forebay.scheduler.devices.record import Record
+from forebay.scheduler.devices.vendors.kinds import GIB, KIB, MIB
 
 TIME = 1_700_000_000_000_000_001
 SEATS = (Seat("a"), Seat("b"))

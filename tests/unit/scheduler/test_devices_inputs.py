@@ -11,14 +11,14 @@ from devicekit import node, pod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.scheduler.devices import ack
 from forebay.scheduler.devices.arrays import Cards
 from forebay.scheduler.devices.ask import Ask, PodAsk
-from forebay.scheduler.devices.inputs import Settings, read_ask, read_node, read_record
-from forebay.scheduler.devices.kinds import GIB, MIB
+from forebay.scheduler.devices.ecosystems import ack
+from forebay.scheduler.devices.ecosystems.inputs import Settings, read_ask, read_node, read_record
 from forebay.scheduler.devices.ledger import Ledger
+from forebay.scheduler.devices.vendors.kinds import GIB, MIB
 from forebay.scheduler.pods.fill import Fill
-from forebay.scheduler.quota.check import Findings
+from forebay.scheduler.quota.inputs.check import Findings
 
 
 def read(limits: dict[str, dict[str, Any]], **more: Any) -> tuple[PodAsk | None, list[str]]:

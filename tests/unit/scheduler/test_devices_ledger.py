@@ -14,9 +14,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from forebay.scheduler.devices.ask import PodAsk
 from forebay.scheduler.devices.card import ANY, NOTHING, Device, Part, Rules, Seat, Use, mask_of
 from forebay.scheduler.devices.fit import Refusal, fit
-from forebay.scheduler.devices.kinds import GIB
 from forebay.scheduler.devices.ledger import Ledger, Refused
 from forebay.scheduler.devices.record import Record
+from forebay.scheduler.devices.vendors.kinds import GIB
 
 SEATS = (Seat("c"),)
 

@@ -16,11 +16,11 @@ from forebay.scheduler.arrays.state import Node, Overcommit, State
 from forebay.scheduler.devices.ask import Ask, PodAsk
 from forebay.scheduler.devices.card import Device, Rules, Seat, collapse
 from forebay.scheduler.devices.fit import Refusal
-from forebay.scheduler.devices.kinds import GIB
 from forebay.scheduler.devices.ledger import Ledger
 from forebay.scheduler.devices.rating import ordered
 from forebay.scheduler.devices.record import Record
 from forebay.scheduler.devices.request import request_of
+from forebay.scheduler.devices.vendors.kinds import GIB
 from forebay.scheduler.explain import failed_constraints
 from forebay.scheduler.gang import Gang, Member, plan
 from forebay.scheduler.plan import Plan

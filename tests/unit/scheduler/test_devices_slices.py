@@ -6,8 +6,8 @@ from typing import Any
 
 from devicekit import node
 
-from forebay.scheduler.devices.inputs import read_node
-from forebay.scheduler.quota.check import Findings
+from forebay.scheduler.devices.ecosystems.inputs import read_node
+from forebay.scheduler.quota.inputs.check import Findings
 
 
 def slice_(devices: list[dict[str, Any]], generation: int = 1) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from devicekit import gpu
 from devicekit import one as share
 from filterlab import cluster, node, pod
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.slots import slots
 from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.decision import Ask
-from forebay.scheduler.devices.kinds import GIB
 from forebay.scheduler.devices.request import request_of
+from forebay.scheduler.devices.vendors.kinds import GIB
 from forebay.scheduler.dispatcher import Dispatcher
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.locality.warmth import Warmth

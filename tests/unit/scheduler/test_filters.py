@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from filterlab import cluster, node, pod, where
 
-from forebay.api.corev1 import Container, Namespace, Pod
+from forebay.api.kubernetes.core import Container, Namespace, Pod
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.arrays.node_rows import TaintOf
 from forebay.scheduler.filters.taints import tolerates

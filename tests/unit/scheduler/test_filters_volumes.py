@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from filterlab import cluster, node, pod, where
 
-from forebay.api.corev1 import Pod
-from forebay.api.resourcev1 import ResourceClaim
-from forebay.api.storagev1 import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
+from forebay.api.kubernetes.core import Pod
+from forebay.api.kubernetes.resource import ResourceClaim
+from forebay.api.kubernetes.storage import CSINode, PersistentVolume, PersistentVolumeClaim, StorageClass
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.storage import Chosen, ClaimKey
 from forebay.scheduler.gang import Gang, Member, plan

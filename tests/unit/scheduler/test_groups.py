@@ -8,7 +8,7 @@ import pytest
 import yaml
 from groupkit import ACK, KOORDINATOR, ONE, pod
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.groups import SOURCES, Groups, Membership, Spec, too_large

@@ -6,7 +6,7 @@ from groupkit import ACK, KOORDINATOR, ONE, pod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.groups import SOURCES, Groups, Membership
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from forebay.api.corev1 import Pod, PodStatus
+from forebay.api.kubernetes.core import Pod, PodStatus
 from forebay.scheduler.live.instructions import Named
 from forebay.scheduler.live.intentions import GATE, INTENTION, Intention, Late, Opened, opening, read, render
 

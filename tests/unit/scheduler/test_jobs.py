@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.cli.sim import sim
+from forebay.cli.sim.command import sim
 from forebay.cli.why import why as why_command
 from forebay.scheduler import snapshot
 from forebay.scheduler.arrays.types import Ints

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from filterlab import cluster, node, pod
 
-from forebay.api.corev1 import Pod
-from forebay.api.hints import DatasetHintsStatus
-from forebay.api.nodecache import NodeCacheStatus, Served
+from forebay.api.hints.datasethints import DatasetHintsStatus
+from forebay.api.hints.nodecache import NodeCacheStatus, Served
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.live.config import Locality

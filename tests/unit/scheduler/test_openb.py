@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from forebay.cli.sim import sim
+from forebay.cli.sim.command import sim
 from forebay.scheduler import openb, replay
 from forebay.scheduler.arrays.state import State
 from forebay.scheduler.policies import POLICIES

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from forebay.cli.sim import sim
+from forebay.cli.sim.command import sim
 from forebay.scheduler.openb_report import page
 from forebay.scheduler.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, html_table, nice, plot
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.api.quantity import QuantityError
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.pods import facts as pod_facts

@@ -6,13 +6,13 @@ import random
 import time
 
 from forebay.scheduler.quota.amounts import JOBS
-from forebay.scheduler.quota.check import Findings, build
-from forebay.scheduler.quota.entitled import Ask
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.ledger import Charge, Ledger
 from forebay.scheduler.quota.order import Waiting
-from forebay.scheduler.quota.pods import Gang, Running
 from forebay.scheduler.quota.quotas import Quotas
-from forebay.scheduler.quota.rooms import NodeRoom
+from forebay.scheduler.quota.reclaim.entitled import Ask
+from forebay.scheduler.quota.reclaim.pods import Gang, Running
+from forebay.scheduler.quota.reclaim.rooms import NodeRoom
 from forebay.scheduler.quota.shares import fair_shares
 from forebay.scheduler.quota.tree import Queue
 

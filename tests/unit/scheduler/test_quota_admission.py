@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from forebay.scheduler.quota.admission import admit, borrowed
 from forebay.scheduler.quota.amounts import JOBS
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.tree import Queue, QuotaTree
 
 GPU, MEM, CACHE = "nvidia.com/gpu", "aliyun.com/gpu-mem", "forebay.io/cache-bytes"

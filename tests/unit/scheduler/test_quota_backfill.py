@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from forebay.scheduler.quota.admission import admit
 from forebay.scheduler.quota.backfill import Release, Reservations, earliest_start, expected_end, queue_needs
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.order import Turns, Waiting
 from forebay.scheduler.quota.shares import fair_shares
 from forebay.scheduler.quota.tree import Queue, QuotaTree

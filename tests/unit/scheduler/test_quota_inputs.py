@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota.ack import queue_name, read_tree, write_tree
 from forebay.scheduler.quota.amounts import JOBS
-from forebay.scheduler.quota.check import Findings
-from forebay.scheduler.quota.elastic import of_pod, write_quota, write_status
-from forebay.scheduler.quota.inputs import read
+from forebay.scheduler.quota.inputs.ack import queue_name, read_tree, write_tree
+from forebay.scheduler.quota.inputs.check import Findings
+from forebay.scheduler.quota.inputs.elastic import of_pod, write_quota, write_status
+from forebay.scheduler.quota.inputs.objects import read
 from forebay.scheduler.quota.shares import fair_shares
 from forebay.scheduler.quota.tree import WHOLE_CLUSTER, QuotaTree
 

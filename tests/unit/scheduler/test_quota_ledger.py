@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from forebay.scheduler.quota import ledger as quota_ledger
 from forebay.scheduler.quota.amounts import JOBS
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.ledger import Charge, Ledger
 from forebay.scheduler.quota.tree import Queue, QuotaTree
 

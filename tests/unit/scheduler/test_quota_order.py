@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.order import BEYOND, FAIR, GUARANTEED, OVERDUE, Turns, Waiting
 from forebay.scheduler.quota.shares import fair_shares
 from forebay.scheduler.quota.tree import Queue

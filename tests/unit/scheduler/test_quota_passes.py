@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from picks import Chance, Drawn, Picks
 
-from forebay.scheduler.quota.check import Findings, build
-from forebay.scheduler.quota.covered import Cover, Measure, parts
-from forebay.scheduler.quota.entitled import Ask
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.ledger import Charge, Ledger
 from forebay.scheduler.quota.order import Waiting
-from forebay.scheduler.quota.pods import Gang, Running
 from forebay.scheduler.quota.quotas import Quotas
-from forebay.scheduler.quota.rooms import NodeRoom
+from forebay.scheduler.quota.reclaim.covered import Cover, Measure, parts
+from forebay.scheduler.quota.reclaim.entitled import Ask
+from forebay.scheduler.quota.reclaim.pods import Gang, Running
+from forebay.scheduler.quota.reclaim.rooms import NodeRoom
 from forebay.scheduler.quota.tree import Queue
 
 GPU = "nvidia.com/gpu"

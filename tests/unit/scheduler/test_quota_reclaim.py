@@ -10,10 +10,10 @@ from reclaimkit import GPU, NOW, A, B, World, ask, gone, pod, pods
 
 from forebay.scheduler.quota.admission import admit
 from forebay.scheduler.quota.amounts import JOBS
-from forebay.scheduler.quota.entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG
-from forebay.scheduler.quota.pods import Gang
-from forebay.scheduler.quota.reclaim import reclaim
-from forebay.scheduler.quota.rooms import AskedRoom, NodeRoom
+from forebay.scheduler.quota.reclaim.entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG
+from forebay.scheduler.quota.reclaim.plan import reclaim
+from forebay.scheduler.quota.reclaim.pods import Gang
+from forebay.scheduler.quota.reclaim.rooms import AskedRoom, NodeRoom
 from forebay.scheduler.quota.tree import Queue
 
 

@@ -15,9 +15,9 @@ from reclaimkit import GPU, NOW, World, pod
 
 from forebay.scheduler.quota.admission import admit
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.entitled import GUARANTEE, Ask, Entitlement
-from forebay.scheduler.quota.pods import Gang, Running
-from forebay.scheduler.quota.reclaim import Reclaim
+from forebay.scheduler.quota.reclaim.entitled import GUARANTEE, Ask, Entitlement
+from forebay.scheduler.quota.reclaim.plan import Reclaim
+from forebay.scheduler.quota.reclaim.pods import Gang, Running
 from forebay.scheduler.quota.tree import Queue
 
 Drawing = tuple[World, dict[str, Gang], dict[str, int], Ask, int]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.shares import Claim, divide, fair_shares, fill
 from forebay.scheduler.quota.tree import Queue, QuotaTree
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.scheduler.quota.amounts import CPU, parse_amount, render_amount, show
-from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.tree import WHOLE_CLUSTER, Queue, QuotaTree
 
 GPU = "nvidia.com/gpu"

@@ -15,7 +15,7 @@ from devicekit import RULES, random_ask, random_cards
 
 from forebay.scheduler.arrays.state import Node, State
 from forebay.scheduler.devices.card import NOTHING, Device, Rules, Use, mask_of
-from forebay.scheduler.devices.inputs import Inventory, read_record, render
+from forebay.scheduler.devices.ecosystems.inputs import Inventory, read_record, render
 from forebay.scheduler.devices.ledger import Ledger
 from forebay.scheduler.devices.pod import Box, Pod
 from forebay.scheduler.devices.record import Record
@@ -25,7 +25,7 @@ from forebay.scheduler.planner import Planner
 from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies import POLICIES, Setting, make
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.check import Findings, build
+from forebay.scheduler.quota.inputs.check import Findings, build
 from forebay.scheduler.quota.ledger import Charge
 from forebay.scheduler.quota.ledger import Ledger as QuotaLedger
 from forebay.scheduler.quota.order import Waiting

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import COLUMNS, requests, states
 
-from forebay.api import corev1
+from forebay.api.kubernetes import core as corev1
 from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.arrays.types import Ints

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.api.hints import DatasetHintsStatus, NodeHint
-from forebay.api.nodecache import HeldBytes, HeldDataset, NodeCacheStatus, Warming
+from forebay.api.hints.datasethints import DatasetHintsStatus, NodeHint
+from forebay.api.hints.nodecache import HeldBytes, HeldDataset, NodeCacheStatus, Warming
 from forebay.scheduler.locality.warmth import STALE, Warmth, seconds
 
 NOW = 1_800_000_000.0

@@ -10,7 +10,7 @@ import pytest
 from datakit import CLAIM, Lake, claim
 from livekit import JOB, T0, aged, bound, gang, node, pod
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.live.config import Configuration, Locality
 from forebay.scheduler.live.copies import NodeCache
 from forebay.scheduler.live.instructions import Tell

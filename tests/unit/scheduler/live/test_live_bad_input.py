@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from livekit import GANG, MINIMUM, binds, bound, core, node, pod
 
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.kube.objects import ObjectMeta
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live.config import Configuration

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from forebay.api.corev1 import Node, Pod
-from forebay.api.resourcev1 import FINALIZER, DeviceClass, ResourceClaim, ResourceSlice
-from forebay.api.storagev1 import CSIDriver, CSIStorageCapacity, PersistentVolumeClaim, StorageClass
+from forebay.api.kubernetes.core import Node, Pod
+from forebay.api.kubernetes.resource import FINALIZER, DeviceClass, ResourceClaim, ResourceSlice
+from forebay.api.kubernetes.storage import CSIDriver, CSIStorageCapacity, PersistentVolumeClaim, StorageClass
 from forebay.kube.errors import Conflict, NotFound, Status, Unreachable
 from forebay.kube.objects import Bare, Key, ObjectMeta
 from forebay.scheduler.claims.pools import DeviceId

@@ -7,7 +7,7 @@ import random
 import pytest
 from livekit import GANG, MINIMUM, binds, bound, core, node, pod
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.live.config import Gangs
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Bind, Cancel, Delete, Outcome, Result, Tell

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from livekit import JOB, T0, World, aged, bound, ending, gang, node, pod
 
-from forebay.api.batchv1 import Job as BatchJob
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.batch import Job as BatchJob
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.instructions import Report
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from livekit import bound, node, pod
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.live import journal
 from forebay.scheduler.live.config import Configuration

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from livekit import binds, bound, core, node, pod
 
-from forebay.api.corev1 import Node
+from forebay.api.kubernetes.core import Node
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Bind, Tell
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from livekit import aged, binds, bound, core, node, pod
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.kube.objects import ObjectMeta
 from forebay.scheduler.live.copies import PriorityClass
 from forebay.scheduler.live.core import Core

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from livekit import bound, core, node, pod
 
-from forebay.api.corev1 import Pod
+from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.live.instructions import Bind, Delete
 from forebay.scheduler.live.preempting import CountedRoom, PlannedRoom
 

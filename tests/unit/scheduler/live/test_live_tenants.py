@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from livekit import binds, bound, core, node, pod
 
-from forebay.api.corev1 import Node, Pod
+from forebay.api.kubernetes.core import Node, Pod
 from forebay.scheduler.live.config import Configuration, Filling
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.instructions import Bind, Tell

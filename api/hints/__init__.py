@@ -1,0 +1,1 @@
+"""What nodes and datasets publish for those who place pods."""

@@ -1,0 +1,1 @@
+"""What the scheduler reads of Kubernetes' own types."""

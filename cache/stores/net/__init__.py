@@ -1,0 +1,1 @@
+"""Connections to stores, and what travels over them."""

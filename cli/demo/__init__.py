@@ -1,0 +1,1 @@
+"""The demo, and the stores it makes for the occasion."""

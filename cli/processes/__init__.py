@@ -1,0 +1,1 @@
+"""What pods of an installation run."""

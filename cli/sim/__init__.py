@@ -1,0 +1,1 @@
+"""Recorded workloads under a virtual clock."""

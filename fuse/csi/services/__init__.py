@@ -1,0 +1,1 @@
+"""Identity, Node, Controller, and how kubelet learns of them."""

@@ -1,0 +1,1 @@
+"""Who goes so that a job can start."""
