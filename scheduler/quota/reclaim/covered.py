@@ -1,4 +1,4 @@
-"""What floors and fair shares cover, over all queues: the measure that every reclaim raises, so that reclaiming ends.
+"""What floors and fair shares cover, over all queues: the measure that reclaim raises, so that reclaiming ends.
 
 A leaf's share covers what runs there, the highest priority first, then the oldest, as far as it reaches: the first that does not
 fit ends its priority, and lower ones go on with what is left. Its floor covers in the same way. A gang's minimum is covered as
@@ -6,7 +6,7 @@ one, then its other members each.
 
 `Measure` compares, in this order, what floors cover, what fair shares cover, what runs, and how little of that is beyond fair
 shares; of the first three, the highest priority at which two states differ decides. Starting a job raises it (the youngest comes
-last of its priority), and evictions count only if they do: docs/quota.md has the proof.
+last of its priority), and evictions count if they do: docs/quota.md has the proof, and when amounts alone decide.
 """
 
 from __future__ import annotations
@@ -97,6 +97,23 @@ class Cover:
             beyond += sum(max(0, n - bounds[r]) * self._weights[r] for r, n in amounts.items())
         return Measure(self._sums(there, by_floors=True), self._sums(there, by_floors=False), _listed(runs), -beyond)
 
+    def used(self, there: Iterable[Part]) -> tuple[int, int]:
+        """How much of floors, and of shares, is in use, whatever the priority of what uses them."""
+        amounts: dict[str, dict[str, int]] = {}
+        for part in there:
+            if part.queue:
+                add(amounts.setdefault(part.queue, {}), self._governed(part))
+        floors, shares = (
+            sum(
+                min(n, bounds[r]) * self._weights[r]
+                for queue, of in amounts.items()
+                for bounds in (self._bounds(queue, by_floors=by_floors),)
+                for r, n in of.items()
+            )
+            for by_floors in (True, False)
+        )
+        return floors, shares
+
     def _sums(self, there: Sequence[Part], *, by_floors: bool) -> Sums:
         sums = Counter[int]()
         for part in self.of(there, by_floors=by_floors):
@@ -140,11 +157,18 @@ def _listed(sums: Mapping[int, int]) -> Sums:
     return tuple((priority, n) for priority, n in sorted(sums.items(), reverse=True) if n)
 
 
-def outweighed(
-    cover: Cover, running: Sequence[Running], gangs: Mapping[str, Gang], ask: Ask, gone: Sequence[Running]
-) -> set[str]:
-    """Empty if the measure is higher with the job and without who would go. Else whom of them, by uid, to let stay because they
-    are covered; all of them where none is. Only queues that gain or lose are looked at: in the others nothing changes."""
+class Weighed(NamedTuple):
+    """`stay`: empty if the measure is higher with the job and without who would go; else whom of them, by uid, to let stay as
+    they are covered, all of them where none is. `by_amounts`: whether queues then use more of their floors, or as much of those
+    and more of their shares, whatever the priority of what they use."""
+
+    stay: set[str]
+    by_amounts: bool
+
+
+def weigh(cover: Cover, running: Sequence[Running], gangs: Mapping[str, Gang], ask: Ask, gone: Sequence[Running]) -> Weighed:
+    """What a job is worth against who would go for it. Only queues that gain or lose are looked at: in the others nothing
+    changes."""
     going, queues = {p.uid for p in gone}, {ask.queue, *(p.queue for p in gone)}
     named = {p.gang for p in running if p.gang and p.queue in queues}
     near = [p for p in running if p.queue in queues or p.gang in named]
@@ -153,9 +177,9 @@ def outweighed(
     after.append(Part(ask.name, ask.queue, ask.priority, math.inf, ask.request, frozenset()))
     old, new = cover.measure(before), cover.measure(after)
     if new > old:
-        return set()
+        return Weighed(set(), by_amounts=True)
     by_floors = new.floors < old.floors
     was, now = (old.floors, new.floors) if by_floors else (old.shares, new.shares)
     decides = next((a[0] for a, b in zip_longest(was, now) if a and a != b), -math.inf)
     kept = {uid for part in cover.of(before, by_floors=by_floors) if part.priority >= decides for uid in part.uids & going}
-    return kept or going
+    return Weighed(kept or going, cover.used(after) > cover.used(before))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from forebay.scheduler.quota.admission import Verdict
 from forebay.scheduler.quota.amounts import NOTHING, Amounts, add, show_all
 from forebay.scheduler.quota.books import Books
-from forebay.scheduler.quota.reclaim.covered import Cover, outweighed
+from forebay.scheduler.quota.reclaim.covered import Cover, weigh
 from forebay.scheduler.quota.reclaim.entitled import GUARANTEE, PRIORITY, SURPLUS, WHOLE_GANG, Ask, Entitlement
 from forebay.scheduler.quota.reclaim.pods import Gang, Running, Unit, units
 from forebay.scheduler.quota.reclaim.rooms import Room
@@ -37,7 +37,7 @@ class Reclaim:
     """What to evict. `feasible` and no pods: it fits as it is. Not feasible: nothing is to be evicted, `reason` says why.
 
     `lost` in card-seconds. `stage`: the harshest rule that was needed (`entitled`). `kept` counts the pods that may not
-    go, by why.
+    go, by why. `by_amounts`: what floors and shares cover falls for some priority, and amounts alone decided (`covered`).
     """
 
     feasible: bool
@@ -46,6 +46,7 @@ class Reclaim:
     lost: float = 0.0
     stage: int = 0
     kept: Mapping[str, int] = field(default_factory=dict)
+    by_amounts: bool = False
 
     def freed(self) -> dict[str, dict[str, int]]:
         """Amounts by node."""
@@ -87,6 +88,7 @@ def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
     candidates, kept = _movable(units(running, gangs, now), draft, now)
     cover = Cover(books.tree, shares)
     found: list[Reclaim] = []
+    spare: list[Reclaim] = []  # what counts by amounts alone
     far: list[_Progress] = []
     for search in (by_excess, by_work, by_strain):
         left: Sequence[Unit] = candidates
@@ -99,10 +101,14 @@ def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
             else:
                 prune(trial)
                 stays = _owed(trial)
-                if not stays and (stays := _outweighed(trial, cover, running, gangs)):
-                    kept[_COVERED] = max(kept[_COVERED], sum(len(unit.pods) for unit in stays))
                 if not stays:
-                    found.append(_found(trial, now))
+                    stays, by_amounts = _weighed(trial, cover, running, gangs)
+                    if not stays:
+                        found.append(_found(trial, now))
+                    elif by_amounts:
+                        spare.append(replace(_found(trial, now), by_amounts=True))
+                    if stays:
+                        kept[_COVERED] = max(kept[_COVERED], sum(len(unit.pods) for unit in stays))
             done = bool(found) and (taken == len(trial.steps) or not room.quick)  # nothing was scattered, or asking costs
             trial.roll_back(0)
             if not stays:
@@ -112,7 +118,7 @@ def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
             far.append(_progress(trial, candidates))
         if done:
             break
-    if found:
+    if found := found or spare:
         return min(found, key=lambda r: (r.stage, r.lost, len(r.pods)))
     return _in_vain(trial, max(far, key=lambda p: p.fitting), kept)
 
@@ -155,11 +161,14 @@ def _owed(trial: Trial) -> list[Unit]:
     return [step.unit for i in trial.entitlement.owed(gone, trial.books) for step in dearest[i]]
 
 
-def _outweighed(trial: Trial, cover: Cover, running: Sequence[Running], gangs: Mapping[str, Gang]) -> list[Unit]:
-    """What has been taken and should stay: floors and shares would cover no more by the job than they cover of what goes."""
+def _weighed(trial: Trial, cover: Cover, running: Sequence[Running], gangs: Mapping[str, Gang]) -> tuple[list[Unit], bool]:
+    """What has been taken and should stay: floors and shares would cover no more by the job than they cover of what goes. And
+    whether it may go all the same: amounts say so, and nobody goes for a higher priority of the same queue. Without this a queue
+    could not take its min back where what others have beyond theirs has higher priorities."""
     gone = [p for step in trial.steps for p in step.pods]
-    stay = outweighed(cover, running, gangs, trial.ask, gone)
-    return [step.unit for step in trial.steps if stay & {p.uid for p in step.pods}]
+    found = weigh(cover, running, gangs, trial.ask, gone)
+    others = all(step.stage != PRIORITY for step in trial.steps)
+    return [step.unit for step in trial.steps if found.stay & {p.uid for p in step.pods}], others and found.by_amounts
 
 
 def _without(candidates: Sequence[Unit], owed: Iterable[Unit]) -> list[Unit]:
