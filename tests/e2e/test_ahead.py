@@ -13,7 +13,7 @@ from gangkit import CARDS, GIB, UNTIL_DELETED, Crew, give_cards, scheduling, tol
 from harness import cards
 from harness.cluster import Cluster
 from lakekit import Lake
-from podkit import pod, until
+from podkit import Pods, pod, until
 
 from forebay.api.hints.datasethints import LOAD_ON
 from forebay.controller.loads.ahead import AHEAD
@@ -31,6 +31,12 @@ def log(installation: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     give_cards(installation)
     with scheduling(installation, tmp_path_factory.mktemp("scheduler"), SETTINGS) as log:
         yield log
+
+
+@pytest.fixture
+def lake(installation: Cluster, words: None, pods: Pods) -> Lake:
+    """Many files alike: each node owns some. Of few files one worker may own nearly all, and then its node is near the data too."""
+    return Lake(pods, sizes=[150_000] * 40)
 
 
 def busy(node: str, at: int) -> dict[str, Any]:
