@@ -35,7 +35,7 @@ def log(installation: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def lake(installation: Cluster, words: None, pods: Pods) -> Lake:
-    """Many files alike: each node owns some. Of few files one worker may own nearly all, and then its node is near the data too."""
+    """Many files alike: each node owns some. Of few files one worker may own nearly all, and its node is near the data then."""
     return Lake(pods, sizes=[150_000] * 40)
 
 
