@@ -103,16 +103,12 @@ class Cover:
         for part in there:
             if part.queue:
                 add(amounts.setdefault(part.queue, {}), self._governed(part))
-        floors, shares = (
-            sum(
-                min(n, bounds[r]) * self._weights[r]
-                for queue, of in amounts.items()
-                for bounds in (self._bounds(queue, by_floors=by_floors),)
-                for r, n in of.items()
-            )
-            for by_floors in (True, False)
-        )
+        floors, shares = (sum(self._within(queue, n, by_floors=of) for queue, n in amounts.items()) for of in (True, False))
         return floors, shares
+
+    def _within(self, queue: str, amounts: Amounts, *, by_floors: bool) -> int:
+        bounds = self._bounds(queue, by_floors=by_floors)
+        return sum(min(n, bounds[r]) * self._weights[r] for r, n in amounts.items())
 
     def _sums(self, there: Sequence[Part], *, by_floors: bool) -> Sums:
         sums = Counter[int]()

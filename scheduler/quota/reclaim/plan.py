@@ -103,12 +103,11 @@ def reclaim(  # noqa: PLR0917 - what a decision needs, once per decision
                 stays = _owed(trial)
                 if not stays:
                     stays, by_amounts = _weighed(trial, cover, running, gangs)
+                    kept[_COVERED] = max(kept[_COVERED], sum(len(unit.pods) for unit in stays))
                     if not stays:
                         found.append(_found(trial, now))
                     elif by_amounts:
                         spare.append(replace(_found(trial, now), by_amounts=True))
-                    if stays:
-                        kept[_COVERED] = max(kept[_COVERED], sum(len(unit.pods) for unit in stays))
             done = bool(found) and (taken == len(trial.steps) or not room.quick)  # nothing was scattered, or asking costs
             trial.roll_back(0)
             if not stays:

@@ -60,6 +60,19 @@ def test_lower_priorities_first_even_if_they_lose_more() -> None:
     assert gone(World([A, B], running).take(ask("a", 1))) == ["b3"]
 
 
+def test_a_min_is_taken_back_though_what_covers_it_elsewhere_is_of_higher_priority() -> None:
+    """A pod of two cards needs a whole node, and each has one of b's two that its min covers first: b keeps as much, of less
+    priority. A pod of one card lets those stay."""
+    queues = [Queue(name=name, min={GPU: 2}, max={GPU: 4}) for name in "ab"]
+    high = [pod(f"h{node}", "b", f"n{node}", priority=1) for node in (1, 2)]
+    low = [pod(f"l{node}", "b", f"n{node}") for node in (1, 2)]
+    world = World(queues, [*high, *low], size=2)
+    whole = world.take(ask("a", 2), each=2)
+    assert (gone(whole), whole.stage, whole.by_amounts) in ((["h1", "l1"], SURPLUS, True), (["h2", "l2"], SURPLUS, True))
+    single = world.take(ask("a", 2))
+    assert (gone(single), single.by_amounts) == (["l1", "l2"], False)
+
+
 @pytest.mark.parametrize(
     ("minimum", "single", "wanted", "expected", "stage"),
     [
