@@ -2,7 +2,8 @@
 
 Pods are placed hardest first, each where the policy likes it best, and see those of their gang that were placed before: affinity,
 spread, ports and claims count them. That is greedy: a gang of unlike pods can be refused although another order would fit;
-`Plan.reason` then says which group fell short.
+`Plan.reason` then says which group fell short. What pods prefer never keeps a gang, or one of its pods, from starting: where not
+all find a place with it, it is tried without.
 """
 
 from __future__ import annotations
@@ -70,21 +71,41 @@ def part(gang: Gang, room: int) -> Sequence[Member]:
 
 def plan(planner: Planner, gang: Gang) -> Plan:
     """Place the gang in the planner's state, or leave the state as it is. Pods above the minimum get what is left."""
+    heed = any(planner.heeds(request) for request in {member.request for member in gang.members})
     with Transaction(planner.state) as transaction:
-        placements = list[Placement]()
-        stuck = sorted(gang.members, key=lambda one: _hardness(one.request), reverse=True)
-        reached = dict.fromkeys(gang.group_minimum, 0)
-        while True:
-            before = len(placements)
-            stuck = _place(planner, transaction, stuck, placements, reached)
-            if len(placements) == before or not any(planner.state.coupled(member.request) for member in stuck):
-                break  # else one that was placed late may be what another's affinity or spread waits for
-        reason = _short(gang, len(placements), reached)
-        waiting = tuple(member.pod for member in stuck)
-        if not reason:
+        found = _attempt(planner, transaction, gang, heed=heed)
+        if heed and (found.waiting or not found.placed):
+            found = _without(planner, transaction, gang, found)
+        if found.placed:
             transaction.commit()
-            return Plan(gang.name, tuple(placements), waiting)
-        failed = failed_constraints(planner.state, stuck[0].request)  # with the others in place: that is what it met
+    return found
+
+
+def _without(planner: Planner, transaction: Transaction, gang: Gang, found: Plan) -> Plan:
+    """Where more of the gang fits if nothing is preferred, that; else what was found."""
+    transaction.undo()
+    plain = _attempt(planner, transaction, gang, heed=False)
+    if len(plain.placements) > len(found.placements) or not found.placed:
+        return plain
+    transaction.undo()
+    return _attempt(planner, transaction, gang, heed=True)
+
+
+def _attempt(planner: Planner, transaction: Transaction, gang: Gang, *, heed: bool) -> Plan:
+    """Places the gang, or says why not: what it did place of it then stays in the transaction, for whoever began that to undo."""
+    placements = list[Placement]()
+    stuck = sorted(gang.members, key=lambda one: _hardness(one.request), reverse=True)
+    reached = dict.fromkeys(gang.group_minimum, 0)
+    while True:
+        before = len(placements)
+        stuck = _place(planner, transaction, stuck, placements, reached, heed=heed)
+        if len(placements) == before or not any(planner.state.coupled(member.request) for member in stuck):
+            break  # else one that was placed late may be what another's affinity or spread waits for
+    reason = _short(gang, len(placements), reached)
+    waiting = tuple(member.pod for member in stuck)
+    if not reason:
+        return Plan(gang.name, tuple(placements), waiting)
+    failed = failed_constraints(planner.state, stuck[0].request)  # with the others in place: that is what it met
     return Plan(gang.name, (), tuple(member.pod for member in gang.members), reason, failed)
 
 
@@ -94,12 +115,14 @@ def _place(
     members: Sequence[Member],
     placements: list[Placement],
     reached: dict[str, int],
+    *,
+    heed: bool,
 ) -> list[Member]:
     """Places those of the members that fit, in their order; the others."""
     stuck = list[Member]()
     hopeless = set[Request]()  # placing more only takes: equal requests do not fit either, until others are placed
     for member in members:
-        choice = None if member.request in hopeless else planner.choose(member.request)
+        choice = None if member.request in hopeless else planner.choose(member.request, heed=heed)
         if choice is None:
             hopeless.add(member.request)
             stuck.append(member)

@@ -2,7 +2,8 @@
 
 A class is a set of pods that ask for the same amounts. Its feasibility, scores and cards are computed once for all rows, and then
 only for rows that changed since it was last asked: `State.stamp` tells which. The result is the same as computing all anew.
-Requests that differ only in their constraints share it: where each may go (`State.allowed`) masks the scores.
+Requests that differ only in their constraints share it: where each may go (`State.allowed`) masks the scores, and what it prefers
+among those is added to them (`preferences/worth.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import numpy as np
 
 from forebay.scheduler.arrays.looks import Looks
 from forebay.scheduler.arrays.state import Overcommit, State
+from forebay.scheduler.arrays.types import Floats
 from forebay.scheduler.devices.card import Part
 from forebay.scheduler.devices.fit import Refusal
 from forebay.scheduler.pods.request import Request
 from forebay.scheduler.policies.base import Policy
+from forebay.scheduler.preferences.worth import SECONDS, preferring
 from forebay.scheduler.ranking import Ranking
 
 
@@ -32,11 +35,12 @@ class Choice:
 
 
 class Planner:
-    """Decisions of one policy over one state."""
+    """Decisions of one policy over one state. `preference_seconds`: what preferences are worth, 0 for nothing."""
 
-    def __init__(self, state: State, policy: Policy) -> None:
+    def __init__(self, state: State, policy: Policy, preference_seconds: float = SECONDS) -> None:
         self.state = state
         self.policy = policy
+        self.preference_seconds = preference_seconds
         self._looks = Looks(state)
         self._rankings: dict[Request, Ranking] = {}  # requests that differ only in their constraints share one
 
@@ -56,11 +60,25 @@ class Planner:
             kept = self._rankings[request] = Ranking(request, len(self.state))
         return kept
 
-    def choose(self, request: Request) -> Choice | None:
-        """The row and cards of the best placement, None where the request fits nowhere. Changes nothing."""
+    def heeds(self, request: Request) -> bool:
+        """Whether preferences may have a say in where the request goes."""
+        return self.preference_seconds > 0 and self.state.prefers(request)
+
+    def scores(self, request: Request) -> Floats:
+        """The policy's scores [N], -inf where the request may not go or does not fit. Not to be changed."""
         kept = self.ranking(request)
         allowed = self.state.allowed(request)
-        row = self.policy.pick(kept.score if allowed is None else np.where(allowed, kept.score, -np.inf))
+        return kept.score if allowed is None else np.where(allowed, kept.score, -np.inf)
+
+    def choose(self, request: Request, *, heed: bool = True) -> Choice | None:
+        """The row and cards of the best placement, None where the request fits nowhere. Changes nothing.
+
+        `heed` False: as if nothing were preferred.
+        """
+        scores, kept = self.scores(request), self._rankings[request]
+        if heed and self.heeds(request):
+            scores = preferring(self.state, request, scores, self.preference_seconds)
+        row = self.policy.pick(scores)
         if row is None:
             return None
         first, score = int(kept.card[row]), float(kept.score[row])

@@ -100,8 +100,16 @@ class Toleration(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     effect: str = ""
 
 
+class PreferredNodeTerm(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """`core/v1.PreferredSchedulingTerm`; `weight` 1 to 100."""
+
+    weight: int
+    preference: NodeTerm = NodeTerm()
+
+
 class NodeAffinity(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
     required: NodeSelector | None = msgspec.field(default=None, name="requiredDuringSchedulingIgnoredDuringExecution")
+    preferred: tuple[PreferredNodeTerm, ...] = msgspec.field(default=(), name="preferredDuringSchedulingIgnoredDuringExecution")
 
 
 class PodAffinityTerm(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
@@ -113,10 +121,18 @@ class PodAffinityTerm(msgspec.Struct, frozen=True, gc=False, rename="camel", omi
     mismatch_label_keys: tuple[str, ...] = ()
 
 
+class PreferredPodTerm(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """`core/v1.WeightedPodAffinityTerm`; `weight` 1 to 100."""
+
+    weight: int
+    pod_affinity_term: PodAffinityTerm
+
+
 class PodAffinity(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):
-    """Of podAffinity and podAntiAffinity, what is required."""
+    """Of podAffinity and podAntiAffinity."""
 
     required: tuple[PodAffinityTerm, ...] = msgspec.field(default=(), name="requiredDuringSchedulingIgnoredDuringExecution")
+    preferred: tuple[PreferredPodTerm, ...] = msgspec.field(default=(), name="preferredDuringSchedulingIgnoredDuringExecution")
 
 
 class Affinity(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults=True):

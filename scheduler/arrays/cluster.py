@@ -38,6 +38,8 @@ from forebay.scheduler.pods.classes import PodClass
 from forebay.scheduler.pods.compiled import Compiled, World
 from forebay.scheduler.pods.facts import Facts, Reader
 from forebay.scheduler.pods.request import Request
+from forebay.scheduler.preferences.points import Points
+from forebay.scheduler.preferences.preferences import Preferences
 from forebay.scheduler.quota.amounts import Amounts, parse_amount
 
 COLUMNS = ("cpu", "memory", "ephemeral-storage", PODS)
@@ -340,6 +342,16 @@ class Cluster(Rows):
             passed = np.ones(len(self), np.bool_) if passed is None else passed.copy()
             passed[self.holds.shut(self, request)] = False
         return passed
+
+    def prefers(self, request: Request) -> bool:
+        return bool(request.constraints and self._class(request).preferences.any)
+
+    def preferred(self, request: Request, rows: Ints, held: Bools | None = None) -> Points:
+        return self._class(request).preferences.points(rows, held) if request.constraints else Points()
+
+    def preferences(self, request: Request) -> Preferences | None:
+        """What is preferred for the request, None for nothing: for whoever explains it."""
+        return self._class(request).preferences if self.prefers(request) else None
 
     def _priority(self, request: Request) -> int:
         return self._class(request).key.priority if request.constraints else 0

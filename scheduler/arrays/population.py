@@ -45,6 +45,7 @@ class Population:
         self._kinds_in: dict[str, list[tuple[Meaning, Kind]]] = {}
         self._kinds_wide: list[tuple[Meaning, Kind]] = []
         self._holders: dict[PodTerm, Kind] = {}
+        self._wishers: dict[tuple[int, PodTerm], Kind] = {}
         self.epoch = 0
 
     # --- who is who ---
@@ -72,9 +73,26 @@ class Population:
             kept = self._holders[term] = Kind()
         return kept
 
+    def wishers(self, weight: int, term: PodTerm) -> Kind:
+        """Pods that want to be near those that the term means, with that weight; away from them where it is below 0."""
+        kept = self._wishers.get((weight, term))
+        if kept is None:
+            kept = self._wishers[weight, term] = Kind()
+        return kept
+
     @property
     def terms(self) -> int:
         return len(self._holders)
+
+    @property
+    def wishes(self) -> int:
+        """How many such terms there are, with their weights."""
+        return len(self._wishers)
+
+    def wishing(self, group: Group, known: int = 0) -> list[tuple[int, PodTerm, Kind]]:
+        """Those that mean pods of the group, without the first `known` of all."""
+        fresh = itertools.islice(self._wishers.items(), known, None)
+        return [(weight, term, kind) for (weight, term), kind in fresh if self._means(term, group)]
 
     def against(self, group: Group, known: int = 0) -> list[tuple[PodTerm, Kind]]:
         """Anti-affinity terms of any pod that mean pods of the group, without the first `known` of all terms."""
@@ -163,8 +181,9 @@ class Population:
             self._kinds_in.clear()
             self._kinds_wide.clear()
             self._holders.clear()
+            self._wishers.clear()
         for group in self._groups.values():
             group.rows.clear()
             group.kinds, group.known = [], [0, 0]
-        for kind in (*self._kinds.values(), *self._holders.values()):
+        for kind in (*self._kinds.values(), *self._holders.values(), *self._wishers.values()):
             kind.forget()

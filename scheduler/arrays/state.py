@@ -24,6 +24,7 @@ from forebay.scheduler.devices.card import ANY, Device, Part, Rules, Use
 from forebay.scheduler.devices.fit import Refusal
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.pods.request import FULL, Request
+from forebay.scheduler.preferences.points import Points
 from forebay.scheduler.quota.amounts import show
 
 REMEDIES = {
@@ -224,6 +225,14 @@ class State:
     def coupled(self, request: Request) -> bool:
         """Whether placing one pod may make room for a request that fitted nowhere."""
         return False
+
+    def prefers(self, request: Request) -> bool:
+        """Whether some nodes may be preferred for the request to others: cheap, for `preferred` is not."""
+        return False
+
+    def preferred(self, request: Request, rows: Ints, held: Bools | None = None) -> Points:
+        """How far these rows, all that fit, meet what is preferred; see `Preferences.points`."""
+        return Points()
 
     @property
     def nodes(self) -> Ints:

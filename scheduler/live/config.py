@@ -15,9 +15,14 @@ from forebay.scheduler.devices.ecosystems.inputs import Settings as DeviceSettin
 from forebay.scheduler.devices.vendors.kinds import GIB, MIB
 from forebay.scheduler.pods.fill import Fill, Order
 from forebay.scheduler.policies import POLICIES, unknown
+from forebay.scheduler.preferences.worth import SECONDS
 
 _FIELD = re.compile(r"`\$\.?(.*?)`")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+MOST_SECONDS = 1e6
+"""Preferences are then worth more than anything else; beyond, differences of scores would be lost in rounding."""
 
 
 class ConfigurationError(ValueError):
@@ -77,7 +82,8 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     pods are deleted to make room for others. `reservations`: whether room is kept for the first jobs that find none. `gates`:
     whether pods of other schedulers that wait at our gate are placed too. `unhealthy_gpus`: namespace of the ConfigMaps in which
     gpushare says which cards are sick, "" where they are not read. `flush_seconds`: a job that waits for a change is tried after
-    that long without. `volume_deadline_seconds`: until the claims of a pod that was placed must be bound.
+    that long without. `preference_seconds`: what it is worth to meet all of one kind that a pod prefers, 0 for
+    nothing. `volume_deadline_seconds`: until the claims of a pod that was placed must be bound.
     """
 
     scheduler_name: str = "forebay"
@@ -94,6 +100,7 @@ class Configuration(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     mix_cores: bool = False
     mix_whole: bool = True
     patience_seconds: float = 3600.0
+    preference_seconds: float = SECONDS
     preemption: bool = True
     reservations: bool = True
     gates: bool = False
@@ -155,6 +162,8 @@ def problem(made: Configuration) -> str:
     for name in ("patience_seconds", "flush_seconds", "volume_deadline_seconds"):
         if getattr(made, name) <= 0:
             return f"{_camel(name)} {getattr(made, name):g} is no time to wait; write seconds above 0"
+    if not 0 <= made.preference_seconds <= MOST_SECONDS:
+        return f"preferenceSeconds {made.preference_seconds:g} cannot be; write 0 to {MOST_SECONDS:g}, 0 to heed no preference"
     if made.locality.longest_wait_seconds < 0:
         return f"locality.longestWaitSeconds {made.locality.longest_wait_seconds:g} is no time to wait; write 0 or more"
     if made.locality.node_bytes_per_second < 0 or made.locality.store_bytes_per_second < 0:

@@ -83,10 +83,11 @@ class Core:
     def configure(self, settings: Configuration) -> None:
         """Settings were read anew. What counts from the start alone is left as it is."""
         old, self.settings = self.settings, settings
-        self.nearness.configure(settings.locality)
+        self.nearness.configure(settings.locality, settings.preference_seconds)
         if old.policy != settings.policy:
             self.planner = Planner(self.books.cluster, make(settings.policy, Setting()))
             self.preemption.planner = self.planner
+        self.planner.preference_seconds = settings.preference_seconds
         self.keeping.configure(self.planner, wanted=settings.reservations)
         self.queue.first, self.queue.longest = settings.backoff.first_seconds, settings.backoff.longest_seconds
         self.queue.flush = settings.flush_seconds

@@ -8,6 +8,7 @@ A gang that fits far from its data may be better off later: what it waits for th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from forebay.api.hints.nodecache import NodeCacheStatus, Served, Warming
 from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.slots import Shapes, Slots, capacity
 from forebay.scheduler.arrays.state import State
-from forebay.scheduler.arrays.types import Bools, Ints
+from forebay.scheduler.arrays.types import Bools, Floats, Ints
 from forebay.scheduler.gang import Gang, Member, part
 from forebay.scheduler.live.awaiting import Awaiting, Case, Line
 from forebay.scheduler.live.config import Locality
@@ -29,6 +30,7 @@ from forebay.scheduler.locality.prefetch import WARM
 from forebay.scheduler.locality.warmth import Warmth
 from forebay.scheduler.plan import Plan
 from forebay.scheduler.pods.request import Request
+from forebay.scheduler.preferences.worth import SECONDS, wasted
 
 HINTS = ("NodeCache", "DatasetHints")
 PUBLISHER = ("forebay.io/component", "node")
@@ -51,6 +53,7 @@ class Nearness:
         self.state, self.settings = state, settings
         self.warmth = Warmth(state.names, settings.store_bytes_per_second, settings.node_bytes_per_second)
         self._slots, self._whole = Slots(state), Slots(state, capacity)
+        self._preference_seconds = SECONDS
         self._nodes: dict[str, tuple[NodeCacheStatus, float]] = {}
         self._hints: dict[str, tuple[DatasetHintsStatus, float]] = {}
         self._publishers: dict[str, str] = {}  # uid of a pod that is ready -> its node
@@ -63,9 +66,10 @@ class Nearness:
         self.awaiting = Awaiting(lambda: self.state.names)
         self.line = Line()
 
-    def configure(self, settings: Locality) -> None:
+    def configure(self, settings: Locality, preference_seconds: float) -> None:
         """Settings were read anew. A rate that was not set is what was measured."""
         old, self.settings = self.settings, settings
+        self._preference_seconds = preference_seconds
         self.warmth.nic = settings.node_bytes_per_second
         if old.store_bytes_per_second != settings.store_bytes_per_second:
             self.warmth.store = settings.store_bytes_per_second
@@ -191,7 +195,33 @@ class Nearness:
         wait = self.awaiting.look(case, self.settings, best)
         if wait is not None:
             return Later(*wait)
-        return None if data.nowhere else self._take(gang, members, choice, free)
+        if data.nowhere:
+            return None
+        worse = self._wasted(members, free, data)
+        if worse is not None:  # what is preferred has no say in whether it waits, nor in whether it starts
+            preferred = choose(len(members), free, data, self._links, Shapes(1), wasted=worse)
+            found = None if preferred is None else self._take(gang, members, preferred, free)
+            if found is not None:
+                return found
+        return self._take(gang, members, choice, free)
+
+    def holders(self, dataset: str, now: float) -> Bools | None:
+        """bool[N]: nodes that hold some of the dataset, or load it; None where that has no say in where its pods go."""
+        data = self._data(dataset, now)
+        return None if data is None or data.nowhere else (data.held > 0) | np.isfinite(data.eta)
+
+    def _wasted(self, members: Sequence[Member], free: Ints, data: Data) -> Floats | None:
+        """Seconds [N] by which nodes with room are worse than what the pods prefer, on average; None where nothing is."""
+        if not self._preference_seconds:
+            return None
+        total: Floats | None = None
+        held = (data.held > 0) | np.isfinite(data.eta)
+        for request, count in Counter(member.request for member in members).items():
+            one = wasted(self.state, request, free > 0, held, self._preference_seconds)
+            if one is not None:
+                part = one * (count / len(members))
+                total = part if total is None else total + part
+        return total
 
     def _take(self, gang: Gang, members: Sequence[Member], choice: Choice, free: Ints) -> Plan | None:
         some = gang if len(members) == len(gang.members) else Gang(gang.name, members, len(members))

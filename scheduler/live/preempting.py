@@ -93,9 +93,10 @@ class PlannedRoom:
     def places(self) -> dict[str, str]:
         """Pod -> node as things are thought; fewer than wanted where a sub-group does not get its minimum."""
         found, reached = dict[str, str](), dict.fromkeys(self._gang.group_minimum, 0)
+        alone = len(self._gang.members) == 1  # what a gang's pods prefer could take another's only place
         with Transaction(self._planner.state) as transaction:  # never committed
             for member in self._gang.members:
-                choice = self._planner.choose(member.request)
+                choice = self._planner.choose(member.request, heed=alone)
                 if choice is None:
                     continue
                 transaction.place(choice.row, member.request, choice.cards, choice.parts)

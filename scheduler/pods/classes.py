@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from forebay.api.kubernetes.core import Container, NodeSelector, Pod, PodAffinityTerm, PodSpec, SpreadConstraint
+from forebay.api.kubernetes.core import (
+    Affinity,
+    Container,
+    NodeSelector,
+    NodeTerm,
+    Pod,
+    PodAffinityTerm,
+    PodSpec,
+    SpreadConstraint,
+)
 from forebay.scheduler.arrays.labels import NAME
 from forebay.scheduler.pods.amounts import SIDECAR
 from forebay.scheduler.pods.selectors import (
@@ -21,7 +30,7 @@ from forebay.scheduler.pods.selectors import (
     read_selector,
 )
 
-DO_NOT_SCHEDULE = "DoNotSchedule"
+DO_NOT_SCHEDULE, ANYWAY = "DoNotSchedule", "ScheduleAnyway"
 HONOR = "Honor"
 
 
@@ -63,6 +72,17 @@ class Spread(NamedTuple):
     honor_taints: bool
 
 
+class Preferred(NamedTuple):
+    """What weighs and decides nothing alone: node terms and pod terms by weight (of anti-affinity below 0), spread."""
+
+    nodes: tuple[tuple[int, Selector], ...] = ()
+    pods: tuple[tuple[int, PodTerm], ...] = ()
+    spread: tuple[Spread, ...] = ()
+
+
+NOTHING = Preferred()
+
+
 class HostPort(NamedTuple):
     protocol: str
     port: int
@@ -91,6 +111,7 @@ class PodClass:
     devices: tuple[str, ...] = ()
     unknown: tuple[tuple[str, int], ...] = ()
     leaving: bool = False
+    preferred: Preferred = NOTHING
 
 
 def read_pod(pod: Pod) -> PodClass:
@@ -105,13 +126,12 @@ def read_pod(pod: Pod) -> PodClass:
         nodes=_node_rule(spec),
         affinity=affinity,
         anti_affinity=anti,
-        spread=tuple(
-            _spread(one, meta.labels) for one in spec.topology_spread_constraints if one.when_unsatisfiable == DO_NOT_SCHEDULE
-        ),
+        spread=_spreads(pod, DO_NOT_SCHEDULE),
         ports=_ports(spec),
         claims=read_claims(pod),
         devices=read_devices(pod),
         leaving=meta.deletion_timestamp is not None,
+        preferred=_preferred(pod) if spec.affinity is not None or spec.topology_spread_constraints else NOTHING,
     )
 
 
@@ -123,12 +143,28 @@ def _node_rule(spec: PodSpec) -> NodeRule:
 
 def node_terms(selector: NodeSelector) -> NodeRule:
     """The rule of a node selector, fields by NAME."""
-    terms = []
-    for term in selector.node_selector_terms:
-        fields = read_expressions(term.match_fields)
-        named = [one._replace(key=NAME) if one.key == "metadata.name" else one for one in fields]
-        terms.append(ordered([*read_expressions(term.match_expressions), *named]))
-    return NodeRule((), tuple(terms))
+    return NodeRule((), tuple(_node_term(term) for term in selector.node_selector_terms))
+
+
+def _node_term(term: NodeTerm) -> Selector:
+    fields = read_expressions(term.match_fields)
+    named = [one._replace(key=NAME) if one.key == "metadata.name" else one for one in fields]
+    return ordered([*read_expressions(term.match_expressions), *named])
+
+
+def _preferred(pod: Pod) -> Preferred:
+    """Terms in the order in which they are written, which is also that of `why`'s sentence."""
+    affinity = pod.spec.affinity or Affinity()
+    space, labels = pod.metadata.namespace, pod.metadata.labels
+    nodes = affinity.node_affinity.preferred if affinity.node_affinity else ()
+    near = affinity.pod_affinity.preferred if affinity.pod_affinity else ()
+    far = affinity.pod_anti_affinity.preferred if affinity.pod_anti_affinity else ()
+    weighed = [(one.weight, one) for one in near] + [(-one.weight, one) for one in far]
+    return Preferred(
+        tuple((one.weight, _node_term(one.preference)) for one in nodes),
+        tuple((weight, _pod_term(one.pod_affinity_term, space, labels)) for weight, one in weighed if weight),
+        _spreads(pod, ANYWAY),
+    )
 
 
 def _pod_terms(pod: Pod) -> tuple[tuple[PodTerm, ...], tuple[PodTerm, ...]]:
@@ -158,6 +194,11 @@ def _merged(selector: Selector, keys: tuple[str, ...], labels: Mapping[str, str]
     there = {one.key for one in selector if one.operator == operator and len(one.values) == 1}
     more = [Requirement(key, operator, (labels[key],)) for key in keys if key in labels and key not in there]
     return ordered([*selector, *more])
+
+
+def _spreads(pod: Pod, kind: str) -> tuple[Spread, ...]:
+    constraints = pod.spec.topology_spread_constraints
+    return tuple(_spread(one, pod.metadata.labels) for one in constraints if one.when_unsatisfiable == kind)
 
 
 def _spread(one: SpreadConstraint, labels: Mapping[str, str]) -> Spread:

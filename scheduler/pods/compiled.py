@@ -26,6 +26,7 @@ from forebay.scheduler.filters.volumes import AttachCheck, OncePodCheck, VolumeC
 from forebay.scheduler.lack import Lack
 from forebay.scheduler.pods.classes import ANYWHERE, NodeRule, PodClass, PodTerm, Spread, Tolerated, node_terms
 from forebay.scheduler.pods.selectors import Requirement, selects
+from forebay.scheduler.preferences.preferences import Preferences, wishes_of
 
 
 class UnknownResources(Check):
@@ -96,7 +97,8 @@ class Compiled:
         self.key = key
         self._world = world
         self._group = world.people.group(key.namespace, key.labels, key.leaving)
-        self._held = tuple(world.people.holders(term) for term in key.anti_affinity)
+        self._held = (*(world.people.holders(term) for term in key.anti_affinity), *wishes_of(key, world.people))
+        self.preferences = Preferences(key, world.nodes, world.people, self._group, self._leaning_on)
         self.claims = tuple(ClaimKey(key.namespace, name) for name in key.claims)
         self.volumes = VolumeCheck(world.nodes, world.storage, world.affinity, self.claims) if key.claims else None
         self.device_claims = tuple(ClaimKey(key.namespace, name) for name in key.devices if name)
@@ -154,15 +156,19 @@ class Compiled:
         people, key = self._world.people, self.key
         own = selects(spread.selector, dict(key.labels))
         kind = people.staying(key.namespace, spread.selector) if spread.selector else None
-        return Constraint(spread, Tally(kind, spread.key, self._world.nodes.labels, self._counted(spread)), int(own))
+        counted = self._counted(spread, self.key.spread)
+        return Constraint(spread, Tally(kind, spread.key, self._world.nodes.labels, counted), int(own))
 
-    def _counted(self, spread: Spread) -> Counted:
-        """Rows whose pods a spread constraint counts."""
+    def _leaning_on(self, spread: Spread) -> Counted:
+        return self._counted(spread, self.key.preferred.spread)
+
+    def _counted(self, spread: Spread, beside: tuple[Spread, ...]) -> Counted:
+        """Rows whose pods a spread constraint counts, one of those `beside` it."""
         nodes = self._world.nodes
         masks: list[NodeMask] = [self._world.affinity(self.key.nodes)] if spread.honor_affinity else []
         if spread.honor_taints:
             masks.append(self._world.taints(self.key.tolerations, cordon=False))
-        keys = tuple(Requirement(one.key, "Exists") for one in self.key.spread)
+        keys = tuple(Requirement(one.key, "Exists") for one in beside)
 
         def rows() -> Bools:
             every = np.arange(len(nodes))

@@ -1,4 +1,4 @@
-"""Random: any feasible node, any card that fits."""
+"""Random: any feasible node, any card that fits; of nodes that are preferred, any of the best."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ class Random(Policy):
         return Rating(zeros, lots.argmax(axis=1).astype(np.int16))
 
     def pick(self, scores: Floats) -> int | None:
-        fits = np.flatnonzero(scores > -np.inf)
-        return int(self._draw.choice(fits)) if len(fits) else None
+        best = scores.max(initial=-np.inf)
+        return int(self._draw.choice(np.flatnonzero(scores == best))) if best > -np.inf else None

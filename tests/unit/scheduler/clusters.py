@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import strategies as st
 
 from forebay.api.kubernetes.core import (
@@ -23,6 +24,8 @@ from forebay.api.kubernetes.core import (
     PodSpec,
     PodStatus,
     Port,
+    PreferredNodeTerm,
+    PreferredPodTerm,
     Resources,
     SpreadConstraint,
     Taint,
@@ -109,6 +112,16 @@ def node_affinities(draw: st.DrawFn) -> NodeAffinity:
         found = draw(st.lists(expressions(NODE_KEYS, numeric=True), max_size=2))
         terms.append(NodeTerm(tuple(found), (fields,) if isinstance(fields, Expression) else ()))
     return NodeAffinity(NodeSelector(tuple(terms)))
+
+
+@st.composite
+def preferred_nodes(draw: st.DrawFn) -> NodeAffinity:
+    """Terms without requirements too: they mean no node. (The API server refuses a weight of 0.)"""
+    terms = []
+    for _ in range(draw(st.integers(1, 3))):
+        found = draw(st.lists(expressions(NODE_KEYS, numeric=True), max_size=2))
+        terms.append(PreferredNodeTerm(draw(one_of([1, 20, 50, 100])), NodeTerm(tuple(found))))
+    return NodeAffinity(None, tuple(terms))
 
 
 @st.composite
@@ -250,3 +263,30 @@ CLASSES = {
 def limits(draw: st.DrawFn, name: str) -> CSINode:
     count = draw(one_of([None, 0, 1, 2]))
     return CSINode(Meta(name=name), CSINodeSpec((NodeDriver("disk.example.com", DriverLimit(count)),)))
+
+
+@st.composite
+def preferring(draw: st.DrawFn, uid: str, *, rich: bool = True) -> Pod:
+    """A pending pod with preferences of all kinds; `rich` as in `pods`."""
+    pod = draw(pods(uid, rich=rich, claims=False))
+    near, far = (
+        [PreferredPodTerm(draw(one_of([1, 10, 100])), draw(pod_terms())) for _ in range(draw(st.integers(0, 2)))] for _ in "nf"
+    )
+    affinity = pod.spec.affinity or Affinity()
+    nodes = affinity.node_affinity or NodeAffinity()
+    if draw(st.booleans()):
+        nodes = msgspec.structs.replace(nodes, preferred=draw(preferred_nodes()).preferred)
+    affinity = msgspec.structs.replace(
+        affinity,
+        node_affinity=nodes,
+        pod_affinity=msgspec.structs.replace(affinity.pod_affinity or PodAffinity(), preferred=tuple(near)),
+        pod_anti_affinity=msgspec.structs.replace(affinity.pod_anti_affinity or PodAffinity(), preferred=tuple(far)),
+    )
+    soft = [
+        msgspec.structs.replace(draw(spreads()), when_unsatisfiable="ScheduleAnyway", min_domains=None)
+        for _ in range(draw(one_of([0, 0, 1, 2])))
+    ]
+    even = (*pod.spec.topology_spread_constraints, *soft)
+    pairs = {(one.topology_key, one.when_unsatisfiable): one for one in even}  # the API server refuses the same pair twice
+    spec = msgspec.structs.replace(pod.spec, affinity=affinity, topology_spread_constraints=tuple(pairs.values()))
+    return msgspec.structs.replace(pod, spec=spec)

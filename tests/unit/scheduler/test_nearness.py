@@ -189,13 +189,13 @@ def test_waiting_can_be_switched_off() -> None:
 def test_rates_that_are_set_anew_count_at_once() -> None:
     made, near = start("a", "b", b=100)
     assert nodes(near.place(gang(made, 4), DATA, 0.0, NOW)) == ["b"] * 4
-    near.configure(Locality(node_bytes_per_second=5 * GB, store_bytes_per_second=7))
+    near.configure(Locality(node_bytes_per_second=5 * GB, store_bytes_per_second=7), 60.0)
     later = near.place(gang(made, 4), DATA, 0.0, NOW)
     assert isinstance(later, Later)
     assert later.seconds == pytest.approx(20.0)
     assert near.warmth.store == 7
     near.warmth.store = 9  # measured since
-    near.configure(Locality(store_bytes_per_second=7))
+    near.configure(Locality(store_bytes_per_second=7), 60.0)
     assert near.warmth.store == 9
 
 

@@ -40,8 +40,9 @@ class Clock:
         return self._ns
 
 
-def day(path: Path, seed: int, steps: int = 200) -> journal.Told:
-    """A random day, recorded: nodes with cards, quotas that change, gangs, priorities, failures, deletions, new settings."""
+def day(path: Path, seed: int, steps: int = 200, *, prefer: bool = False) -> journal.Told:
+    """A random day, recorded: nodes with cards, quotas that change, gangs, priorities, failures, deletions, new settings.
+    `prefer`: pods prefer a node, and to be alone."""
     chance, now = random.Random(seed), 100.0
     settings = Configuration(preemption=seed % 2 == 0)
     moment = journal.Moment(Clock(chance))
@@ -58,7 +59,8 @@ def day(path: Path, seed: int, steps: int = 200) -> journal.Told:
             gang = (f"g{step}", 3) if chance.random() < 0.4 else None
             for n in range(3 if gang else 1):
                 limits = {"aliyun.com/gpu-mem": str(chance.randrange(1, 9))} if chance.random() < 0.4 else {}
-                one = pod(f"p{step}-{n}", chance.randrange(1, 4), gang, limits, priority=chance.randrange(3))
+                wishes = preferred(chance) if prefer else {}
+                one = pod(f"p{step}-{n}", chance.randrange(1, 4), gang, limits, priority=chance.randrange(3), **wishes)
                 there[one.metadata.uid] = one
                 told.change("Pod", None, one)
         elif what < 0.45 and there:
@@ -89,6 +91,14 @@ def day(path: Path, seed: int, steps: int = 200) -> journal.Told:
     return told
 
 
+def preferred(chance: random.Random) -> dict[str, Any]:
+    soft = "preferredDuringSchedulingIgnoredDuringExecution"
+    named = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [f"n{chance.randrange(5)}"]}]}
+    alone = {"labelSelector": {}, "topologyKey": "zone", "namespaceSelector": {}}
+    node = {soft: [{"weight": chance.randrange(1, 101), "preference": named}]}
+    return {"affinity": {"nodeAffinity": node, "podAntiAffinity": {soft: [{"weight": 5, "podAffinityTerm": alone}]}}}
+
+
 def quota(most: str) -> dict[str, Any]:
     spec = {"min": {"cpu": most}, "max": {"cpu": "20"}}
     return {
@@ -99,10 +109,10 @@ def quota(most: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_random_day_is_decided_again_to_the_byte(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "prefer"), [*((seed, False) for seed in range(6)), (6, True), (7, True)])
+def test_a_random_day_is_decided_again_to_the_byte(tmp_path: Path, seed: int, prefer: bool) -> None:
     path = tmp_path / "day.jsonl.gz"
-    told = day(path, seed)
+    told = day(path, seed, prefer=prefer)
     core, found = journal.replay(path)
     assert not found.different
     assert found.passes == 200
