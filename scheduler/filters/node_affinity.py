@@ -52,8 +52,13 @@ class NodeAffinityCheck(NodeMask):
         return found
 
     def lack(self) -> Lack:
-        terms = " or ".join(" and ".join(map(_show, term)) or "nothing" for term in self._rule.terms or ())
+        terms = " or ".join(show_term(term) for term in self._rule.terms or ())
         return Lack(f"not of the {self._subject} ({terms})", f"change the {self._subject}")
+
+
+def show_term(term: Selector) -> str:
+    """For a sentence."""
+    return " and ".join(map(_show, term)) or "nothing"
 
 
 def _show(requirement: Requirement) -> str:

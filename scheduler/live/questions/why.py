@@ -20,6 +20,7 @@ from forebay.scheduler.arrays.types import Ints
 from forebay.scheduler.explain import failed_constraints
 from forebay.scheduler.live.core import Core
 from forebay.scheduler.live.intentions import GATE
+from forebay.scheduler.live.questions.preferred import preferred
 from forebay.scheduler.live.questions.when import When, when
 from forebay.scheduler.live.tenants import Unplaceable
 from forebay.scheduler.pods.request import Request
@@ -57,6 +58,8 @@ class Answer(msgspec.Struct, frozen=True):
     """Constraint -> nodes that fail it; a node counts for each it fails."""
     free: Free | None = None
     when: When | None = None
+    preferred: str = ""
+    """What of its preferences its node meets, and why not more."""
 
 
 @dataclass
@@ -78,7 +81,7 @@ def why(view: View, namespace: str, name: str, now: float, wall: float) -> Answe
     waiting = [pod for pod in pods if pod.metadata.uid in core.pods]
     bound = Counter(pod.spec.node_name for pod in pods if pod.spec.node_name and pod.status.phase not in ENDED)
     if not waiting:
-        return _not_ours(full, pods, bound) or _runs(full, pods, bound)
+        return _not_ours(full, pods, bound) or _runs(core, full, pods, wall)
     key = f"gang {gang}" if gang else pods[0].metadata.uid
     job = core.queue.jobs[key]
     ages = sorted(core.queue.jobs.values(), key=lambda one: (one.since, one.arrival, one.key))
@@ -105,7 +108,8 @@ def why(view: View, namespace: str, name: str, now: float, wall: float) -> Answe
         reason = (
             f"it fits now, on {_shown(placed)}, and is bound with the scheduler's next pass; if it is not, see whether one runs"
         )
-        return msgspec.structs.replace(waits, state="fits", reason=reason, nodes=dict(placed))
+        found = preferred(core, waiting, wall)
+        return msgspec.structs.replace(waits, state="fits", reason=reason, nodes=dict(placed), preferred=found)
     reason = job.reason or "it has not been tried yet"
     start = when(core, job, dataset, wall)
     if not requests:
@@ -153,10 +157,12 @@ def _not_ours(full: str, pods: Sequence[Pod], bound: Counter[str]) -> Answer | N
     return None
 
 
-def _runs(full: str, pods: Sequence[Pod], bound: Counter[str]) -> Answer:
+def _runs(core: Core, full: str, pods: Sequence[Pod], wall: float) -> Answer:
     names = [pod.metadata.name for pod in pods]
+    there = [pod for pod in pods if pod.spec.node_name and pod.status.phase not in ENDED]
+    bound = Counter(pod.spec.node_name for pod in there)
     reason = f"it runs on {_shown(bound)}" if bound else "all its pods have ended"
-    return Answer(full, "running", reason, names, dict(bound))
+    return Answer(full, "running", reason, names, dict(bound), preferred=preferred(core, there, wall))
 
 
 def _requests(core: Core, waiting: Sequence[Pod]) -> list[Request]:
@@ -230,6 +236,8 @@ def _shown(nodes: Counter[str]) -> str:
 def sentences(answer: Answer) -> list[str]:
     """For a person, the reason first."""
     lines = [f"{answer.name}: {answer.reason}"]
+    if answer.preferred:
+        lines.append(f"  preferred: {answer.preferred}")
     if answer.state not in ("waiting", "fits"):
         return lines
     some = f"{len(answer.pods)} pods" if len(answer.pods) > 1 else "a pod"
