@@ -254,7 +254,9 @@ class Pair:
             container["resources"] = {"requests": requests, "limits": whole}
         affinity = spec.get("affinity") or {}
         for block in (affinity.get("podAffinity"), affinity.get("podAntiAffinity")):
-            for term in block["requiredDuringSchedulingIgnoredDuringExecution"] if block else ():
+            block = block or {}
+            wishes = [one["podAffinityTerm"] for one in block.get("preferredDuringSchedulingIgnoredDuringExecution", ())]
+            for term in (*block.get("requiredDuringSchedulingIgnoredDuringExecution", ()), *wishes):
                 term["namespaces"] = [self.spaces[name] for name in term.get("namespaces", ())]
         return {"labels": pod.metadata.labels}, spec
 
