@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 
 def moment(text: str | None) -> datetime | None:
-    """None for what is no time, and for one without a zone, which could be any of a day's."""
+    """None for what is no time, and for one without a zone, which could be any of a day's. RFC 3339 lets letters be small."""
     try:
-        at = datetime.fromisoformat(text or "")
+        at = datetime.fromisoformat((text or "").upper())
     except ValueError:
         return None
     return at if at.tzinfo is not None else None
