@@ -17,3 +17,8 @@ def moment(text: str | None) -> datetime | None:
 def rfc3339(at: datetime) -> str:
     """`at` knows its zone."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def over(since: float, seconds: float, now: float) -> bool:
+    """Whether so much time has gone by. Of a time that lies ahead, because the clock was set back, nobody knows: it has."""
+    return not 0.0 <= now - since < seconds
