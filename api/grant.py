@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from forebay.api import moments
 from forebay.api.conditions import Conditions
 from forebay.api.crd.structs import Written, moment, told
 from forebay.api.fluid.core_shapes import LABEL_SELECTOR, core_map
 from forebay.api.names import normalise
+from forebay.api.problem import show
 
 NAMESPACE = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 MAX_NAMESPACES, MAX_PATHS = 128, 64
@@ -61,18 +63,28 @@ def refusal(grant: GrantSpec, reference: Reference, now: datetime) -> str:
     """Why a grant does not cover a reference, "" where it does. `now` is aware of its zone.
 
     Raises `ValueError` for a path that `names.normalise` refuses ("..": it would lead out of what is given), a selector's
-    operator that does not exist, or an `expires` that is no time.
+    operator that does not exist, and as `ended` does.
     """
     path = normalise(reference.path)
     if grant.dataset != reference.dataset:
         return f"it is for dataset {grant.dataset}"
     if not _names(grant, reference):
         return f"it does not name namespace {reference.namespace}"
-    if grant.expires and datetime.fromisoformat(grant.expires) <= now:
+    if ended(grant, now):
         return f"it ended at {grant.expires}"
     if grant.paths and not any(_within(path, given) for given in grant.paths):
         return f"it gives {', '.join(grant.paths)}, not {path}"
     return ""
+
+
+def ended(grant: GrantSpec, now: datetime) -> bool:
+    """Whether the grant is over. Raises `ValueError` for an `expires` that is no time, or one without a zone."""
+    if not grant.expires:
+        return False
+    at = moments.moment(grant.expires)
+    if at is None:
+        raise ValueError(f"expires {show(grant.expires)} is no time with a zone; write such as 2026-11-27T04:00:00Z")
+    return at <= now
 
 
 def _names(grant: GrantSpec, reference: Reference) -> bool:
@@ -89,9 +101,8 @@ def _within(path: str, given: str) -> bool:
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Whether a LabelSelector selects `labels`; an empty one selects everything. Raises `ValueError` for an unknown operator."""
-    if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
-        return False
-    return all(_meets(term, labels) for term in selector.get("matchExpressions", ()))
+    meets = [_meets(term, labels) for term in selector.get("matchExpressions", ())]  # all, so that none hides a mistake
+    return all(meets) and all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
 
 
 def _meets(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

@@ -56,6 +56,11 @@ class Mount(msgspec.Struct, frozen=True):
         return f"{self.source} at {endpoint}" if endpoint else self.source
 
     @property
+    def called(self) -> str:
+        """How messages name it. Few mounts have a name; where its tree appears is known to all."""
+        return self.name or self.path
+
+    @property
     def gone(self) -> bool:
         """Whether the dataset has it no more; see `forebay.cache.tree.numbering`."""
         return self.store == GONE

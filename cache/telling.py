@@ -100,9 +100,9 @@ def _trouble(w: Worker) -> str:
 
 def _full(w: Worker) -> str:
     """Of the first tier, where all are crowded out by others on their disks. Its directory is the pod's own business."""
-    if not w.tiers or not all(state.crowded_out() for state in w.machine.tiers):
-        return ""
-    return w.machine.tiers[0].stopped(f"the disk of tier 0 ({w.tiers[0].medium})", time.monotonic())[:TROUBLE]
+    states = enumerate(zip(w.tiers, w.machine.tiers, strict=True))
+    found = [state.crowded_out(f"the disk of tier {i} ({t.medium})") for i, (t, state) in states]
+    return found[0][:TROUBLE] if found and all(found) else ""
 
 
 class Telling:

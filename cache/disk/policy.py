@@ -85,9 +85,24 @@ class TierState:
             return Answer.REFUSE
         return Answer.EVICT
 
-    def crowded_out(self) -> bool:
-        """Whether others use so much of the file system that nothing of ours may stay there."""
-        return self.ceiling() < ALLOCATION or (self.inodes_short() and self.used <= 0)
+    def crowded_out(self, path: str) -> str:
+        """What others leave of the file system where that lets nothing of ours stay, "" where it does.
+
+        It stands in conditions and Events: no word of it changes while it holds, however much or little is free.
+        """
+        if self.space is None:
+            return ""
+        if self.headroom() + self.used < ALLOCATION:
+            return (
+                f"others leave less than {self._floor_words()} of {path} free, and that stays free: "
+                f"free some space, or lower the floor (annotation {FLOOR})"
+            )
+        if self.inodes_short() and self.used <= 0:
+            return (
+                f"others leave less than {self.floor_ratio:.0%} of the inodes of {path} free, and those stay free: "
+                "delete small files there, or give the cache another directory"
+            )
+        return ""
 
     def roomy(self, need: int, now: float) -> bool:
         """Whether `need` more bytes fit below `high`, without anybody going."""

@@ -30,5 +30,5 @@ def open_store(mount: Mount, timeouts: Timeouts | None = None) -> Store:
     """
     module = KINDS.get(mount.store)
     if module is None:
-        raise ValueError(f"mount {mount.name!r}: no store kind {mount.store!r}; known are {', '.join(sorted(KINDS))}")
+        raise ValueError(f"mount {mount.called!r}: no store kind {mount.store!r}; known are {', '.join(sorted(KINDS))}")
     return cast(Store, import_module(module).open_mount(mount, timeouts))

@@ -342,4 +342,4 @@ def root_of(source: str, name: str) -> bytes:
 
 
 def open_mount(mount: Mount, timeouts: Timeouts | None = None) -> FileStore:
-    return FileStore(root_of(mount.source, mount.name), shared=mount.options.get("shared") == "true")
+    return FileStore(root_of(mount.source, mount.called), shared=mount.options.get("shared") == "true")

@@ -70,7 +70,7 @@ def check_stores(starts: list[Start], *, offline_ok: bool) -> None:
             if isinstance(reach.problem, Unavailable) and (warm or offline_ok):
                 warn(f"{reach.problem}; dataset {spec.id} starts with what is cached")
             else:
-                problems.append(f"mount {reach.mount.name} of dataset {spec.id}: {reach.problem}")
+                problems.append(f"mount {reach.mount.called} of dataset {spec.id}: {reach.problem}")
         for floor in preflight.floors(spec):
             if floor.stopped:
                 warn(floor.sentence())

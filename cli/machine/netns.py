@@ -75,7 +75,7 @@ def unreachable(spec: DatasetSpec, address: str) -> list[str]:
         host = urlsplit(url).hostname or "" if "://" in url and mount.store != "file" else ""
         if _loopback(host):
             found.append(
-                f"mount {mount.name} of dataset {spec.id}: {url.split('?')[0]} is on this machine's loopback, out of reach "
+                f"mount {mount.called} of dataset {spec.id}: {url.split('?')[0]} is on this machine's loopback, out of reach "
                 f"from a network namespace: let the store listen on another address of this machine ({address} is one), "
                 "or leave out --netns"
             )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from forebay.api.conditions import Condition, merge
-from forebay.api.grant import GrantSpec, GrantStatus, Reference, refusal
+from forebay.api.grant import GrantSpec, GrantStatus, Reference, ended, refusal
 from forebay.api.moments import rfc3339
 from forebay.runtimes.engine import Object
 from forebay.runtimes.states import generation, known_conditions
@@ -43,7 +43,8 @@ def _judge(grant: Object, there: bool, now: datetime) -> tuple[bool, str, str]:
     meta = grant["metadata"]
     try:
         spec = msgspec.convert(grant["spec"], GrantSpec)
-        refusal(spec, Reference(spec.dataset, "", {}), now)  # a selector or a time that cannot be read
+        over = ended(spec, now)
+        refusal(spec, Reference(spec.dataset, "", {}), now)  # a selector that cannot be read
     except (msgspec.ValidationError, ValueError, KeyError) as e:
         return False, "GrantRefused", f"it cannot be read: {e}"
     if not there:
@@ -52,7 +53,7 @@ def _judge(grant: Object, there: bool, now: datetime) -> tuple[bool, str, str]:
             "DatasetMissing",
             f"there is no Dataset {spec.dataset} in namespace {meta['namespace']}; make it, or a grant for another",
         )
-    if spec.expires and datetime.fromisoformat(spec.expires) <= now:
+    if over:
         return False, "Expired", f"it ended at {spec.expires}: who refers by it begins no pod any more; make a new grant"
     return True, "Given", ""
 

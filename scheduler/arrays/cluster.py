@@ -313,6 +313,7 @@ class Cluster(Rows):
         live = {record.request.constraints for record in self.pods.values()} | {one.constraints for one in pending}
         live |= self.nominations.classes()
         self._reader.forget()
+        self.forget_asked()
         self.world.forget()
         self.world.people.reset(kinds=True)
         self._number_of = {key: number for key, number in self._number_of.items() if number in live}

@@ -46,6 +46,13 @@ class Rows(State):
         ok &= self.alive[rows]
         return self._with_cards(request, rows, ok)
 
+    def forget_asked(self) -> None:
+        """What is kept by what pods ask; it is worked out anew for who still does."""
+        self._limits.clear()
+        self._least.clear()
+        if self.devices is not None:
+            self.devices.forget_asked()
+
     # --- rows ---
 
     def take_row(self, name: str) -> int:

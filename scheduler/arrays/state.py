@@ -207,9 +207,10 @@ class State:
     def _wanted(self, request: Request) -> Ints:
         wanted = self._limits.get(request.resources)
         if wanted is None:
-            wanted = self._limits[request.resources] = np.array(request.resources, np.int64)
+            wanted = np.array(request.resources, np.int64)
             if len(wanted) != len(self.columns):
                 raise ValueError(f"a request names {len(wanted)} resources, the state has columns {', '.join(self.columns)}")
+            self._limits[request.resources] = wanted
         return wanted
 
     # what a cluster adds: nothing here, where nodes are nothing but resources and cards

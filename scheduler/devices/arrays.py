@@ -167,6 +167,11 @@ class Cards:
         """Free thousandths of each card of the row, by place."""
         return [free_milli(device, self.used[row].get(device.id, NOTHING)) for device in self.devices[row]]
 
+    def forget_asked(self) -> None:
+        """What is kept by what pods ask, of which there is no end: amounts, names of containers and of cards."""
+        self._asked.clear()
+        self._typical.clear()
+
     # what fits
 
     def typical(self, ask: PodAsk) -> int:

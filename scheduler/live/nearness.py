@@ -18,6 +18,7 @@ import numpy as np
 from forebay.api.hints.datasethints import LOAD_ON, DatasetHintsStatus
 from forebay.api.hints.nodecache import NodeCacheStatus, Served, Warming
 from forebay.api.kubernetes.core import Pod
+from forebay.api.moments import over
 from forebay.scheduler.arrays.slots import Shapes, Slots, capacity
 from forebay.scheduler.arrays.state import State
 from forebay.scheduler.arrays.types import Bools, Floats, Ints
@@ -133,7 +134,7 @@ class Nearness:
 
     def alive(self, now: float) -> None:
         """Nodes write only what is new: what they said holds as long as their publisher is ready."""
-        if now - self._freshened < FRESHEN:
+        if not over(self._freshened, FRESHEN, now):
             return
         self._freshened = now
         self.awaiting.forget(now)

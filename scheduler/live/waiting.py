@@ -83,6 +83,8 @@ class Queue:
             del self.jobs[key]
             self._due.pop(key, None)
             self._parked.pop(key, None)
+        else:
+            job.priority = max(job.pods.values())
 
     def hurry(self, key: str) -> None:
         """Due now, whatever it waited for."""

@@ -114,8 +114,8 @@ def test_a_disk_that_others_have_filled_is_told(store: S3Store, tmp_path: Path) 
         eventually(lambda: (found := said(worker)) is not None and found.full, LONG)
         found = said(worker)
         assert found is not None
-        assert found.full.startswith("stopped: the disk of tier 0 (SSD) has ")
-        assert "stay free (100%): free some space, or lower the floor (annotation forebay.io/free-space-floor)" in found.full
+        assert found.full.startswith("others leave less than 100% of the disk of tier 0 (SSD) free, and that stays free: ")
+        assert found.full.endswith("free some space, or lower the floor (annotation forebay.io/free-space-floor)")
         for name, data in OBJECTS.items():
             assert worker.read(f"/{name.removeprefix('one/')}") == data
         assert held(worker) == 0

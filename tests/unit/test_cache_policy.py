@@ -67,7 +67,15 @@ def test_memory_that_is_the_tiers_own_leaves_no_floor_to_anybody() -> None:
     ],
 )
 def test_a_tier_is_crowded_out_by_others_alone(state: TierState, out: bool) -> None:
-    assert state.crowded_out() is out
+    assert bool(state.crowded_out("/c")) is out
+
+
+def test_what_is_said_of_others_is_the_same_however_much_they_use() -> None:
+    """It stands in a condition and in Events: each other word is a write, and an Event more."""
+    said = {tier(free=free).crowded_out("/c") for free in (20 * GIB, 5 * GIB, 4 * GIB, 0)}
+    assert len(said) == 1
+    assert "others leave less than the smaller of 15% and 20.0 GiB of /c free" in said.pop()
+    assert len({tier(inodes_free=n).crowded_out("/c") for n in (149, 148, 0)}) == 1
 
 
 @pytest.mark.parametrize(

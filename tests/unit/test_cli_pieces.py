@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import pytest
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, Mount, Tier
 from forebay.cli import output
-from forebay.cli.machine import datasets, doctor, planning, preflight, systemd
+from forebay.cli.machine import checks, datasets, doctor, planning, preflight, systemd
 from forebay.cli.main import COMMANDS, cli
 from forebay.cli.progress import sentence
 from forebay.fuse.mounting import MountEntry
@@ -388,3 +388,14 @@ def test_the_page_of_commands_is_what_help_says() -> None:
 
     page = Path(__file__).parents[2] / "docs" / "cli.md"
     assert page.read_text() == reference.text(), "run: python -P -m forebay.cli.reference > docs/cli.md"
+
+
+@pytest.mark.parametrize(("name", "called"), [("", "/doc"), ("docs", "docs")])
+def test_what_keeps_a_dataset_down_names_the_mount_also_where_it_has_no_name(tmp_path: Path, name: str, called: str) -> None:
+    class Start(NamedTuple):
+        spec: DatasetSpec
+
+    mounts = [Mount(f"local://{tmp_path}/none", "file", "/doc", name)]
+    start: Any = Start(DatasetSpec("default", "lake", mounts, [], str(tmp_path)))
+    with pytest.raises(output.CommandError, match=f"^mount {called} of dataset default/lake: .*none"):
+        checks.check_stores([start], offline_ok=False)

@@ -340,7 +340,7 @@ def open_mount(mount: Mount, timeouts: Timeouts | None = None) -> HttpStore:
     try:
         url, user, password = parse_url(mount.source)
     except ValueError as e:
-        raise ValueError(f"mount {mount.name!r}: {e}") from e
+        raise ValueError(f"mount {mount.called!r}: {e}") from e
     user = mount.secrets.get("username") or mount.options.get("username") or user
     password = mount.secrets.get("password") or password
     token = mount.secrets.get("token", "")

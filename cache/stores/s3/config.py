@@ -33,10 +33,10 @@ def region_endpoint(region: str) -> str:
 
 def settings_of(mount: Mount) -> Settings:
     """Raises `ValueError` with a sentence when source, options or secrets cannot be used."""
-    bucket, prefix = split_source(mount.source, mount.name)
+    bucket, prefix = split_source(mount.source, mount.called)
     region = mount.options.get("region") or DEFAULT_REGION
     if not _REGION.match(region):
-        raise ValueError(f"mount {mount.name!r}: region {region!r} is no region's name")
+        raise ValueError(f"mount {mount.called!r}: region {region!r} is no region's name")
     endpoint = mount.options.get("endpoint") or region_endpoint(region)
     if "://" not in endpoint:
         host = endpoint.partition("/")[0].rpartition(":")[0] or endpoint
@@ -45,9 +45,9 @@ def settings_of(mount: Mount) -> Settings:
     try:
         url, user, _ = parse_url(endpoint)
     except ValueError as e:
-        raise ValueError(f"mount {mount.name!r}: endpoint: {e}") from e
+        raise ValueError(f"mount {mount.called!r}: endpoint: {e}") from e
     if user or "?" in url.target:
-        raise ValueError(f"mount {mount.name!r}: the endpoint is a plain URL; give keys as a secret")
+        raise ValueError(f"mount {mount.called!r}: the endpoint is a plain URL; give keys as a secret")
     host = url.origin.host
     aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
     virtual = (aws or host.endswith(_VIRTUAL_ONLY)) and not (url.origin.tls and "." in bucket)
@@ -78,7 +78,7 @@ def _credentials(mount: Mount) -> Credentials | None:
         return None
     if not access or not secret:
         missing = "secret_key" if access else "access_key"
-        raise ValueError(f'mount {mount.name!r}: the secret has no {missing}; give both keys, or set anonymous: "true"')
+        raise ValueError(f'mount {mount.called!r}: the secret has no {missing}; give both keys, or set anonymous: "true"')
     return Credentials(
         plain(mount, "access_key", access), plain(mount, "secret_key", secret), plain(mount, "session_token", token)
     )

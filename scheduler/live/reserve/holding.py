@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from forebay.api.kubernetes.core import Pod
+from forebay.api.moments import over
 from forebay.scheduler.arrays.holds import Kept, stack
 from forebay.scheduler.arrays.slots import capacity
 from forebay.scheduler.arrays.types import Bools, Ints
@@ -81,7 +82,7 @@ class Holding:
         self._searched_at = -math.inf
         self._postponed: dict[str, None] = {}
         self.in_vain: dict[str, float] = {}
-        """Jobs for which no place was found, and when they may be looked at again."""
+        """Jobs for which no place was found, and when."""
         self._reached: dict[tuple[Request, tuple[str, ...]], bool] = {}
         self._reached_at = -math.inf
 
@@ -91,7 +92,7 @@ class Holding:
         """Before jobs are tried: who holds still waits, and is tried at once when its place is free."""
         cluster = self._books.cluster
         cluster.holds.active = ()
-        self.in_vain = {key: until for key, until in self.in_vain.items() if key in self._queue.jobs}
+        self.in_vain = {key: at for key, at in self.in_vain.items() if key in self._queue.jobs}
         for key in list(self.holders):
             if key not in self._queue.jobs or not self.wanted:
                 self.drop(key)
@@ -128,9 +129,16 @@ class Holding:
         self._started()
         self._books.cluster.holds.active = ()
         if self._postponed and self._may_search(now):
-            for key in self._postponed:
-                self._queue.hurry(key)
-            self._postponed.clear()
+            self._next()
+
+    def _next(self) -> None:
+        """The first of those that wait to be looked at: there is one search at a time, and the others would be tried in vain."""
+        waiting = {key: job for key in self._postponed if (job := self._queue.jobs.get(key)) is not None}
+        if waiting:
+            first = min(waiting.values(), key=rank)
+            self._queue.hurry(first.key)
+            del waiting[first.key]
+        self._postponed = dict.fromkeys(waiting)
 
     # --- for each job ---
 
@@ -159,7 +167,7 @@ class Holding:
     def lacking(self, job: Job, gang: Gang, pods: Sequence[Pod], now: float) -> str:
         """The job found no room. What is to be said of its place, "" for nothing."""
         mine = self.holders.get(job.key)
-        if not self.wanted or now < self.in_vain.get(job.key, -math.inf):
+        if not self.wanted or not over(self.in_vain.get(job.key, -math.inf), AGAIN, now):
             return ""
         if mine is not None and self._stands(mine):
             return self._sentence(mine)
@@ -170,10 +178,11 @@ class Holding:
             self._postponed[job.key] = None
             return self._sentence(mine) if mine is not None else ""
         self._searched_at = now
+        self._postponed.pop(job.key, None)
         return self._take(job, gang, pods, before, now)
 
     def _may_search(self, now: float) -> bool:
-        return now - self._searched_at >= PAUSE + len(self._books.cluster.pods) // MANY
+        return over(self._searched_at, PAUSE + len(self._books.cluster.pods) // MANY, now)
 
     def _before(self, job: Job, pods: Sequence[Pod]) -> list[Holder]:
         """Those that hold and that the job does not go before."""
@@ -184,7 +193,7 @@ class Holding:
         cluster, keys = self._books.cluster, tuple(one.key for one in holders)
         if not holders:
             return False
-        if now - self._reached_at > AGAIN:
+        if over(self._reached_at, AGAIN, now):
             self._reached, self._reached_at = {}, now
         rows = np.concatenate([cluster.holds.kept[key].rows for key in keys])
         for request in dict.fromkeys(member.request for member in gang.members):
@@ -210,7 +219,7 @@ class Holding:
         found = Search(self._books, self.planner, self._pod_of, self._ends)(gang, now)
         if found is None:
             self.waive(job)
-            self.in_vain[job.key] = now + AGAIN
+            self.in_vain[job.key] = now
             return ""
         self.in_vain.pop(job.key, None)
         self._make_way(job, found, before)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from forebay.api.kubernetes.core import Pod
+from forebay.api.moments import over
 from forebay.scheduler.arrays.slots import capacity
 from forebay.scheduler.arrays.types import Bools, Ints
 from forebay.scheduler.live.awaiting import Line
@@ -73,7 +74,7 @@ class Prefetching:
 
     def look(self, now: float, pods: Mapping[str, Pod], holders: Iterable[Holder]) -> list[Load]:
         """What is to be written. `pods`: those that wait; `holders`: who is held a place."""
-        if now - self._looked_at < EVERY or not self._nearness.published:
+        if not over(self._looked_at, EVERY, now) or not self._nearness.published:
             return []
         self._looked_at = now
         if not self._nearness.settings.orders:

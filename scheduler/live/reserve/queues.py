@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from forebay.api.kubernetes.core import Pod
+from forebay.api.moments import over
 from forebay.scheduler.live.books import Books, total
 from forebay.scheduler.live.ordering import Rank, guaranteed, rank
 from forebay.scheduler.live.reserve.ends import Ends
@@ -66,7 +67,8 @@ class QueueHolding:
 
     def refused(self, job: Job, pods: Sequence[Pod], verdict: Verdict, now: float) -> None:
         """Quotas do not let it start: its queue is kept for it, if it is the first. `now` of the epoch."""
-        if not self.wanted or now - self._looked_at.get(job.key, -math.inf) < PAUSE + len(self._books.cluster.pods) // MANY:
+        pause = PAUSE + len(self._books.cluster.pods) // MANY
+        if not self.wanted or not over(self._looked_at.get(job.key, -math.inf), pause, now):
             return
         self._looked_at[job.key] = now
         full: dict[str, list[Short]] = {}

@@ -32,7 +32,17 @@ def grant(**spec: Any) -> dict[str, Any]:
         ({"namespaces": ["lab"]}, False, ("False", "DatasetMissing"), ()),
         ({"namespaces": ["lab"], "expires": "2026-11-27T05:00:00Z"}, True, ("False", "Expired"), ()),
         ({"namespaces": ["lab"], "expires": "2026-11-27T05:00:01Z"}, True, ("True", "Given"), ("lab/view",)),
+        ({"namespaces": ["lab"], "expires": "2026-11-27t05:00:00z"}, True, ("False", "Expired"), ()),  # RFC 3339 too
+        ({"namespaces": ["lab"], "expires": "2026-11-27t05:00:01+00:00"}, True, ("True", "Given"), ("lab/view",)),
+        ({"namespaces": ["lab"], "expires": "0000-11-27T05:00:00Z"}, True, ("False", "GrantRefused"), ()),  # before our calendar
+        ({"namespaces": ["lab"], "expires": "2026-11-27T05:00:00"}, True, ("False", "GrantRefused"), ()),
         ({"namespaces": "lab"}, True, ("False", "GrantRefused"), ()),
+        (
+            {"namespaceSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "Near"}]}},
+            True,
+            ("False", "GrantRefused"),
+            (),
+        ),
         ({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}, True, ("False", "GrantRefused"), ()),
     ],
 )
@@ -51,3 +61,9 @@ def test_it_is_written_once_also_for_a_dataset_that_is_not_there() -> None:
     lonely = World({**grant(namespaces=["lab"]), "spec": {"dataset": "none", "namespaces": ["lab"]}})
     assert lonely.run(Key("ns", "none")) == ["apply DatasetGrant/status"]
     assert lonely.run(Key("ns", "none")) == []
+
+
+def test_a_grant_that_cannot_be_read_fails_no_pass_of_its_dataset() -> None:
+    world = World(w.dataset(), w.runtime(), grant(namespaces=["lab"], expires="0000-11-27T05:00:00Z"))
+    assert world.run().count("apply DatasetGrant/status") == 1
+    assert "apply DatasetGrant/status" not in world.run()

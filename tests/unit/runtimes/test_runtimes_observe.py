@@ -155,7 +155,7 @@ WORLDS: dict[str, tuple[dict[str, Any], tuple[str, str, str, str, bool]]] = {
         ),
     ),
     "a full disk": (
-        {"workers": {**READY.workers, "d-worker-0": WorkerFacts(full="stopped: the disk of tier 0 (SSD) has 5.0 GiB free")}},
+        {"workers": {**READY.workers, "d-worker-0": WorkerFacts(full="others leave less than 20% of the disk free")}},
         (
             "Bound",
             "DatasetReady",
@@ -432,7 +432,7 @@ def test_a_disk_that_others_filled_is_a_condition_and_an_event() -> None:
 
     assert admits(workers={}) == ("False", "NotAskedYet")
     assert admits() == ("True", "RoomLeft")
-    full = {"d-worker-1": WorkerFacts(full="stopped: the disk of tier 0 (SSD) has 5.0 GiB free and 40.0 GiB stay free (20%)")}
+    full = {"d-worker-1": WorkerFacts(full="others leave less than 20% of the disk free")}
     assert admits(workers=full) == ("False", "DiskFull")
     (told_,) = worlds.observe(SUBJECT, worlds.settled(SUBJECT, workers=full)).findings
     assert (told_.severity, told_.reason) == ("warning", "DiskFull")

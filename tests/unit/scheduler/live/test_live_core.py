@@ -186,3 +186,22 @@ def test_a_gang_bound_in_part_is_told_in_time_though_nothing_else_happens(repair
     assert deleted == ["one"]
     assert now is not None
     assert repair <= now <= repair + 6.0
+
+
+def test_what_is_kept_by_what_pods_ask_goes_with_them() -> None:
+    """Amounts, names of containers and cards have no end: 40 kinds of pods that are gone are forgotten, not 40 forever."""
+    c = core(preemption=False)
+    c.apply("Node", None, node("a", 64, **{"aliyun.com/gpu-mem": "64", "aliyun.com/gpu-count": "2"}))
+    cluster = c.books.cluster
+    for n in range(40):
+        one = pod(f"p{n}", n + 1, limits={"aliyun.com/gpu-mem": str(n % 30 + 1)})
+        c.apply("Pod", None, one)
+        c.decide(n)
+        c.apply("Pod", one, None)
+    assert cluster.devices is not None
+    kept = [cluster._limits, cluster._least, cluster.devices._asked, cluster.devices._typical]
+    assert all(len(one) >= 30 for one in kept)
+    c.apply("Pod", None, pod("stays", 65))
+    c.decide(1000)  # after more than SWEEP
+    assert [len(one) <= 1 for one in kept] == [True] * 4, [len(one) for one in kept]
+    assert c.queue.jobs

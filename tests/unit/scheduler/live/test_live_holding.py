@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -328,3 +329,42 @@ def test_the_deadline_of_a_job_says_when_its_pods_end() -> None:
     assert w.decide() == {"slow": "a"}
     w.core.apply("Job", job_of("old", 600), None)
     assert w.core.keeping.ends.of(w.pods["old"], "", T0) == math.inf
+
+
+def test_who_waits_to_be_looked_at_keeps_its_back_off_and_the_first_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one search a second; all who found no room were tried anew for it each second, 40 times a minute."""
+    w = World({"a": 4})
+    tried, try_ = Counter[str](), w.core._try
+    monkeypatch.setattr(w.core, "_try", lambda job, now: (tried.update(list(job.pods)), try_(job, now)))
+    w.arrive(*(pod(f"p{n}", nodeSelector={"pool": "none"}) for n in range(50)))
+    while w.now < 20:
+        w.decide()
+        w.now += 0.25
+    assert max(tried.values()) <= 3, tried.most_common(3)
+    w.arrive(pod("urgent", nodeSelector={"pool": "none"}, priority=5))
+    while w.now < 23:
+        w.decide()
+        w.now += 0.25
+    assert "urgent" in w.core.keeping.nodes.in_vain  # before most of the others
+    assert len(w.core.keeping.nodes.in_vain) < 30
+
+
+def test_a_clock_that_is_set_back_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places are held, and hints believed, by the time of day; for the hour that it went back nobody was held a place."""
+    w = World({"a": 4, "b": 4})
+    w.run("old", "a")
+    w.arrive(*gang("big", 8), pod("never", 9))
+    for _ in range(3):
+        w.decide()
+        w.now += 2
+    assert list(w.core.keeping.nodes.holders) == ["gang n/big"]
+    assert list(w.core.keeping.nodes.in_vain) == ["never"]
+    monkeypatch.setattr(w.core, "_time_ns", lambda: int((T0 + w.now - 3600) * 1e9))
+    for n in range(8):
+        w.end(f"big{n}")
+    w.arrive(*gang("next", 8))
+    for _ in range(20):
+        w.now += 2
+        w.decide()
+    assert list(w.core.keeping.nodes.holders) == ["gang n/next"]
+    assert T0 + w.now - 3600 - w.core.keeping.nodes.in_vain["never"] < 60

@@ -64,6 +64,8 @@ def test_a_gang_that_grows_is_due_at_once() -> None:
     queue.add("g", "u2", 3, gang="g", priority=7)
     assert keys(queue, 0) == ["g"]
     assert (job.since, job.priority, list(job.pods)) == (3, 7, ["u1", "u2"])
+    queue.remove("g", "u2")
+    assert job.priority == 0  # its highest pod went
 
 
 def test_who_returns_from_a_failed_binding_keeps_its_delay() -> None:
