@@ -15,6 +15,8 @@ NAME = "forebay-scheduler"
 GATES = "forebay-scheduler-gates"
 COMPONENT = {"app.kubernetes.io/part-of": "forebay", "forebay.io/component": "scheduler"}
 LOOK = ["get", "list", "watch"]
+WHOLE = ("scheduling.sigs.k8s.io", "scheduling.volcano.sh")
+"""Groups whose PodGroups mostly have no status subresource: to write their status is to patch them."""
 HEALTH = 8080
 SETTINGS = """\
 # docs/scheduler.md lists the fields. Read again when it changes; a mistake changes nothing and is said in an Event.
@@ -43,6 +45,9 @@ def rules() -> list[Object]:
         _rule("scheduling.x-k8s.io", ["elasticquotas", "podgroups"], LOOK),
         _rule("scheduling.volcano.sh", ["podgroups"], LOOK),
         _rule("scheduling.k8s.io", ["podgroups", "priorityclasses"], LOOK),
+        _rule("scheduling.k8s.io", ["podgroups/status"], ["patch"]),
+        _rule("scheduling.x-k8s.io", ["podgroups/status"], ["patch"]),
+        *(_rule(group, ["podgroups", "podgroups/status"], ["patch"]) for group in WHOLE),
         _rule("forebay.io", ["nodecaches"], LOOK),
         _rule("forebay.io", ["datasethints"], [*LOOK, "patch"]),  # which nodes should load: a wish, not the status
         _rule("events.k8s.io", ["events"], ["create", "patch"]),

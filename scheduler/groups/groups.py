@@ -62,15 +62,17 @@ class Groups:
 
     # what comes in
 
-    def set(self, kind: str, value: Object) -> None:
-        """An object as it is now; `kind` is a `Source.name`. Raises KeyError for another."""
+    def set(self, kind: str, value: Object) -> bool:
+        """An object as it is now; `kind` is a `Source.name`. Whether that is news. Raises KeyError for another kind."""
         said = _READERS[kind](value)
         assert said.about is not None
-        self._said[kind, f"{said.about.namespace}/{said.about.name}"] = said
+        key = kind, f"{said.about.namespace}/{said.about.name}"
+        before, self._said[key] = self._said.get(key), said
+        return before != said
 
-    def remove(self, kind: str, namespace: str, name: str) -> None:
-        """An object that is gone. Unknown ones are no mistake."""
-        self._said.pop((kind, f"{namespace}/{name}"), None)
+    def remove(self, kind: str, namespace: str, name: str) -> bool:
+        """An object that is gone. Whether it was known."""
+        return self._said.pop((kind, f"{namespace}/{name}"), None) is not None
 
     def set_class(self, name: str, value: int | None) -> bool:
         """What a PriorityClass is worth, None for one that is gone. Whether that is news."""
@@ -106,6 +108,25 @@ class Groups:
         if told.priority is not None:
             return told.priority
         return self._classes.get(told.priority_class, pod.spec.priority)
+
+    def named(self, pod: Pod) -> tuple[str, str]:
+        """Which of all groups the pod names, by a key that `described` takes, and its task; "" for none."""
+        if not (named := self._namings(pod)):
+            return "", ""
+        chosen = self._chosen(named)
+        return chosen.key, chosen.group
+
+    def key(self, kind: str, name: str) -> str:
+        """Of an object's kind and full name, as in `named`."""
+        return f"{_SPACES[kind]}:{name}" if _SPACES[kind] else name
+
+    def described(self, key: str) -> tuple[str, Said] | None:
+        """The object that counts for pods of that key: its kind, and what it says. None where there is none."""
+        space, _, name = key.rpartition(":")
+        for kind, its in _SPACES.items():
+            if its == space and (said := self._said.get((kind, name))) is not None:
+                return kind, said
+        return None
 
     def part(self, pod: Pod) -> str:
         """Its part of its gang, "" for none."""

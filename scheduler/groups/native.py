@@ -15,7 +15,8 @@ from forebay.scheduler.groups.said import Naming, Object, Reference, Said
 GROUP = "scheduling.k8s.io"
 KIND = f"PodGroup.{GROUP}"
 SPACE = "kubernetes"
-SCHEDULED = ("PodGroupScheduled", "PodGroupInitiallyScheduled")
+SCHEDULED, INITIALLY = "PodGroupScheduled", "PodGroupInitiallyScheduled"
+"""Its condition in 1.36 and in 1.37."""
 
 
 def naming(pod: Pod) -> Naming | None:
@@ -66,4 +67,4 @@ def _together(mode: object) -> bool:
 def _scheduled(status: Object) -> bool:
     listed = status.get("conditions")
     conditions = [mapping(one) for one in listed] if isinstance(listed, list) else []
-    return any(one.get("type") in SCHEDULED and one.get("status") == "True" for one in conditions)
+    return any(one.get("type") in (SCHEDULED, INITIALLY) and one.get("status") == "True" for one in conditions)

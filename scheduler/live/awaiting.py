@@ -26,7 +26,7 @@ from forebay.scheduler.arrays.types import Ints
 from forebay.scheduler.live.config import Locality
 from forebay.scheduler.locality.cost import Data
 from forebay.scheduler.locality.placing import Choice
-from forebay.scheduler.locality.waiting import turn_comes, wait_left
+from forebay.scheduler.locality.waiting import STALL, turn_comes, wait_left
 
 SHOWN = 3
 NEAR = 1.0
@@ -45,17 +45,18 @@ class Line:
 
     loading: datasets that were asked for there and are seen to grow; grown: when one of them last did; next: datasets that only
     the store has, that some worker can load and none was asked to; asked: nodes that were asked for a dataset a moment ago, as
-    long as anything that was asked for is seen to grow.
+    long as anything that was asked for is seen to grow; silent: seconds that nothing may be seen to grow until that ends.
     """
 
     loading: tuple[str, ...] = ()
     grown: float = -math.inf
     next: frozenset[str] = frozenset()
     asked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    silent: float = STALL
 
     def turn(self, dataset: str, waited: float, now: float, longest: float) -> bool:
         """Whether a gang with this dataset waits for its turn."""
-        return dataset in self.next and turn_comes(len(self.loading), now - self.grown, waited, longest)
+        return dataset in self.next and turn_comes(len(self.loading), now - self.grown, waited, longest, self.silent)
 
 
 @dataclass(frozen=True, slots=True)

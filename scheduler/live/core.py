@@ -26,12 +26,13 @@ from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.gang import plan as plan_gang
 from forebay.scheduler.groups import Groups
 from forebay.scheduler.groups.size import too_large
+from forebay.scheduler.groups.status import Reason
 from forebay.scheduler.live.books import Books, created
 from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.counts import Counts
 from forebay.scheduler.live.flights import Flight, Flights
 from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome
-from forebay.scheduler.live.intentions import GATE, Intention, Opened, gated
+from forebay.scheduler.live.intentions import Intention, Opened, gated, to_place
 from forebay.scheduler.live.intentions import read as read_intention
 from forebay.scheduler.live.members import Members
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
@@ -40,6 +41,7 @@ from forebay.scheduler.live.partial import Partials, alive, told_late
 from forebay.scheduler.live.preempting import Preemption
 from forebay.scheduler.live.reserve.keeping import Keeping
 from forebay.scheduler.live.saying import Sayings, named, quota_changed
+from forebay.scheduler.live.statuses import Statuses, full_name
 from forebay.scheduler.live.tenants import Unplaceable
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.plan import Placement, Plan
@@ -67,6 +69,7 @@ class Core:
         self.pods: dict[str, Pod] = {}
         self.flights, self.partials, self.opened = Flights(), Partials(), Opened()
         self.sayings = Sayings(self.books.cluster)
+        self.statuses = Statuses(groups)
         self.preemption = Preemption(self.books, groups, self.planner)
         self.keeping = Keeping(self.books, self.planner, self.queue, groups, self.nearness, self._booked)
         self._lacking: Gang | None = None  # what the job that is being tried found no room for
@@ -141,12 +144,11 @@ class Core:
         self.books.node_gone(name)
 
     def _group(self, kind: str, old: Any, new: Any) -> None:
-        if new is not None:
-            self.groups.set(kind, new)
-        else:
-            meta = old.get("metadata") or {}
-            self.groups.remove(kind, str(meta.get("namespace", "")), str(meta.get("name", "")))
-        self._regroup(str(((new if new is not None else old).get("metadata") or {}).get("namespace", "")))
+        namespace, name = full_name(old if new is None else new)
+        news = self.groups.remove(kind, namespace, name) if new is None else self.groups.set(kind, new)
+        self.statuses.object(kind, namespace, name, new)
+        if news:  # not for a status alone
+            self._regroup(namespace)
 
     def _regroup(self, namespace: str) -> None:
         """What is said of gangs changed, "" in all namespaces: pods may belong to another now, to none, or go earlier."""
@@ -161,6 +163,8 @@ class Core:
     def _pod(self, old: Pod | None, pod: Pod) -> None:
         uid = pod.metadata.uid
         gang = member.gang if (member := self.groups.membership(pod)) is not None else ""
+        if gang or pod.spec.scheduling_group is not None:
+            self.statuses.pod(pod, ours=pod.spec.scheduler_name == self.settings.scheduler_name)
         if elsewhere := self.opened.see(pod):
             LOG.warning("%s", elsewhere)
         if pod.spec.node_name or pod.status.phase in ENDED:
@@ -170,7 +174,7 @@ class Core:
             return
         if pod.status.nominated_node_name or (old is not None and old.status.nominated_node_name):
             self.books.pod(pod)
-        if not self._waits(pod):
+        if not to_place(pod, self.settings):
             if pod.metadata.deletion_timestamp and (flight := self.flights.get(uid)) is not None:
                 self._call_back(flight, "the pod is being deleted")
             self._withdraw(uid)
@@ -185,15 +189,6 @@ class Core:
         self._wait(uid, pod)
         if changed and old is not None:
             self.queue.hurry(self._job_of[uid])
-
-    def _waits(self, pod: Pod) -> bool:
-        """Whether we are to place it now."""
-        if pod.metadata.deletion_timestamp:
-            return False
-        gates = [gate.name for gate in pod.spec.scheduling_gates]
-        if self.settings.gates and gates == [GATE]:
-            return True
-        return not gates and pod.spec.scheduler_name == self.settings.scheduler_name
 
     def _let_go(self, pod: Pod, gang: str) -> None:
         """An earlier run of ours has opened its gate and nobody has bound it yet: it counts where it was meant to go."""
@@ -261,6 +256,7 @@ class Core:
         self._failures.pop(uid, None)
         self.books.gone(uid)
         self.opened.gone(uid)
+        self.statuses.gone(uid)
         member = self.groups.membership(pod)
         if member is not None and self._members.gone(member.gang, uid):
             self.partials.whole(member.gang)
@@ -300,7 +296,7 @@ class Core:
 
     def _again(self, flight: Flight, outcome: Outcome, now: float) -> None:
         pod, uid = flight.pod, outcome.uid
-        if not self._waits(pod):
+        if not to_place(pod, self.settings):
             return
         self._wait(uid, pod, hurry=False)
         failures = self._failures[uid] = self._failures.get(uid, 0) + (outcome.result != "withheld")
@@ -312,6 +308,7 @@ class Core:
             self.counts.attempts["error"] += 1
             what = f"binding it to node {flight.node} failed: {outcome.sentence}; it is tried again in {delay:.0f} s"
             self._pending += self.sayings.tell(pod, "SchedulerError", what)
+            self.statuses.waits([pod], "SchedulerError", what)
 
     # --- the pass ---
 
@@ -326,6 +323,7 @@ class Core:
                 self._try(job, now)
         self._pending += self.keeping.end(self._wall(), self.pods)
         self._tell_late()
+        self._pending += self.statuses.due(now, self._wall())
         if now - self._swept_at > SWEEP:
             self._sweep(now)
             for flight in self.flights.lost(now):
@@ -340,6 +338,7 @@ class Core:
 
     def _try(self, job: Job, now: float) -> None:
         seen, self._lacking, self._refused = self.queue.stirs, None, False
+        kind: Reason = "Unschedulable"
         pods = [self.pods[uid] for uid in job.pods]
         nominations = self.books.cluster.nominations
         held = {one.uid: one for pod in pods if (one := nominations.get(pod.metadata.uid)) is not None}
@@ -356,7 +355,7 @@ class Core:
         except Exception as wrong:  # a defect: it must not keep the other jobs from being tried
             LOG.exception("job %s: it could not be tried", job.key)
             self.counts.attempts["error"] += 1
-            reason = f"the scheduler failed on it: {wrong!r}; its log says more"
+            kind, reason = "SchedulerError", f"the scheduler failed on it: {wrong!r}; its log says more"
             self.books.sync()
         if not reason:
             return
@@ -368,6 +367,7 @@ class Core:
         self._pending += self.books.claims.give_back(pods)
         if job.key in self._look_again:
             self.queue.later(job, now, self._look_again.pop(job.key))
+        self.statuses.waits((self.pods[uid] for uid in job.pods), kind, reason)
         for uid in job.pods:
             given_up = "" if uid in held and nominations.get(uid) is None else None
             self._pending += self.sayings.tell(self.pods[uid], "Unschedulable", reason, places.get(uid, given_up))
@@ -493,6 +493,7 @@ class Core:
 
     def _sweep(self, now: float) -> None:
         self._swept_at = now
+        self.statuses.again()
         requests = self.books.requests(self.pods.values())
         self.books.cluster.sweep(requests)
         self.planner.keep(requests)

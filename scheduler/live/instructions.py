@@ -89,6 +89,18 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Status:
+    """Merge this into the status of a PodGroup, if it is still of this version."""
+
+    api_version: str
+    namespace: str
+    name: str
+    uid: str
+    version: str
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Delete the pod (graceful; only if it is still this one), after saying why on it."""
 
@@ -115,7 +127,7 @@ class Load:
     nodes: str
 
 
-Instruction = Bind | Cancel | Tell | Report | Delete | FreeClaim | Load
+Instruction = Bind | Cancel | Tell | Report | Status | Delete | FreeClaim | Load
 
 Result = Literal["bound", "refused", "gone", "failed", "withheld"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from forebay.api.kubernetes.core import Pod, PodCondition
+from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.instructions import Named
 
 GATE = "forebay.io/placement"
@@ -38,6 +39,16 @@ def render(intention: Intention) -> dict[str, str]:
 def gated(pod: Pod) -> bool:
     """Whether it waits at our gate."""
     return any(gate.name == GATE for gate in pod.spec.scheduling_gates)
+
+
+def to_place(pod: Pod, settings: Configuration) -> bool:
+    """Whether we are to place it now."""
+    if pod.metadata.deletion_timestamp:
+        return False
+    gates = [gate.name for gate in pod.spec.scheduling_gates]
+    if settings.gates and gates == [GATE]:
+        return True
+    return not gates and pod.spec.scheduler_name == settings.scheduler_name
 
 
 def read(pod: Pod) -> Intention | None:

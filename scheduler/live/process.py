@@ -35,7 +35,7 @@ from forebay.scheduler.live.effects.binder import Binder
 from forebay.scheduler.live.effects.gates import Gates
 from forebay.scheduler.live.effects.telling import Teller
 from forebay.scheduler.live.effects.volumes import Volumes
-from forebay.scheduler.live.instructions import Bind, Cancel, Delete, FreeClaim, Instruction, Load, Outcome, Report, Tell
+from forebay.scheduler.live.instructions import Bind, Cancel, Delete, FreeClaim, Instruction, Load, Outcome, Report, Status, Tell
 from forebay.scheduler.live.journal import Moment, Told, Writer
 from forebay.scheduler.live.metrics import Metrics, Reading
 
@@ -276,6 +276,8 @@ class Scheduler:
                 self.teller.report(one)
             elif isinstance(one, FreeClaim):
                 self.binder.free(one)
+            elif isinstance(one, Status):
+                self.teller.status(one)
             elif isinstance(one, Load):
                 self.teller.order(one)
         self.binder.submit(binds)

@@ -14,6 +14,7 @@ from forebay.api.quantity import QuantityError
 from forebay.scheduler.pods.amounts import cache_bytes
 from forebay.scheduler.pods.fill import UNSAID, Fill
 from forebay.scheduler.quota.inputs.elastic import of_pod
+from forebay.scheduler.quota.inputs.flavors import Flavor, read_flavor
 from forebay.scheduler.quota.quotas import Quotas
 from forebay.scheduler.quota.tree import Home
 
@@ -28,7 +29,7 @@ class Tenants:
     def __init__(self, quotas: Quotas) -> None:
         self.default = UNSAID
         self._quotas = quotas
-        self._flavors: dict[str, Mapping[str, str]] = {}
+        self._flavors: dict[str, Flavor] = {}
         self._flavored = self._filled = False
         self._objects: dict[tuple[str, str, str], Mapping[str, object]] = {}
 
@@ -47,12 +48,11 @@ class Tenants:
         return problems
 
     def flavor(self, name: str, value: Mapping[str, Any] | None) -> None:
-        """A ResourceFlavor (kueue.x-k8s.io) is there, changed, or (None) gone: the labels of its nodes."""
+        """A ResourceFlavor (kueue.x-k8s.io) is there, changed, or (None) gone."""
         if value is None:
             self._flavors.pop(name, None)
         else:
-            labels = (value.get("spec") or {}).get("nodeLabels") or {}
-            self._flavors[name] = {str(key): str(label) for key, label in labels.items()}
+            self._flavors[name] = read_flavor(name, value)
 
     # --- what is asked ---
 
@@ -77,15 +77,17 @@ class Tenants:
         return own.or_else(self.default)
 
     def kept_in(self, pod: Pod) -> Pod:
-        """The pod with the node labels of its queue's flavors required of its nodes.
+        """The pod with the node labels of those of its queue's flavors required of its nodes whose taints it tolerates, and with
+        their tolerations, unless another scheduler looks at it after us (it is gated).
 
-        Raises Unplaceable for a flavor that is missing, and for a pod that does not say how much of caches it takes.
+        Raises Unplaceable for a flavor that is missing or wrong, for a pod that tolerates none, and for one that does not say how
+        much of caches it takes.
         """
         try:
             cache_bytes(pod)
-        except QuantityError as wrong:
+        except QuantityError as error:
             said = pod.metadata.annotations[CACHE_BYTES]
-            raise Unplaceable(f'annotation {CACHE_BYTES} "{said[:40]}" {wrong}; {wrong.remedy}') from wrong
+            raise Unplaceable(f'annotation {CACHE_BYTES} "{said[:40]}" {error}; {error.remedy}') from error
         queue = self.home(pod).queue if self._flavored else ""
         tree = self._quotas.tree
         flavors = next((tree.queues[one].flavors for one in tree.path(queue) if tree.queues[one].flavors), ()) if queue else ()
@@ -97,7 +99,21 @@ class Tenants:
                 f'queue "{queue}" runs on nodes of resource flavor {", ".join(flavors)}, and ResourceFlavor {missing[0]} '
                 "(kueue.x-k8s.io) does not exist; create it, or take it out of the queue"
             )
-        labels = [tuple(Expression(key, "In", (value,)) for key, value in self._flavors[name].items()) for name in flavors]
+        wrong = next((mistake for name in flavors if (mistake := self._flavors[name].mistake)), "")
+        if wrong:
+            raise Unplaceable(f'queue "{queue}": {wrong}')
+        given, own = not pod.spec.scheduling_gates, pod.spec.tolerations
+        refused = {name: self._flavors[name].refusing(own, given=given) for name in flavors}
+        there = [self._flavors[name] for name in flavors if refused[name] is None]
+        if not there:
+            told = ", ".join(f"{name} has taint {taint}" for name, taint in refused.items())
+            raise Unplaceable(
+                f'queue "{queue}" runs on nodes of resource flavors with taints that the pod does not tolerate: {told}; '
+                "add a toleration to the pod, or to the flavor (not for NoExecute)"
+            )
+        if given and (more := [one for flavor in there for one in flavor.tolerations if one not in own]):
+            pod = msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, tolerations=(*own, *dict.fromkeys(more))))
+        labels = [tuple(Expression(key, "In", (value,)) for key, value in one.labels.items()) for one in there]
         return _required(pod, labels) if all(labels) else pod  # a flavor without labels is any node
 
 

@@ -31,7 +31,11 @@ PASSES = 10.0
 """Clusterfuls of younger pods that may start before a gang."""
 STALL = 120.0
 """Seconds without a byte more on any node that loads from the store, after which nobody waits for a turn there: the orders are
-not followed, or hints do not say so."""
+not followed, or hints do not say so. On a large cluster it takes longer until hints do: see `stall`."""
+APART = 1.3 / 20
+"""Seconds for each node of a cluster that two hints of one node with large news are apart, at most (`csi/hints/pacing.py`)."""
+ON_ITS_WAY = 20.0
+"""Seconds until what a worker says is in our copy, beside that pause: it looks every 5 s, and so do we."""
 TURN = 14_400.0
 """Seconds that a gang waits for its turn at the most, whatever the hints say."""
 
@@ -187,9 +191,14 @@ def may_go(cost: float, waited: float) -> bool:
     return not wait_left(cost, waited)
 
 
-def turn_comes(loading: int, still: float, waited: float, longest: float = TURN) -> bool:
+def stall(nodes: int) -> float:
+    """STALL on a cluster of so many nodes: above some 1,500, as long as a node that loads may be silent."""
+    return max(STALL, APART * nodes + ON_ITS_WAY)
+
+
+def turn_comes(loading: int, still: float, waited: float, longest: float = TURN, silent: float = STALL) -> bool:
     """Whether a gang whose data only the store has, and nobody loads, waits for its turn there.
 
-    `loading`: datasets that are loaded from the store; `still`: seconds since any of those was seen to grow.
+    `loading`: datasets that are loaded from the store; `still`: seconds since any of those was seen to grow, `silent` at most.
     """
-    return loading >= STORE_LOADS and still <= STALL and waited <= longest
+    return loading >= STORE_LOADS and still <= silent and waited <= longest

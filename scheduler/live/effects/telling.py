@@ -19,14 +19,14 @@ from forebay.kube.leader import NotLeading
 from forebay.kube.objects import Key, Reference
 from forebay.kube.pacing import TokenBucket
 from forebay.kube.resources import DATASET_HINTS, PODS
-from forebay.scheduler.live.instructions import Bind, Delete, Load, Named, Report, Tell
+from forebay.scheduler.groups.status import cut
+from forebay.scheduler.live.effects.statuses import StatusWriter
+from forebay.scheduler.live.instructions import Bind, Delete, Load, Named, Report, Status, Tell
 
 LOG = logging.getLogger(__name__)
 
 RATE, BURST = 50.0, 100
 """Conditions a second: of a pod that waits the newest is written, so a slow writer writes less and nothing wrong."""
-LONGEST = 1024
-"""Bytes of a condition's message, as of an Event's note."""
 
 
 def about(pod: Named) -> Reference:
@@ -38,8 +38,9 @@ class Teller:
 
     def __init__(self, client: Client, say: Callable[[Note], None], scheduled_per_second: float) -> None:
         self._client, self._say = client, say
+        self._statuses = StatusWriter(client)
         self._changed = threading.Condition()
-        self._waiting: dict[str, Tell | Delete | Load] = {}  # by uid, or what it is about: the newest
+        self._waiting: dict[str, Tell | Delete | Load | Status] = {}  # by uid, or what it is about: the newest
         self._ending = False
         self._pace = TokenBucket(RATE, BURST)
         self._events: TokenBucket | None = None
@@ -78,22 +79,28 @@ class Teller:
         self._say(Note(about(bind.pod), "Normal", "Scheduled", "Binding", text))
 
     def tell(self, tell: Tell) -> None:
-        self._say(Note(about(tell.pod), "Warning", "FailedScheduling", "Scheduling", _short(tell.sentence)))
+        self._say(Note(about(tell.pod), "Warning", "FailedScheduling", "Scheduling", cut(tell.sentence)))
         self._put(tell)
 
     def delete(self, delete: Delete) -> None:
-        self._say(Note(about(delete.pod), "Warning", delete.reason, "Deleting", _short(delete.sentence)))
+        self._say(Note(about(delete.pod), "Warning", delete.reason, "Deleting", cut(delete.sentence)))
         self._put(delete)
 
     def report(self, report: Report) -> None:
         reference = Reference(report.api_version, report.kind, report.name, report.namespace, report.uid)
         LOG.warning("%s %s/%s: %s", report.kind, report.namespace, report.name, report.sentence)
-        self._say(Note(reference, "Warning", report.reason, "Scheduling", _short(report.sentence)))
+        self._say(Note(reference, "Warning", report.reason, "Scheduling", cut(report.sentence)))
 
     def order(self, load: Load) -> None:
         """A wish for the nodes of a dataset."""
         with self._changed:
             self._waiting[f"{load.namespace}/{load.name}"] = load
+            self._changed.notify()
+
+    def status(self, status: Status) -> None:
+        """Of the object of a gang."""
+        with self._changed:
+            self._waiting[status.uid] = status
             self._changed.notify()
 
     def _put(self, one: Tell | Delete) -> None:
@@ -125,10 +132,12 @@ class Teller:
                 continue  # it is gone, or another pod has its name
             except (ApiError, Unreachable, Unusable, ConfigError, NotLeading) as error:
                 self.failed += 1
-                what = f"hints of {one.namespace}/{one.name}" if isinstance(one, Load) else f"pod {one.pod}"
-                LOG.warning("%s: not written: %s", what, error)
+                LOG.warning("%s: not written: %s", _what(one), error)
 
-    def _write(self, one: Tell | Delete | Load) -> None:
+    def _write(self, one: Tell | Delete | Load | Status) -> None:
+        if isinstance(one, Status):
+            self._statuses.write(one)
+            return
         if isinstance(one, Load):
             notes = {LOAD_ON: one.nodes or None}
             self._client.merge(DATASET_HINTS, Key(one.namespace, one.name), {"metadata": {"annotations": notes}})
@@ -139,7 +148,7 @@ class Teller:
                 "type": "DisruptionTarget",
                 "status": "True",
                 "reason": "PreemptionByScheduler",
-                "message": _short(one.sentence),
+                "message": cut(one.sentence),
             }
             marked["lastTransitionTime"] = _now()
             self._client.strategic(
@@ -148,7 +157,7 @@ class Teller:
             self._client.delete(PODS, key, uid=one.pod.uid)
             return
         condition: dict[str, Any] = {"type": "PodScheduled", "status": "False", "reason": one.reason}
-        condition["message"] = _short(one.sentence)
+        condition["message"] = cut(one.sentence)
         if not one.said:
             condition["lastTransitionTime"] = _now()
         status: dict[str, Any] = {"conditions": [condition]}
@@ -157,9 +166,10 @@ class Teller:
         self._client.strategic(PODS, key, {"metadata": {"uid": one.pod.uid}, "status": status}, sub="status")
 
 
-def _short(text: str) -> str:
-    data = text.encode()
-    return text if len(data) <= LONGEST else data[: LONGEST - 3].decode("utf-8", "ignore") + "..."
+def _what(one: Tell | Delete | Load | Status) -> str:
+    if isinstance(one, Load):
+        return f"hints of {one.namespace}/{one.name}"
+    return f"status of PodGroup {one.namespace}/{one.name}" if isinstance(one, Status) else f"pod {one.pod}"
 
 
 def _now() -> str:

@@ -27,7 +27,7 @@ from forebay.scheduler.live.reserve.holding import Holder
 from forebay.scheduler.live.tenants import Unplaceable
 from forebay.scheduler.live.waiting import Job, Queue
 from forebay.scheduler.locality import prefetch
-from forebay.scheduler.locality.waiting import STALL
+from forebay.scheduler.locality.waiting import stall
 from forebay.scheduler.pods.request import Request
 
 EVERY = 5.0
@@ -107,25 +107,28 @@ class Prefetching:
         """Loads that have brought a byte since the last look. A hint that is silent and then speaks again brings none."""
         datasets, before = self._nearness.warmth.datasets, self._most
         shares = {(self._names[row], datasets[column]): float(see.ratio[row, column]) for row, column in self.loads.since}
-        self._grew = {one: at for one, at in self._grew.items() if see.now - at <= STALL}
+        self._grew = {one: at for one, at in self._grew.items() if see.now - at <= self._silent()}
         self._grew |= {one: see.now for one, share in shares.items() if share > before.get(one, share)}
         self._most = {one: max(share, before.get(one, 0.0)) for one, share in shares.items()}
 
     def _tell(self, see: prefetch.Outlook) -> None:
         """What waits for its turn at the store, and behind whom."""
-        datasets, now = self._nearness.warmth.datasets, see.now
+        datasets, now, silent = self._nearness.warmth.datasets, see.now, self._silent()
         asked, behind = dict[str, tuple[str, ...]](), dict[str, float]()
         for (row, column), since in self.loads.since.items():
             node, dataset = self._names[row], datasets[column]
             grew = self._grew.get((node, dataset), -np.inf)
-            if now - max(grew, since) <= STALL and self._grew:
+            if now - max(grew, since) <= silent and self._grew:
                 asked[dataset] = (*asked.get(dataset, ()), node)
-            if see.far[column] and now - grew <= STALL:
+            if see.far[column] and now - grew <= silent:
                 behind[dataset] = max(grew, behind.get(dataset, -np.inf))
         turn = see.far & see.loadable & (see.able.any(axis=0) if see.able is not None else True)
         turn[[column for _, column in self.loads.since]] = False
         waits = frozenset(name for at in np.flatnonzero(turn) if (name := datasets[at]) in self._nearness.wished)
-        self._nearness.line = Line(tuple(sorted(behind)), max(behind.values(), default=-np.inf), waits, asked)
+        self._nearness.line = Line(tuple(sorted(behind)), max(behind.values(), default=-np.inf), waits, asked, silent)
+
+    def _silent(self) -> float:
+        return stall(len(self._books.cluster.nodes))
 
     def _follow(self) -> None:
         self._nearness.follow()

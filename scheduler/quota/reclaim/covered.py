@@ -6,7 +6,8 @@ one, then its other members each.
 
 `Measure` compares, in this order, what floors cover, what fair shares cover, what runs, and how little of that is beyond fair
 shares; of the first three, the highest priority at which two states differ decides. Starting a job raises it (the youngest comes
-last of its priority), and evictions count if they do: docs/quota.md has the proof, and when amounts alone decide.
+last of its priority), and evictions count if they do: docs/quota.md has the proof, and when amounts alone decide,
+for which there is none (`tests/unit/scheduler/test_quota_cycles.py` looks at all that can happen in small clusters).
 """
 
 from __future__ import annotations

@@ -11,11 +11,12 @@ from datakit import CLAIM, Lake, claim
 from livekit import JOB, T0, aged, bound, gang, node, pod
 
 from forebay.api.kubernetes.core import Pod
+from forebay.fuse.csi.hints.pacing import BUDGET, SPREAD
 from forebay.scheduler.live.config import Configuration, Locality
 from forebay.scheduler.live.copies import NodeCache
 from forebay.scheduler.live.instructions import Tell
 from forebay.scheduler.live.questions.when import when
-from forebay.scheduler.locality.waiting import STALL
+from forebay.scheduler.locality.waiting import STALL, stall
 
 
 def steps(lake: Lake, until: float, every: float = 1.0) -> dict[str, str]:
@@ -336,6 +337,34 @@ def test_its_turn_ends_when_no_byte_comes_for_two_minutes() -> None:
     steps(lake, came + 300.0, 5.0)
     assert "big0" in lake.started
     assert STALL - 5.0 <= lake.now - came <= STALL + 15.0
+
+
+def plugin(where: str) -> Pod:
+    """The pod that publishes what a node holds."""
+    made = bound(pod(f"plugin-{where}", 0), where)
+    meta = msgspec.structs.replace(made.metadata, namespace="forebay-system", labels={"forebay.io/component": "node"})
+    ready = msgspec.convert({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}, type(made.status))
+    return msgspec.structs.replace(made, metadata=meta, status=ready)
+
+
+def test_on_a_large_cluster_its_turn_outlasts_the_pauses_of_hints() -> None:
+    """Nodes of a cluster of 4,000 tell what they have every 260 s (`csi/hints/pacing.py`); with 120 s nobody waited there."""
+    every = SPREAD * 4000 / BUDGET
+    assert STALL < every < stall(4000) < every + 30.0
+    assert stall(1500) == STALL
+    lake = Store()
+    lake.loads()
+    for n in range(4000):
+        lake.core.apply("Node", None, node(f"far{n}", 0))
+    lake.arrive(*(plugin(name) for name in ("a", "b")))  # as long as these are ready, what they said holds
+    lake.now += 6.0
+    lake.decide()
+    came = lake.now
+    lake.arrive(*train(3, lake.now))
+    steps(lake, came + every, 5.0)
+    assert "big0" not in lake.started
+    steps(lake, came + every + 60.0, 5.0)
+    assert "big0" in lake.started  # nothing has come since
 
 
 def test_its_turn_is_waited_for_no_longer_than_going_costs() -> None:

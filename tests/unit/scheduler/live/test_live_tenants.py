@@ -222,3 +222,121 @@ def test_memory_of_each_of_several_cards_counts_for_all_of_them() -> None:
     c.apply("Pod", None, small)
     assert binds(c.decide(100)) == {"small": "a"}
     assert c.books.quotas.ledger.charges["small"].amounts["nvidia.com/gpumem"] == 8000
+
+
+SPOT = {"key": "spot", "value": "true", "effect": "NoSchedule"}
+
+
+def tainted(name: str, *taints: dict[str, str], **labels: str) -> Node:
+    made = labelled(name, **labels)
+    listed = [{"key": one["key"], "effect": one["effect"], "value": one.get("value", "")} for one in taints]
+    return msgspec.structs.replace(made, spec=msgspec.convert({"taints": listed}, type(made.spec)))
+
+
+def flavored(*taints: dict[str, str], tolerations: Any = (), **settings: Any) -> Core:
+    """A queue on two flavors: `spot`, with these taints on its node too, and `firm`."""
+    c = core(**settings)
+    c.apply("Node", None, tainted("s", *taints, pool="spot"))
+    c.apply("Node", None, labelled("f", pool="firm"))
+    c.apply("Quota", None, tree(leaf("q", resourceflavors="spot, firm")))
+    spot = flavor("spot", pool="spot")
+    spot["spec"] |= {"nodeTaints": list(taints), "tolerations": list(tolerations)}
+    c.apply("ResourceFlavor", None, spot)
+    c.apply("ResourceFlavor", None, flavor("firm", pool="firm"))
+    return c
+
+
+def four(name: str, **spec: Any) -> Pod:
+    """As large as a node."""
+    return pod(name, cpu=4, **spec)
+
+
+TOLERATES = {"tolerations": [{"key": "spot", "operator": "Exists"}]}
+
+
+def test_who_does_not_tolerate_a_flavors_taints_may_not_use_it() -> None:
+    c = flavored(SPOT)
+    c.apply("Pod", None, four("plain1"))
+    c.apply("Pod", None, four("plain2"))
+    assert set(binds(c.decide(0)).values()) == {"f"}
+    c.apply("Pod", None, four("tolerant", **TOLERATES))
+    assert binds(c.decide(1)) == {"tolerant": "s"}
+
+
+def test_the_taints_of_a_flavor_count_where_its_nodes_do_not_have_them() -> None:
+    c = flavored(SPOT)
+    c.apply("Node", tainted("s", SPOT, pool="spot"), labelled("s", pool="spot"))
+    c.apply("Pod", None, four("plain1"))
+    c.apply("Pod", None, four("plain2"))
+    assert set(binds(c.decide(0)).values()) == {"f"}
+
+
+def test_a_flavors_own_tolerations_let_its_queues_pods_on_its_nodes() -> None:
+    c = flavored(SPOT, tolerations=[{"key": "spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}])
+    c.apply("Pod", None, four("one"))
+    c.apply("Pod", None, four("two"))
+    assert set(binds(c.decide(0)).values()) == {"f", "s"}
+
+
+def test_a_toleration_that_nobody_writes_down_does_not_keep_a_pod_that_would_be_driven_out() -> None:
+    c = flavored({**SPOT, "effect": "NoExecute"}, tolerations=[{"key": "spot", "operator": "Exists"}])
+    c.apply("Pod", None, four("one"))
+    c.apply("Pod", None, four("two"))
+    assert set(binds(c.decide(0)).values()) == {"f"}
+    c.apply("Pod", None, four("tolerant", **TOLERATES))
+    assert binds(c.decide(1)) == {"tolerant": "s"}
+
+
+def test_prefer_no_schedule_keeps_nobody_out() -> None:
+    c = flavored({**SPOT, "effect": "PreferNoSchedule"})
+    c.apply("Pod", None, four("one"))
+    c.apply("Pod", None, four("two"))
+    assert set(binds(c.decide(0)).values()) == {"f", "s"}
+
+
+def test_a_gated_pod_has_its_own_tolerations_alone() -> None:
+    """Its scheduler looks at the taints again, and knows nothing of flavors."""
+    c = flavored(SPOT, tolerations=[{"key": "spot", "operator": "Exists"}], gates=True)
+    waits = {"schedulerName": "default-scheduler", "schedulingGates": [{"name": "forebay.io/placement"}]}
+    c.apply("Pod", None, four("one", **waits))
+    c.apply("Pod", None, four("two", **waits))
+    assert set(binds(c.decide(0)).values()) == {"f"}
+
+
+def test_a_pod_that_tolerates_none_of_its_flavors_is_told_which_taints() -> None:
+    c = core()
+    c.apply("Node", None, tainted("s", SPOT, pool="spot"))
+    c.apply("Quota", None, tree(leaf("q", resourceflavors="spot")))
+    spot = flavor("spot", pool="spot")
+    spot["spec"]["nodeTaints"] = [SPOT]
+    c.apply("ResourceFlavor", None, spot)
+    c.apply("Pod", None, pod("p"))
+    assert told(c.decide(0)) == [
+        'queue "q" runs on nodes of resource flavors with taints that the pod does not tolerate: '
+        "spot has taint spot=true:NoSchedule; "
+        "add a toleration to the pod, or to the flavor (not for NoExecute)"
+    ]
+    c.apply("ResourceFlavor", spot, {**spot, "spec": {**spot["spec"], "tolerations": [{"key": "spot", "operator": "Exists"}]}})
+    assert binds(c.decide(100)) == {"p": "s"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ({"nodeTaints": [{"key": "a", "effect": "Never"}]}, 'spec.nodeTaints[0].effect "Never" is none of NoSchedule'),
+        ({"nodeTaints": [{"effect": "NoSchedule"}]}, "spec.nodeTaints"),
+        ({"nodeTaints": "a"}, "spec.nodeTaints"),
+        ({"tolerations": [{"key": "a", "operator": "Maybe"}]}, 'spec.tolerations[0].operator "Maybe" is none of Equal, Exists'),
+        ({"tolerations": [{"key": "a", "effect": "Never"}]}, 'spec.tolerations[0].effect "Never"'),
+        ({"tolerations": [7]}, "spec.tolerations"),
+        ({"nodeLabels": {"a": 7}}, "ResourceFlavor spot"),
+    ],
+)
+def test_a_flavor_that_cannot_be_read_keeps_its_queues_pods_waiting_and_says_so(spec: dict[str, Any], word: str) -> None:
+    c = two_nodes()
+    c.apply("Quota", None, tree(leaf("q", resourceflavors="spot"), leaf("other", "other")))
+    c.apply("ResourceFlavor", None, {"kind": "ResourceFlavor", "metadata": {"name": "spot"}, "spec": spec})
+    c.apply("Pod", None, pod("p"))
+    (sentence,) = told(c.decide(0))
+    assert word in sentence
+    assert "ResourceFlavor spot" in sentence
