@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from controllerlab import Cluster, installed
 from controlplane import PROGRAMS, ControlPlane, programs
+from controlplane_kit import until
 from kubeproxy import KubeProxy
 
 from forebay.kube.client import Client
 from forebay.kube.objects import Key
-from forebay.kube.resources import NAMESPACES
+from forebay.kube.resources import NAMESPACES, SERVICE_ACCOUNTS
 from forebay.kube.transport import Transport
 
 HERE = Path(__file__).parent
@@ -116,5 +117,7 @@ def space(cluster: Cluster) -> Iterator[str]:
     """A namespace that must be empty of ours at the end."""
     name = f"s{next(NUMBERS)}"
     cluster.client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    account = Key(name, "default")  # pods are refused without it
+    until(lambda: cluster.client.transport.request("GET", SERVICE_ACCOUNTS.at(account)).code == 200, 60, "no service account")
     yield name
     cluster.client.delete(NAMESPACES, Key("", name))
