@@ -70,9 +70,9 @@ TIERS = ("/var/cache/ssd0", "/var/cache/ssd1", "/var/cache/jindo", "/var/cache/n
 
 
 def chosen() -> install.Install:
-    """An installation with the image of this working tree."""
+    """An installation with the image of this working tree. The disk of a test machine may be full but for a little."""
     return install.Install(
-        installation=settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test"),
+        installation=settings.read(yaml.safe_dump({"image": "forebay:dev", "freeSpaceFloor": "0.1%"}), "of the test"),
         host_roots=(HOST_ROOT, IMAGES),
         tier_roots=TIERS,
     )
