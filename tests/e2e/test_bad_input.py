@@ -121,7 +121,7 @@ def test_wrong_credentials_are_a_condition_and_corrected_by_the_secret(lake: Lak
         found: dict[str, Any] = next((c for c in lake.status()["conditions"] if c["type"] == "StoresAnswer"), {})
         return found
 
-    until(lambda: answer().get("reason") == "StoreFails", f"nobody says that the store refuses: {lake.status()}")
+    until(lambda: answer().get("reason") == "StoreFails", f"nobody says that the store refuses: {lake.status()}", 240.0)
     message = answer()["message"]
     assert "1 of 1 workers get nothing from a store" in message
     assert "something-else" not in json.dumps(lake.status())
@@ -282,14 +282,14 @@ def test_a_disk_that_others_have_filled_is_said_until_there_is_room(served: Lake
 
     floor = "forebay.io/free-space-floor"
     pods.kubectl("annotate", "dataset", served.name, f"{floor}=99.9%", "--overwrite")
-    until(lambda: admits().get("reason") == "DiskFull", f"nobody says that the disk is full: {served.status()}")
+    until(lambda: admits().get("reason") == "DiskFull", f"nobody says that the disk is full: {served.status()}", 240.0)
     assert f"1 of 1 workers cache nothing; {served.name}-worker-0 on node-" in admits()["message"]
     assert "free some space, or lower the floor" in ready(pods, served.name)["message"], "where people look first"
     until(lambda: "workers cache nothing" in said(pods, served.name), f"no Event says so: {said(pods, served.name)}")
     assert json.loads(pods.run(served.reader("meanwhile"))) == served.hashes
     assert not served.status()["measured"].get("cachedBytes")
     pods.kubectl("annotate", "dataset", served.name, f"{floor}=0", "--overwrite")
-    until(lambda: admits().get("reason") == "RoomLeft", f"it stays said: {admits()}")
+    until(lambda: admits().get("reason") == "RoomLeft", f"it stays said: {admits()}", 240.0)
 
 
 LOOK = ["sh", "-c", "while :; do if ls /data/docs >/dev/null 2>&1; then echo well; else echo lost; fi; sleep 0.3; done"]

@@ -37,7 +37,8 @@ def warm(lake: Lake, log: Path, crews: None) -> str:
     lake.bound()
     worker = str(lake.pods.get(f"{lake.name}-worker-0")["spec"]["nodeName"])
     lake.pods.run(lake.reader("first", worker))
-    until(lambda: told(lake, worker) == lake.bytes, f"the NodeCache of {worker} does not tell of {lake.bytes} bytes")
+    what = f"the NodeCache of {worker} does not tell of {lake.bytes} bytes"
+    until(lambda: told(lake, worker) == lake.bytes, what, 300.0)  # small news wait a minute
     return worker
 
 
