@@ -57,6 +57,7 @@ def land_beside_their_data(lake: Lake, pods: Pods, home: str) -> None:
     """The scheduler alone would spread them."""
     demanded = {f"fluid.io/dataset.{lake.name}.sched": "required"}
     for name, labels in (("near-0", {}), ("near-1", {}), ("near-2", {}), ("there", demanded)):
+        until(lambda: schedulable(pods, home), f"{home} is tainted")  # a wish does not bring a pod to a node that is not ready
         until(lambda name=name, labels=labels: steered(lake, pods, labelled(lake, name, **labels)), f"{name} is not steered")
     for name in ("near-0", "near-1", "near-2", "there"):
         until(lambda name=name: pods.phase(name) in ("Succeeded", "Failed"), f"pod {name} has not ended")
@@ -65,6 +66,10 @@ def land_beside_their_data(lake: Lake, pods: Pods, home: str) -> None:
         assert found["spec"]["nodeName"] == home, name
         mounts = found["spec"]["containers"][0]["volumeMounts"]
         assert [m.get("mountPropagation") for m in mounts if m["name"] == "data"] == ["HostToContainer"]
+
+
+def schedulable(pods: Pods, node: str) -> bool:
+    return pods.cluster.kubectl("get", "node", node, "-o", "jsonpath={.spec.taints}") == ""
 
 
 def steered(lake: Lake, pods: Pods, thing: dict[str, Any]) -> bool:

@@ -114,10 +114,11 @@ def front(site: ControlPlane) -> Iterator[KubeProxy]:
 
 @pytest.fixture
 def space(cluster: Cluster) -> Iterator[str]:
-    """A namespace that must be empty of ours at the end."""
+    """A namespace, empty of ours at the end: what stays would take a part in other tests of this server."""
     name = f"s{next(NUMBERS)}"
     cluster.client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     account = Key(name, "default")  # pods are refused without it
     until(lambda: cluster.client.transport.request("GET", SERVICE_ACCOUNTS.at(account)).code == 200, 60, "no service account")
     yield name
+    cluster.clear(name)
     cluster.client.delete(NAMESPACES, Key("", name))

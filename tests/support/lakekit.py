@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -88,8 +89,9 @@ def deploy(cluster: Cluster) -> None:
     for node in cluster.nodes:
         for root in (HOST_ROOT, IMAGES):
             (cluster.root_of(node) / root[1:]).mkdir(parents=True, exist_ok=True)
-    cluster.kubectl("apply", "--server-side", "-f", str(DEPLOY / "crds"))
-    cluster.kubectl("apply", "--server-side", "-f", "-", text=installed())
+    for where, text in ((str(DEPLOY / "crds"), None), ("-", installed())):
+        apply = partial(cluster.kubectl, "apply", "--server-side", "-f", where, text=text)
+        until(lambda apply=apply: apply() != "", f"the server does not take {where}")
     workloads = (
         "deployment/forebay-controller",
         "deployment/forebay-webhook",
