@@ -77,7 +77,7 @@ def test_a_queued_gangs_data_is_on_its_node_before_it_starts(lake: Lake, log: Pa
     node = wish(lake)
     assert f"reserved on {node}," in crew.said()
     until(lambda: [one["spec"]["options"]["nodes"] for one in loads(lake)] == [node], "no load is made, or not one")
-    until(lambda: told(lake, node) == lake.bytes, f"{node} does not hold all of the data")
+    until(lambda: told(lake, node) == lake.bytes, f"{node} does not hold all of the data", 300.0)  # small news wait a minute
     assert crew.nodes() == []
     until(lambda: wish(lake) == "", "the wish stands though the node has the data")
 

@@ -71,7 +71,8 @@ def test_pods_of_a_node_share_one_mount_and_keep_it_while_all_who_serve_it_die(l
     assert len(set(before.values())) == 1, "all of one file system"
     for _ in range(2):
         found = pods.cluster.run(NODE, ["pgrep", "-f", "forebay mounts"]).split()
-        pods.cluster.run(NODE, ["kill", "-9", *found])  # process 1 of its container: all who serve the mount die with it
+        # process 1 of its container: all who serve the mount die with it, and one may before the signal
+        pods.cluster.run(NODE, ["kill", "-9", *found], check=False)
         for name in ("one", "two"):
             seen = pods.log(name).count("reads")
             until(lambda name=name, seen=seen: pods.log(name).count("reads") > seen, f"{name} stands still")

@@ -103,7 +103,7 @@ def test_with_datasets_by_the_plain_manifests(lake: Lake) -> None:
         assert "forebay" not in cluster.kubectl("get", "crd", "-o", "name")
         until(lambda: not of_ours(cluster), f"stays: {of_ours(cluster)}")
         for node in NODES:
-            assert not cluster.processes(node, "bin/forebay ")
+            until(lambda node=node: not cluster.processes(node, "bin/forebay "), f"a process stays on {node}")
     finally:
         deploy(cluster)
     lake.apply()
@@ -149,7 +149,7 @@ def test_with_datasets_by_helm(lake: Lake, tmp_path: Path) -> None:
         cluster.kubectl("delete", "namespace", SYSTEM, "--timeout=100s", seconds=150)
         assert of_ours(cluster) == [f"secret/{name}" for name in secrets(lake)]
         for node in NODES:
-            assert not cluster.processes(node, "bin/forebay ")
+            until(lambda node=node: not cluster.processes(node, "bin/forebay "), f"a process stays on {node}")
         for kind in ("cacheruntime", "dataset"):
             lake.pods.delete(kind, lake.name)  # nobody is there who could let go of it
         until(lambda: not of_ours(cluster), f"stays: {of_ours(cluster)}")

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from controllerlab import Cluster, installed
 from controlplane import PROGRAMS, ControlPlane, programs
+from controlplane_kit import until
 from kubeproxy import KubeProxy
 
 from forebay.kube.client import Client
 from forebay.kube.objects import Key
-from forebay.kube.resources import NAMESPACES
+from forebay.kube.resources import NAMESPACES, SERVICE_ACCOUNTS
 from forebay.kube.transport import Transport
 
 HERE = Path(__file__).parent
@@ -113,8 +114,11 @@ def front(site: ControlPlane) -> Iterator[KubeProxy]:
 
 @pytest.fixture
 def space(cluster: Cluster) -> Iterator[str]:
-    """A namespace that must be empty of ours at the end."""
+    """A namespace, empty of ours at the end: what stays would take a part in other tests of this server."""
     name = f"s{next(NUMBERS)}"
     cluster.client.create(NAMESPACES, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    account = Key(name, "default")  # pods are refused without it
+    until(lambda: cluster.client.transport.request("GET", SERVICE_ACCOUNTS.at(account)).code == 200, 60, "no service account")
     yield name
+    cluster.clear(name)
     cluster.client.delete(NAMESPACES, Key("", name))

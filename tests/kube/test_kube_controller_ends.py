@@ -153,9 +153,12 @@ def test_pods_that_have_ended_keep_nothing(cluster: Cluster, running: Running, s
     cluster.delete("Dataset", key)
     if stripped:
         cluster.strip("Dataset", key)
-    until(
-        lambda: (cluster.read("PersistentVolumeClaim", key) or {"metadata": {}})["metadata"].get("deletionTimestamp"), 60, "told"
-    )
+
+    def told() -> bool:
+        claim = cluster.read("PersistentVolumeClaim", key)
+        return claim is None or bool(claim["metadata"].get("deletionTimestamp"))
+
+    until(told, 60, lambda: cluster.read("PersistentVolumeClaim", key))  # it may be let go of a moment later
     until(lambda: cluster.gone("Dataset", key), 120, lambda: cluster.read("Dataset", key))
     until(lambda: not cluster.left(key), 120, lambda: cluster.left(key))
     assert not cluster.gone("Pod", pod)

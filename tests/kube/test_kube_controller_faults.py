@@ -117,7 +117,7 @@ def killed(proxy: KubeProxy, after: int, *, lose: bool, do: Any) -> bool:
             do()
             end = time.monotonic() + 60
             while not death.struck:
-                running.settle(quiet=0.7, unless=lambda: death.struck)
+                running.settle(quiet=3.0, unless=lambda: death.struck)
                 if death.struck or time.monotonic() > end:
                     break
                 if running.controller.workers.statistics().handed_out:

@@ -156,7 +156,7 @@ def test_a_load_waits_runs_and_is_complete(site: ControlPlane, loads: Loads, clu
     client = as_load(site, pod)
     reporter = Reporter(client, About(loads.space, "l", loads.read("l")["metadata"]["uid"]))
     reporter.say(HALF)
-    until(lambda: loads.status("l").get("progress") == msgspec.to_builtins(HALF), 20, lambda: loads.status("l"))
+    until(lambda: loads.status("l").get("progress") == msgspec.to_builtins(HALF), 60, lambda: loads.status("l"))
     running.settle()
     assert loads.status("l")["progress"] == msgspec.to_builtins(HALF), "the controller leaves it alone"
     with pytest.raises(Forbidden):
@@ -171,7 +171,7 @@ def test_a_load_waits_runs_and_is_complete(site: ControlPlane, loads: Loads, clu
     assert status["progress"] == msgspec.to_builtins(WHOLE)
     assert status["duration"].endswith("s")
     until(lambda: not cluster.status(loads.key("d")).get("operationRef"), 60, "operationRef stays")
-    until(lambda: [e["reason"] for e in cluster.events(loads.key("l"), "DataLoad")] == ["DataOperationSucceed"], 20, "no Event")
+    until(lambda: [e["reason"] for e in cluster.events(loads.key("l"), "DataLoad")] == ["DataOperationSucceed"], 60, "no Event")
     owner = loads.read("l")["metadata"]["ownerReferences"]
     assert [(o["kind"], o["name"]) for o in owner] == [("Dataset", "d")]
     cluster.delete("Dataset", loads.key("d"))
@@ -256,7 +256,7 @@ def test_what_is_not_carried_out_is_said(loads: Loads, more: str, phase: str, re
     assert not loads.pods("l")
     told = "DataOperationFailed" if phase == "Failed" else "DataOperationNotSupport"
     if reason != "RunAfter":
-        until(lambda: told in [e["reason"] for e in loads.cluster.events(loads.key("l"), "DataLoad")], 30, "no Event")
+        until(lambda: told in [e["reason"] for e in loads.cluster.events(loads.key("l"), "DataLoad")], 60, "no Event")
 
 
 def test_it_waits_for_the_workers_that_are_still_to_come(loads: Loads, cluster: Cluster) -> None:

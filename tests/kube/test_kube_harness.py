@@ -62,7 +62,7 @@ def test_an_aborted_run_leaves_no_process(tmp_path: Path, how: signal.Signals) -
         assert child.stdout.readline() == b"up\n"
         assert processes(folder)
         child.send_signal(how)
-        child.wait(10)
+        child.wait(60)
         until(lambda: not processes(folder))
     finally:
         child.kill()

@@ -119,7 +119,7 @@ def test_an_api_server_that_is_restarted_loses_and_repeats_nothing(
         plane.kill_api_server() if how == "kill" else plane.stop_api_server()
         plane.start_api_server()
         before = writer.writes
-        until(lambda: writer.writes > before + 50, 40)
+        until(lambda: writer.writes > before + 50, 90)
         writer.__exit__()
         until(lambda: watched.equals(client, namespace), 90, "the copy is the server's truth")
         watched.check()
@@ -155,7 +155,9 @@ def test_what_was_deleted_while_nobody_watched_is_found_when_history_is_gone(
         go.set()
         until(lambda: watched.equals(client, namespace), 60)
         watched.check()
-        assert seen[:2] == [1, 2]  # the watch was refused as too old by the server itself, and a list followed
+        # The watch was refused as too old by the server itself, and a list followed. It may have been asked for twice, where the
+        # server took more than the 30 s that a call waits; of three refusals a list would follow by itself.
+        assert 1 <= seen.index(2) < 3, seen
         assert watched.informer.health().lists >= 2
 
 
@@ -175,7 +177,7 @@ def test_a_continue_token_that_the_server_lets_expire(
 
     proxy.plan = plan
     with Watched(Transport(proxy.endpoint), namespace, page=3, longest_pause=0.3) as watched:
-        assert reached.wait(20)
+        assert reached.wait(60)
         client.apply(CONFIG_MAPS, Key(namespace, "m0"), config_map("m0", "changed"))
         client.delete(CONFIG_MAPS, Key(namespace, "m1"))
         plane.kill_api_server()
@@ -265,14 +267,12 @@ def test_a_storm_of_faults_ends_with_the_servers_truth(
         Watched(Transport(proxy.endpoint), namespace, page=7, seed=seed, longest_pause=0.3) as watched,
         Writer(client, namespace, seed) as writer,
     ):
-        until(lambda: sum(proxy.counts.values()) > 25, 60, "faults")
+        until(lambda: sum(proxy.counts.values()) > 25 and len(proxy.counts) >= 3 and writer.writes > 50, 90, lambda: proxy.counts)
         writer.__exit__()
         calm = True
         until(lambda: watched.equals(client, namespace), 90, "the copy is the server's truth")
         watched.check()
-    assert writer.writes > 50
     assert truth(client, namespace)
-    assert len(proxy.counts) >= 3, proxy.counts
 
 
 def test_thirty_thousand_bytes_a_line_and_pieces_of_any_size(client: Client, transport: Transport, namespace: str) -> None:

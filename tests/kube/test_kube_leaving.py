@@ -64,7 +64,7 @@ def delete_at_once(cluster: Cluster, key: Key) -> None:
     """Without a controller: nothing holds it."""
     cluster.delete("CacheRuntime", key)
     cluster.delete("Dataset", key)
-    until(lambda: cluster.gone("Dataset", key) and cluster.gone("CacheRuntime", key), 30, lambda: cluster.read("Dataset", key))
+    until(lambda: cluster.gone("Dataset", key) and cluster.gone("CacheRuntime", key), 60, lambda: cluster.read("Dataset", key))
     until(lambda: not cluster.left(key), 60, lambda: cluster.left(key))
 
 
@@ -114,14 +114,14 @@ def test_after_the_controller_was_deleted_too_early(
     cluster.delete("Dataset", key)
     cluster.strip("Dataset", other)
     cluster.delete("Dataset", other)
-    until(lambda: cluster.gone("Dataset", other), 30)
+    until(lambda: cluster.gone("Dataset", other), 60)
     assert DATASET_FINALIZER in finalizers(cluster, "Dataset", key)
     code, said = uninstall.run(cluster, key, other)
     assert code == 0, said
-    until(lambda: cluster.gone("Dataset", key), 30, lambda: cluster.read("Dataset", key))
+    until(lambda: cluster.gone("Dataset", key), 60, lambda: cluster.read("Dataset", key))
     for each in (key, other):
         cluster.delete("CacheRuntime", each)
-        until(lambda each=each: cluster.gone("CacheRuntime", each), 30, lambda each=each: cluster.read("CacheRuntime", each))  # type: ignore[misc]
+        until(lambda each=each: cluster.gone("CacheRuntime", each), 60, lambda each=each: cluster.read("CacheRuntime", each))  # type: ignore[misc]
         until(lambda each=each: not cluster.left(each), 60, lambda each=each: cluster.left(each))  # type: ignore[misc]
 
 
@@ -178,7 +178,7 @@ def test_a_reference_and_its_source_are_let_go_together(
     assert finalizers(cluster, "Dataset", view) == []
     assert cluster.left(view) == []
     cluster.delete("Dataset", view)
-    until(lambda: cluster.gone("Dataset", view), 30)
+    until(lambda: cluster.gone("Dataset", view), 60)
     delete_at_once(cluster, key)
 
 
@@ -221,7 +221,7 @@ def test_a_load_is_ended_and_stays_as_it_was_written(
     until(lambda: not jobs(cluster, space), 60, lambda: jobs(cluster, space))
     let_go(cluster, key)
     cluster.delete("DataLoad", load)
-    until(lambda: cluster.gone("DataLoad", load), 30, lambda: cluster.read("DataLoad", load))
+    until(lambda: cluster.gone("DataLoad", load), 60, lambda: cluster.read("DataLoad", load))
     delete_at_once(cluster, key)
 
 

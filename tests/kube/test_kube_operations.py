@@ -60,7 +60,7 @@ def test_it_is_told_so_and_stays_told(cluster: Cluster, running: Running, space:
     told = says_so(cluster, kind, key)
     assert kind in told["message"]
     assert REMEDY[kind] in told["message"]
-    until(lambda: cluster.events(key, kind), 30, "no Event")
+    until(lambda: cluster.events(key, kind), 60, "no Event")
     (event,) = cluster.events(key, kind)
     assert (event["type"], event["reason"], event["note"]) == ("Warning", REASON, told["message"])
     found = cluster.read(kind, key)
@@ -82,7 +82,7 @@ def test_it_is_told_so_and_stays_told(cluster: Cluster, running: Running, space:
     assert status(cluster, kind, key)["phase"] == "Failed"
 
     cluster.delete(kind, key)
-    until(lambda: cluster.gone(kind, key), 30, lambda: cluster.read(kind, key))
+    until(lambda: cluster.gone(kind, key), 60, lambda: cluster.read(kind, key))
 
 
 @pytest.mark.parametrize("kind", UNDRIVEN)

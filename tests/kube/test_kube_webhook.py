@@ -22,6 +22,7 @@ from controlplane_kit import until
 from servers import free_port
 
 from forebay.controller.admission import certificates
+from forebay.controller.admission.manifests import PODS
 from forebay.controller.admission.preferences import ZONE
 from forebay.controller.admission.process import Options, Webhook
 from forebay.controller.install import parts as install
@@ -69,6 +70,8 @@ class Called:
             self.admin.apply(keeping_resource(obj), Key("", rights.WEBHOOK), body, manager="admin")
         self.webhook.keeper.look()
         until(self.is_called, 60, "the API server does not call the webhook")
+        before = self.pods_seen()  # the server follows the two configurations each by itself
+        until(lambda: self.make_probe() and self.pods_seen() > before, 60, "the API server does not call the webhook about pods")
 
     def is_called(self) -> bool:
         try:
@@ -76,6 +79,15 @@ class Called:
         except Invalid as error:
             return "objects.forebay.io" in str(error)
         return False
+
+    def make_probe(self) -> bool:
+        self.admin.create(r.PODS, "default", pod("probe"), dry_run=True)
+        return True
+
+    def pods_seen(self) -> float:
+        """Pods that the webhook was asked about."""
+        (family,) = (one for one in self.webhook._registry.collect() if one.name == "forebay_admission_seconds")
+        return sum(s.value for s in family.samples if s.name.endswith("_count") and s.labels["of"] == PODS.strip("/"))
 
     def stop(self) -> None:
         if not self.stopped:
@@ -341,6 +353,16 @@ def landed(cluster: Cluster, space: str, wanted: Object) -> str:
     return look()[0]
 
 
+def known(cluster: Cluster, space: str, node: str) -> None:
+    """Until kube-scheduler, which follows nodes and pods each by itself, has the node: it puts a pod there that may go nowhere
+    else. The pod stays, one on each node."""
+    probe = pod(f"known-{node}", labels={"x": "y"})
+    probe["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
+    made(cluster, space, probe)
+    key = Key(space, f"known-{node}")
+    until(lambda: (cluster.read("Pod", key) or {})["spec"].get("nodeName"), 120, lambda: cluster.read("Pod", key))
+
+
 def test_kube_scheduler_puts_pods_where_most_of_their_data_is(
     called: Called, scheduler: None, cluster: Cluster, space: str
 ) -> None:
@@ -352,6 +374,8 @@ def test_kube_scheduler_puts_pods_where_most_of_their_data_is(
         holding(cluster, name, **{f"{space}__{of}": amount for of, amount in held.items()})
     caches = called.webhook.knowledge.stores["NodeCache"]
     until(lambda: all(len(caches.where("dataset", f"{space}/{of}")) == 2 for of in "ab"), 60, "the copies of NodeCaches")
+    for name in nodes:
+        known(cluster, space, name)
     for i in range(5):
         assert landed(cluster, space, pod(f"a{i}", "a")) == "h-full"
     for i in range(3):

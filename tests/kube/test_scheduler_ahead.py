@@ -52,11 +52,8 @@ def place(admin: Client, space: str) -> Iterator[Site]:
     found = Site(admin, space)
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": space}}
     admin.apply(r.SERVICE_ACCOUNTS, Key(space, "default"), account)
-    for name in ("node-0", "node-1"):  # where `Cluster.serve` puts workers
-        admin.create(r.NODES, "", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
-        found.offer(name, {"cpu": "4", "memory": "64Gi", "pods": "110"})
-        admin.merge(r.NODES, Key("", name), {"spec": {"taints": []}})
-        found.nodes.append(name)
+    for _ in range(2):  # of names that no other test has put pods on: nobody here would end those
+        admin.merge(r.NODES, Key("", found.node(cpu="4")), {"spec": {"taints": []}})
     yield found
     for name in found.nodes:
         admin.delete(r.NODE_CACHES, Key("", name))
@@ -98,6 +95,15 @@ def loads(cluster: Cluster, space: str) -> dict[str, Object]:
     return {one["spec"]["options"]["nodes"]: one for one in found}
 
 
+def served(cluster: Cluster, place: Site) -> None:
+    """A worker on each node, and the dataset Bound."""
+    key = Key(place.namespace, "d")
+    until(lambda: len(cluster.pods(key)) == 2, 60, "two workers")
+    for pod, node in zip(cluster.pods(key), place.nodes, strict=True):
+        cluster.run(pod, node)
+    until(lambda: cluster.phase(key) == "Bound", 60, lambda: cluster.status(key))
+
+
 def nobody(admin: Client, place: Site) -> bool:
     """Whether no pod is left, workers included: there is no kubelet that would end them, and they take room on the nodes."""
     for pod in place.pods():
@@ -110,13 +116,12 @@ def test_what_a_gang_waits_for_is_loaded_where_it_will_run(
 ) -> None:
     with Running(site.endpoint):
         cluster.apply(SMALL.replace("SPACE", space))
-        cluster.serve(Key(space, "d"), 2)
-        until(lambda: cluster.phase(Key(space, "d")) == "Bound", 60, lambda: cluster.status(Key(space, "d")))
+        served(cluster, place)
         for node in place.nodes:
             says(admin, space, node, 0)
         olds = [place.pod(f"old-{n}", cpu="3", **JOB) for n in range(2)]
         for n, old in enumerate(olds):
-            place.bind(old, f"node-{n}")
+            place.bind(old, place.nodes[n])
         with Scheduling(endpoint(site)):  # type: ignore[arg-type]
             gang = place.gang("train", 3, 3, **JOB, **CLAIM)  # beside the worker, four would not fit on a node
             until(lambda: wish(cluster, space), 90, lambda: [place.said(key) for key in gang])
@@ -147,13 +152,12 @@ def test_a_gang_waits_for_the_load_that_was_made_for_it_when_another_node_comes_
 ) -> None:
     with Running(site.endpoint):
         cluster.apply(SMALL.replace("SPACE", space))
-        cluster.serve(Key(space, "d"), 2)
-        until(lambda: cluster.phase(Key(space, "d")) == "Bound", 60, lambda: cluster.status(Key(space, "d")))
+        served(cluster, place)
         for node in place.nodes:
             says(admin, space, node, 0, total=10_000)
         olds = [place.pod(f"old-{n}", cpu="3", **JOB) for n in range(2)]
         for n, old in enumerate(olds):
-            place.bind(old, f"node-{n}")
+            place.bind(old, place.nodes[n])
         with Scheduling(endpoint(site)) as scheduling:  # type: ignore[arg-type]
             gang = place.gang("train", 3, 3, **JOB, **CLAIM)
             until(lambda: wish(cluster, space), 90, lambda: [place.said(key) for key in gang])
@@ -201,7 +205,7 @@ def test_a_gang_starts_though_nobody_carries_out_what_is_wished(
         says(admin, space, node, 0)
     olds = [place.pod(f"old-{n}", cpu="4", **JOB) for n in range(2)]
     for n, old in enumerate(olds):
-        place.bind(old, f"node-{n}")
+        place.bind(old, place.nodes[n])
     with Scheduling(endpoint(site)):  # type: ignore[arg-type]
         gang = place.gang("train", 4, 4, **JOB, **CLAIM)
         until(lambda: wish(cluster, space), 60, lambda: [place.said(key) for key in gang])

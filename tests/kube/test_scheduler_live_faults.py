@@ -82,6 +82,7 @@ def test_another_scheduler_fills_the_node_while_we_decide(world: ControlPlane, s
         site.bind(theirs, first)
         until(lambda: running.scheduler.core.counts.races == 1, PATIENCE)
         held.let_go()
+        site.all_bound([stuck])
         site.waits(behind, "too little free cpu")
         assert site.where([stuck, theirs, behind]) == [first, first, ""]
         second = site.node(cpu="1")

@@ -61,7 +61,7 @@ def test_the_place_is_held_while_victims_end(world: ControlPlane, site: Site) ->
         site.client.merge(PODS, low, {"status": started}, sub="status")  # else the API server would not wait for a kubelet
         high = site.pod("high", cpu="2", priorityClassName="high")
         until(lambda: site.get(high).status.nominated_node_name == node, PATIENCE, lambda: site.said(high))
-        assert site.get(low).metadata.deletion_timestamp
+        until(lambda: site.get(low).metadata.deletion_timestamp, PATIENCE, "the victim is not told to end")  # it is told last
         assert any(c.type == "DisruptionTarget" and c.reason == "PreemptionByScheduler" for c in site.get(low).status.conditions)
         site.waits(high, "it waits until the pods that make room for it are gone")
         site.offer(node, {"cpu": "4", "memory": "64Gi", "pods": "110"})  # room for one of both: it is the higher one's

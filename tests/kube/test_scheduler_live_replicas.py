@@ -50,6 +50,13 @@ def test_the_second_replica_takes_over_with_books_that_are_right(world: ControlP
     assert {one["reportingController"] for one in events if one["reason"] == "Scheduled"} == {"forebay.io/scheduler"}
 
 
+def replaced(file: Path, text: str) -> None:
+    """As a kubelet changes a ConfigMap's file: whoever looks meanwhile never finds it empty."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
 def test_settings_are_read_anew_and_a_bad_file_changes_nothing(world: ControlPlane, site: Site, tmp_path: Path) -> None:
     file = tmp_path / "scheduler.yaml"
     file.write_text("schedulerName: forebay\n")
@@ -57,18 +64,21 @@ def test_settings_are_read_anew_and_a_bad_file_changes_nothing(world: ControlPla
     text = file.read_text()
     with Running(world.endpoint, config.read(text, str(file)), config=file, text=text) as running:
         core = running.scheduler.core
-        file.write_text("backof: {firstSeconds: 3}\n")
+        replaced(file, "backof: {firstSeconds: 3}\n")
         until(lambda: running.scheduler.metrics.reloads["bad"] == 1, PATIENCE)
         assert core.settings == config.Configuration()
-        file.write_text("backoff: {firstSeconds: 3}\npolicy: packing\nbindThreads: 3\n")
-        until(lambda: core.settings.policy == "packing", PATIENCE)
-        assert core.queue.first == 3
-        assert core.planner.policy.name == "packing"
+        replaced(file, "backoff: {firstSeconds: 3}\npolicy: packing\nbindThreads: 3\n")
+        until(lambda: (core.settings.policy, core.planner.policy.name, core.queue.first) == ("packing", "packing", 3), PATIENCE)
         site.all_bound([site.pod("after")])
-        metrics = generate_latest(running.scheduler.registry).decode()
-        assert 'forebay_scheduler_config_reloads_total{result="bad"} 1.0' in metrics
-        assert 'scheduler_schedule_attempts_total{profile="forebay",result="scheduled"} 1.0' in metrics
-        assert 'forebay_copy_age_seconds{copy="pods"}' in metrics
+
+        def metrics() -> str:
+            """The scheduler shows what it has done at the end of a turn: perhaps after the server has the pod bound."""
+            return generate_latest(running.scheduler.registry).decode()
+
+        one = 'scheduler_schedule_attempts_total{profile="forebay",result="scheduled"} 1.0'
+        until(lambda: one in metrics(), PATIENCE, metrics)
+        assert 'forebay_scheduler_config_reloads_total{result="bad"} 1.0' in metrics()
+        assert 'forebay_copy_age_seconds{copy="pods"}' in metrics()
 
         def said() -> list[str]:
             items = json.loads(site.client.transport.request("GET", r.EVENTS.path("default")).body)["items"]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from controlplane import ControlPlane
+from controlplane_kit import until
 from provisioner import Provisioner
-from schedulerlab import Running, Site, live_plane, live_site
+from schedulerlab import PATIENCE, Running, Site, live_plane, live_site
 from schedulerrights import SPACE, scheduler_account
 
 from forebay.api.kubernetes.storage import SELECTED_NODE, PersistentVolumeClaim
@@ -131,6 +132,7 @@ def test_the_volume_controllers_own_provisioner_waits_for_our_node(site: Site, r
 
 def test_cards_are_what_koordinators_device_says(world: ControlPlane, account: Endpoint, site: Site) -> None:
     site.client.apply(CRDS, Key("", KOORDINATOR["metadata"]["name"]), KOORDINATOR)  # type: ignore[index]
+    until(lambda: site.client.transport.request("GET", DEVICES.path("")).code == 200, PATIENCE, "the kind is not served")
     node = site.node(
         **{"koordinator.sh/gpu-core": "200", "koordinator.sh/gpu-memory-ratio": "200", "koordinator.sh/gpu-memory": "160Gi"}
     )

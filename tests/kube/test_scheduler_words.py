@@ -128,8 +128,9 @@ def test_a_queue_fills_nodes_its_way_and_counts_cache_bytes(world: ControlPlane,
 
 
 def _packed(site: Site) -> bool:
-    """Whether two pods that are made now come to one node, though the other is as empty: the changed quota has been read."""
-    made = [site.pod(f"p{next(NUMBERS)}") for _ in range(2)]
+    """Whether two pods that are made now come to one node, though the other is as empty: the changed quota has been read. Small
+    ones, since they stay: there is room for some sixty looks."""
+    made = [site.pod(f"p{next(NUMBERS)}", cpu="100m") for _ in range(2)]
     site.all_bound(made)
     return len(set(site.where(made))) == 1
 

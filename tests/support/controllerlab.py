@@ -317,6 +317,23 @@ class Cluster:
         listed, _ = self.client.list_all(RESOURCES[kind], Bare, key.namespace, labels=f"forebay.io/dataset={key.name}")
         return [o.metadata.name for o in listed]
 
+    def clear(self, space: str) -> None:
+        """Nothing stays of a namespace that a controller would go on working at, or that holds room on nodes: there is no kubelet
+        that would end its pods."""
+        for kind in ("DataLoad", "Dataset", "CacheRuntime", "AlluxioRuntime"):
+            for one in self.client.list_all(RESOURCES[kind], Bare, space)[0]:
+                key = Key(space, one.metadata.name)
+                self.delete(kind, key)
+                self.strip(kind, key)
+
+        def left() -> list[str]:
+            pods = [Key(space, one.metadata.name) for one in self.client.list_all(r.PODS, Bare, space)[0]]
+            for key in pods:
+                self.kill(key)
+            return [key.name for key in pods]
+
+        until(lambda: not left(), 60, left)
+
     def gone(self, kind: str, key: Key) -> bool:
         return self.read(kind, key) is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -70,9 +71,9 @@ TIERS = ("/var/cache/ssd0", "/var/cache/ssd1", "/var/cache/jindo", "/var/cache/n
 
 
 def chosen() -> install.Install:
-    """An installation with the image of this working tree."""
+    """An installation with the image of this working tree. The disk of a test machine may be full but for a little."""
     return install.Install(
-        installation=settings.read(yaml.safe_dump({"image": "forebay:dev"}), "of the test"),
+        installation=settings.read(yaml.safe_dump({"image": "forebay:dev", "freeSpaceFloor": "0.1%"}), "of the test"),
         host_roots=(HOST_ROOT, IMAGES),
         tier_roots=TIERS,
     )
@@ -88,8 +89,9 @@ def deploy(cluster: Cluster) -> None:
     for node in cluster.nodes:
         for root in (HOST_ROOT, IMAGES):
             (cluster.root_of(node) / root[1:]).mkdir(parents=True, exist_ok=True)
-    cluster.kubectl("apply", "--server-side", "-f", str(DEPLOY / "crds"))
-    cluster.kubectl("apply", "--server-side", "-f", "-", text=installed())
+    for where, text in ((str(DEPLOY / "crds"), None), ("-", installed())):
+        apply = partial(cluster.kubectl, "apply", "--server-side", "-f", where, text=text)
+        until(lambda apply=apply: apply() != "", f"the server does not take {where}")
     workloads = (
         "deployment/forebay-controller",
         "deployment/forebay-webhook",

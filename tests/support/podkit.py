@@ -19,10 +19,17 @@ PATIENCE = 120.0
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    """Polls. Raises with `what` when it does not hold in time."""
+    """Polls. Raises with `what` when it does not hold in time. An API server or a kubelet that is too busy to answer is asked
+    again: what it said last stands in the sentence."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not after {seconds:.0f} s: {what}"
+    while True:
+        refused = ""
+        try:
+            if condition():
+                return
+        except ClusterError as error:
+            refused = f" ({error})"
+        assert time.monotonic() < end, f"not after {seconds:.0f} s: {what}{refused}"
         time.sleep(0.1)
 
 

@@ -38,7 +38,7 @@ class Site:
         self.nodes: list[str] = []
 
     def node(self, cpu: str = "4", pods: str = "110", labels: Mapping[str, str] = {}, **more: str) -> str:
-        name = f"node-{next(NUMBERS)}"
+        name = f"node-{next(NUMBERS):05}"  # the order of names is the order of making: node-10 would come before node-9
         label = {"kubernetes.io/hostname": name, **labels}
         self.client.create(NODES, "", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": label}})
         self.offer(name, {"cpu": cpu, "memory": "64Gi", "pods": pods, **more})
