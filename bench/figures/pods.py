@@ -126,9 +126,15 @@ class Stand:
             },
         }
         for kind, said in spec.items():
-            self.pods.apply({"apiVersion": "data.fluid.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": said})
+            meta = {"name": name, "annotations": {"forebay.io/free-space-floor": "0.1%"}}  # the disk may be as full as it likes
+            self.pods.apply({"apiVersion": "data.fluid.io/v1alpha1", "kind": kind, "metadata": meta, "spec": said})
         phase = ("get", "dataset", name, "-o", "jsonpath={.status.phase}")
         until(lambda: self.pods.kubectl(*phase) == "Bound", f"dataset {name} is not Bound", 300)
+
+    def cached(self) -> int:
+        """Bytes in the cache of the reader's node, as its NodeCache says."""
+        used = ("get", "nodecache", NODE, "-o", "jsonpath={.status.tiers[*].usedBytes}")
+        return sum(int(n) for n in self.pods.kubectl(*used).split())
 
     def pod(self, name: str, command: list[str], claim: str = "") -> dict[str, Any]:
         """Of the restricted profile but for /tool; /disk is the node's own disk."""
@@ -158,6 +164,7 @@ def reads(stand: Stand) -> None:
     data, disk = Path("/data/b"), Path("/disk")
     reader("seq", data / "big/object", MIB)
     reader("files", data, "/tool/order-0", SMALL, 8, 3600)
+    until(lambda: stand.cached() >= effort.big, "the object is not in the node's cache: is its disk full?", 300)
     for compared in ((data, disk, "/tool/order-0"), (data / "big/object", disk / "big/object", "-")):
         got = reader("same", *compared)
         assert got["n"], "nothing was compared"
