@@ -18,8 +18,13 @@ from forebay.cache.disk.extents import block_range, blocks_of, checksum
 from forebay.cache.disk.index import BLOCK, object_path
 from forebay.cache.stores.base import BadReply, Body, Unavailable
 
-CHUNK = 1 << 20
-"""Bytes received before they are hashed and written: four blocks, and small enough to stay in L2."""
+CHUNK = 2 << 20
+"""Bytes written at once, where a run allows it to a multiple of as many: the kernel then caches them in one folio of 2 MiB.
+
+Compaction moves smaller ones, and splits into pages of 4 KiB what it finds no room for as a whole: 8 to 34 % of a file written
+1 MiB at a time after one pass. With 5 % of its bytes in such pages a file of 256 MiB is read at 0.80 of the speed, with 20 % at
+0.63 (ext4 itself, Linux 6.18). A folio of a pageblock's size is left whole.
+"""
 BUFFERS = 8
 """Receive buffers of the process; a lane without one waits."""
 
@@ -149,6 +154,7 @@ def receive(
 ) -> None:
     """Read blocks [first, first+count) of an object of `size` bytes from `body` into `fd`.
 
+    Each write ends on a multiple of `buffer`'s length (see `CHUNK`), or where the blocks end.
     `arrived(first, sums)` is called after each written run. `lock` is held while writing: the kernel takes writers of one
     file one at a time anyway, and makes those that wait spin (8 lanes: 0.9 CPU s/GiB against 0.4). Raises what the body
     raises, `BadReply` when it ends early, and OSError of the file. A body that has compared its blocks with checksums it was
@@ -158,8 +164,8 @@ def receive(
     proved: Callable[[int], bytes] | None = getattr(body, "proved", None)
     end = min((first + count) * BLOCK, size)
     while offset < end:
-        want = min(len(buffer), end - offset)
-        got = 0
+        want = min(len(buffer) - offset % len(buffer), end - offset)
+        got, hashed, sums = 0, 0, b""
         while got < want:
             try:
                 n = body.readinto(buffer[got:want])
@@ -168,13 +174,21 @@ def receive(
             if n <= 0:
                 raise BadReply(f"the store ended an answer {end - offset - got} bytes early: ask again, or check the server")
             got += n
-        sums = proved(blocks_of(got)) if proved else b""
-        if not sums:
-            sums = b"".join([checksum(buffer[i : min(i + BLOCK, got)]) for i in range(0, got, BLOCK)])
+            whole = got if got == want else got - got % BLOCK
+            if proved is None and whole > hashed:  # while they lie in L2
+                sums += _sums(buffer[hashed:whole])
+                hashed = whole
+        if proved is not None:
+            sums = proved(blocks_of(got)) or _sums(buffer[:got])
         with lock:
             write_all(fd, buffer[:got], offset)
         arrived(offset // BLOCK, sums)
         offset += got
+
+
+def _sums(data: memoryview) -> bytes:
+    """Checksums of the blocks of `data`, which begins with one."""
+    return b"".join([checksum(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)])
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:

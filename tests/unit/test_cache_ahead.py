@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forebay.cache.disk.files import CHUNK
 from forebay.cache.disk.index import BLOCK
 from forebay.cache.fetch.ahead import (
     FILES_MOST,
@@ -52,6 +54,20 @@ def test_once_wide_whole_ranges_are_asked() -> None:
             sizes.append(end - begin)
     assert sizes
     assert all(n % RANGE == 0 for n in sizes)
+
+
+@pytest.mark.parametrize("read", [128 << 10, 1 << 20, 3 << 20])
+def test_a_sequential_readers_ranges_are_written_in_whole_chunks(read: int) -> None:
+    """Only what is written as an aligned CHUNK stays whole in the page cache (`files.CHUNK`)."""
+    size, streams, here, whole = 256 << 20, Streams(), 0, 0
+    for at in range(0, size, read):
+        _, upto = streams.window(at, min(at + read, size), size)
+        for first, count in cut(here // BLOCK, upto // BLOCK):
+            begin, end = first * BLOCK, (first + count) * BLOCK
+            whole += max(end // CHUNK * CHUNK - -(-begin // CHUNK) * CHUNK, 0)
+        here = max(here, upto // BLOCK * BLOCK)
+    assert here == size
+    assert whole >= 0.95 * size
 
 
 def test_a_random_reader_gets_no_window() -> None:
