@@ -69,6 +69,27 @@ def test_it_ends_while_it_sleeps_for_long(server: KubeProxy) -> None:
     assert informer(server).stop()  # one that was never started
 
 
+def test_a_request_that_begins_while_it_is_stopped_is_interrupted_too(server: KubeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = Transport(server.endpoint)
+    interrupted = threading.Event()
+    interrupt, connection = transport.interrupt, transport._connection
+
+    def told(thread: int) -> None:
+        interrupt(thread)
+        interrupted.set()
+
+    def late(call: object) -> object:
+        assert interrupted.wait(60)
+        return connection(call)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transport, "interrupt", told)
+    monkeypatch.setattr(transport, "_connection", late)
+    server.silence()
+    copy = Informer(transport, NODES, Bare, Store[Bare]())
+    copy.start()
+    assert copy.stop(20)
+
+
 def test_bodies_that_are_nonsense_stop_nothing(server: KubeProxy) -> None:
     bodies = [b"", b"null", b"[1]", b'{"metadata":{}}', b'{"metadata":{"resourceVersion":"1"},"items":[{"spec":1}]}', b"\xff\xfe"]
     rest = list(bodies)
