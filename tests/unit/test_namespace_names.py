@@ -354,7 +354,8 @@ def test_validate_does_not_take_an_answer_asked_for_before_it_was_called(tmp_pat
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(opener)
-            await trio.testing.wait_all_tasks_blocked(0.05)
+            while first:  # its thread has asked the store
+                await trio.sleep(0.01)
             store.objects[b"a"] = b"v2"
             nursery.start_soon(opener)
             await trio.testing.wait_all_tasks_blocked(0.05)
