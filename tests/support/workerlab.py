@@ -85,7 +85,7 @@ class Lab:
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         assert code == 0, self.text()
         return time.monotonic() - began
 
