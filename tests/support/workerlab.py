@@ -17,7 +17,7 @@ from forebay.api.spec import DatasetSpec, Freshness, Mount, Tier, encode_spec
 from forebay.cache.client import Door, DoorError
 
 MIB = 1 << 20
-START_DEADLINE = 60.0
+START_DEADLINE = 120.0
 TTL = Freshness()
 
 
