@@ -103,10 +103,7 @@ class Informer(Generic[N]):
         with self._lock:
             if self._stream is not None:
                 self._stream.close()
-        if self._thread.ident is not None:
-            self._transport.interrupt(self._thread.ident)
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._transport.end(self._thread, timeout)
 
     def health(self) -> Health:
         machine = self._machine

@@ -212,6 +212,18 @@ class Transport:
         if sock is not None:
             _shut(sock)
 
+    def end(self, thread: threading.Thread, timeout: float) -> bool:
+        """Whether a thread that was told to end does so within `timeout` seconds. Its requests are interrupted until then: one
+        may begin just after another was."""
+        end = time.monotonic() + timeout
+        while thread.ident is not None and thread.is_alive():
+            self.interrupt(thread.ident)
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            thread.join(min(left, 0.1))
+        return True
+
     def close(self) -> None:
         """Closes what is idle. Requests under way end by themselves."""
         with self._lock:

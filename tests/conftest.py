@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 
 # A find of Hypothesis belongs to who ran it, not to the next unrelated change.
-# No deadline: a machine that does other things takes its time, and what is right late is right.
-hypothesis.settings.register_profile("here", deadline=None)
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+# No deadline, and no complaint that making examples takes long: a machine that does other things takes its time, and what is
+# right late is right.
+SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("here", deadline=None, suppress_health_check=SLOW)
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=SLOW)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 

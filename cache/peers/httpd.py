@@ -100,7 +100,8 @@ class Exchange:
 
     def read_request(self) -> Request | None:
         """The next request's head; None when the caller closed, or stayed idle for `IDLE`. Raises `Refused`, `Gone`."""
-        self.idle_since = time.monotonic()
+        if self.idle_since is None:  # else it waits since it came, however late its thread began
+            self.idle_since = time.monotonic()
         deadline = self.idle_since + IDLE
         searched = 0
         started = bool(self._buffer)

@@ -218,7 +218,8 @@ class Port:
         """Make a place: the longest idle connection goes, one that never proved itself first. False when none is idle. The lock
         is held."""
         now = time.monotonic()
-        idle = [(e.known, e.idle_since, e) for e in self._open if e.idle_since is not None and now - e.idle_since > EVICT_AFTER]
+        # read once: the thread of each changes it
+        idle = [(e.known, since, e) for e in self._open if (since := e.idle_since) is not None and now - since > EVICT_AFTER]
         if idle:
             min(idle, key=lambda i: i[:2])[2].interrupt()
         return bool(idle)

@@ -404,8 +404,7 @@ class Core:
             if isinstance(gathered, str):
                 return gathered
             gang = gathered
-        refused = refusal(self.books, job, pods)
-        if refused:
+        if refused := refusal(self.books, job, pods):
             self._lacking = gang or Gang(job.key, [Member(uid, request) for uid, request in requests.items()], 1)
             self._refused = True
             return refused

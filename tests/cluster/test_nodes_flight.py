@@ -68,7 +68,8 @@ def test_a_worker_killed_and_back_costs_little(tmp_path: Path, away: float, most
 
     Back at once, as its supervisor does it, it costs what was on its way: up to 20 MiB in the buffers of its connections,
     however large the dataset is. Away for longer than 2 s, others fetch from the store what only it had, until it is back:
-    seconds times the store's rate, which is much of a dataset that is read in ten.
+    seconds times the store's rate, which is much of a dataset that is read in ten. A machine that takes longer than that to
+    start a worker is allowed as much.
     """
     data = random_objects({f"b/{i}": 40 * MIB + i for i in range(15)})
     total = sum(map(len, data.values()))
@@ -76,18 +77,25 @@ def test_a_worker_killed_and_back_costs_little(tmp_path: Path, away: float, most
         lab.start()
         victim = lab.nodes["node-2"]
 
+        late = [0.0]
+
         def kill() -> None:
             eventually(lambda: store.link.sent["object"] > total / 3, 60, 0.01)
             victim.kill()
+            killed = time.monotonic()
             time.sleep(away)
             victim.start()
+            late[0] = max(0.0, time.monotonic() - killed - max(away, 2.0))
 
         killer = threading.Thread(target=kill)
         killer.start()
+        began = time.monotonic()
         epoch(lab.workers, data)
+        rate = total / (time.monotonic() - began)
         killer.join(60)
         left = store.link.sent["object"]
-        assert total <= left <= most * total, f"{left / total:.4f} of the dataset left the store"
+        said = f"{left / total:.4f} of the dataset left the store, {late[0]:.1f} s late, {rate / MIB:.0f} MiB/s"
+        assert total <= left <= most * total + late[0] * rate, said
 
 
 def test_the_second_node_is_fed_by_the_first(tmp_path: Path, store: S3Store) -> None:

@@ -92,7 +92,7 @@ def test_metrics_are_served_on_loopback_only(lab: Lab) -> None:
     lab.read("/a")
     eventually(lambda: '"metrics"' in lab.text())
     port = int(lab.text().split('"what": "metrics", "port": ')[1].split("}")[0])
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as reply:
         text = reply.read().decode()
     assert 'forebay_opens_total{result="miss"} 1.0' in text
     assert f'forebay_tier_objects{{medium="SSD",tier="{lab.tiers[0].path}"}}' in text
@@ -102,10 +102,10 @@ def test_metrics_are_served_on_loopback_only(lab: Lab) -> None:
 
 
 def packets(lab: Lab, *sent: bytes) -> list[bytes]:
-    """What comes back on a raw connection until it is closed or silent for a second."""
+    """What comes back on a raw connection until it is closed or silent for 20 s."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
         s.connect(str(lab.run_dir / "worker.sock"))
-        s.settimeout(1)
+        s.settimeout(20)
         for packet in sent:
             s.send(packet)
         got = []
@@ -143,17 +143,17 @@ def test_the_door_takes_so_many_connections_and_no_more(lab: Lab) -> None:
             s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             s.connect(str(lab.run_dir / "worker.sock"))
             s.send(wire.encode(wire.Hello("cli")))
-            s.settimeout(10)
+            s.settimeout(60)
             assert isinstance(wire.decode_reply(s.recv(65536)), wire.Welcome)
             held.append(s)
         with Door(lab.run_dir / "worker.sock") as late, pytest.raises(DoorError) as e:
-            late.call(wire.Stats(), 5)
+            late.call(wire.Stats(), 60)
         assert e.value.errno == errno.EAGAIN
     finally:
         for s in held:
             s.close()
     with Door(lab.run_dir / "worker.sock") as late:
-        eventually(lambda: isinstance(late.call(wire.Stats(), 5), wire.Report))
+        eventually(lambda: isinstance(late.call(wire.Stats(), 60), wire.Report))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
@@ -167,7 +167,7 @@ def test_another_user_is_refused(lab: Lab) -> None:
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
         f"os.chdir({str(lab.run_dir)!r}); os.setuid(65534); s.connect('worker.sock'); sys.stdout.buffer.write(s.recv(65536))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=True)
     reply = wire.decode_reply(done.stdout)
     assert isinstance(reply, wire.Failed)
     assert reply.errno == errno.EACCES
@@ -192,7 +192,7 @@ def test_a_closed_door_lets_its_waiters_go(lab: Lab) -> None:
     threading.Thread(target=listen, daemon=True).start()
     eventually(lambda: lab.stats()["requests"].get("Subscribe"))  # type: ignore[attr-defined]
     lab.door.close()
-    assert ended.wait(5)
+    assert ended.wait(60)
     with pytest.raises(DoorError):
         lab.door.call(wire.Stats())
 

@@ -117,7 +117,7 @@ def test_trouble_that_stays_is_an_error_with_a_sentence(lab: Lab, server: FakeS3
     began = time.monotonic()
     while (got := whole_or_errno(lab, "/small")) != SMALL:
         assert got == errno.EIO
-        assert time.monotonic() - began < 10, "a store that answers again was not asked"
+        assert time.monotonic() - began < 60, "a store that answers again was not asked"
         time.sleep(0.1)
 
 
@@ -176,12 +176,12 @@ def test_a_change_is_told_to_who_listens(lab: Lab, server: FakeS3) -> None:
     got: list[object] = []
     listening = threading.Thread(target=lambda: got.extend(itertools.islice(events, 2)), daemon=True)
     listening.start()
-    time.sleep(0.3)
+    eventually(lambda: lab.stats()["requests"].get("Subscribe"))  # type: ignore[attr-defined]
     server.objects[b"small"] = b"something else"
     with pytest.raises(DoorError) as e:
         lab.door.open(ino, validate=True)
     assert e.value.errno == errno.ESTALE
-    listening.join(10)
+    listening.join(60)
     assert got[0] is None
     assert isinstance(got[1], wire.Changed)
     assert (got[1].name, got[1].old) == (b"small", ino)

@@ -77,7 +77,7 @@ def test_a_node_knows_what_its_pods_have_read(lab: CsiLab) -> None:
     read()
     until(lambda: node.bytes() == whole, LONG, node.caches.look)
     until(lambda: node.reads() == (0, whole), LONG, node.reads)
-    time.sleep(2.5)  # opens are told once a second, each file once
+    time.sleep(5)  # opens are told once a second, each file once
     read()
     until(lambda: node.reads() == (whole, whole), LONG, node.reads)
 

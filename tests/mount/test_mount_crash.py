@@ -65,7 +65,7 @@ class Reader:
         self.stop.set()
         assert self.ours.poll(60), "a reader hangs"
         out = self.ours.recv()
-        self.process.join(10)
+        self.process.join(60)
         return out
 
 

@@ -33,7 +33,7 @@ def mounted() -> Iterator[tuple[Lab, bytes]]:
         assert made.granted()["passthrough"] is False
         path = made.mount_point / "a"
         assert path.read_bytes() == data
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while os.getxattr(path, "user.forebay.cached") != b"%d" % SIZE:
             assert time.monotonic() < until, "it never became complete"
             time.sleep(0.05)

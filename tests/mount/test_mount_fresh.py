@@ -195,7 +195,7 @@ def test_the_worker_is_killed_under_a_reader(options: list[str]) -> None:
             for at in range(0, size, 1 << 20):
                 if at in {5 << 20, 30 << 20}:
                     made.worker.kill()
-                    made.worker.wait(10)
+                    made.worker.wait(60)
                     made.start_worker()
                 assert f.read(1 << 20) == whole[at : at + (1 << 20)]
         for i in range(50):
@@ -211,13 +211,13 @@ def test_without_a_worker_what_is_cached_stays_and_the_rest_is_an_error() -> Non
         assert len(os.listdir(m)) == 2
         until(lambda: os.getxattr(m / "seen", "user.forebay.cached") == b"4")  # committed to the index
         made.worker.kill()
-        made.worker.wait(10)
+        made.worker.wait(60)
         assert (m / "seen").read_bytes() == b"seen"
         assert (m / "unseen").stat().st_size == 60
         began = time.monotonic()
         with pytest.raises(OSError, match="Input/output error"):
             (m / "unseen").read_bytes()
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 40
         assert (m / "seen").read_bytes() == b"seen"
         made.start_worker()
         until(lambda: (m / "unseen").read_bytes() == b"unseen" * 10)
@@ -229,7 +229,7 @@ def test_a_killed_reader_does_not_wait_for_a_dead_worker() -> None:
         m = start(made)
         assert os.stat(m / "f").st_size == 1
         made.worker.kill()
-        made.worker.wait(10)
+        made.worker.wait(60)
         pid = os.fork()
         if pid == 0:
             try:
@@ -241,4 +241,4 @@ def test_a_killed_reader_does_not_wait_for_a_dead_worker() -> None:
         began = time.monotonic()
         _, status = os.waitpid(pid, 0)
         assert os.WTERMSIG(status) == 9
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 8, "a request for a worker that is gone waits 10 s"

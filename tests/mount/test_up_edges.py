@@ -147,7 +147,7 @@ def test_a_daemon_that_cannot_start_ends_in_an_abort_not_a_hang(place: Place) ->
             held.read()
         except OSError:
             pass
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     (run / places.SPEC).write_bytes(spec)
     status = place.status()
     assert "upgrade forebay" in status["error"]
@@ -167,7 +167,7 @@ def test_an_interrupted_start_leaves_nothing(place: Place, number: signal.Signal
         )  # fmt: skip
         time.sleep(delay)
         child.send_signal(number)
-        _, said = child.communicate(timeout=60)
+        _, said = child.communicate(timeout=100)
         if child.returncode == 0:
             assert place("down").returncode == 0
         else:

@@ -80,7 +80,7 @@ def test_a_worker_without_a_mount_serves_the_others_and_comes_back(nodes: Nodes)
     begun = time.monotonic()
     os.kill(old, signal.SIGKILL)
     while nodes.pid("node-2", "worker") in (0, old) or not nodes.reports()["node-2"]["worker"]:
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 60
     nodes.read(0)
     assert nodes.place("down").returncode == 0
     nodes.place.assert_nothing_left()
@@ -282,12 +282,12 @@ def test_in_the_foreground_ctrl_c_ends_all(nodes: Nodes) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (nodes.mounts[1] / "big").exists() and time.monotonic() < deadline:
         assert child.poll() is None, child.communicate()
         time.sleep(0.1)
     time.sleep(1)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=30)
+    _, said = child.communicate(timeout=60)
     assert child.returncode == 0, said
     nodes.place.assert_nothing_left()

@@ -108,7 +108,7 @@ def test_an_interrupted_drain_ends_and_the_node_stays(nodes: Nodes) -> None:
         assert command.stdout is not None
         assert not json.loads(command.stdout.readline())["finished"]
         command.send_signal(signal.SIGINT)
-        command.communicate(timeout=20)
+        command.communicate(timeout=60)
     finally:
         os.kill(taker, signal.SIGCONT)
     assert command.returncode == 130

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import free_port
 from up_place import Place, make_place
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
@@ -133,7 +134,7 @@ def test_closed_port_is_named(place: Place) -> None:
     begun = time.monotonic()
     said = refused(place)
     assert f"127.0.0.1:{port}" in said
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
     place.assert_nothing_left()
 
 
@@ -152,7 +153,7 @@ def test_silent_endpoint_is_named_within_10_s(place: Place) -> None:
         took = time.monotonic() - begun
     assert f"127.0.0.1:{port}/a/" in said
     assert f"127.0.0.1:{port}/b/" in said
-    assert took < 13, "10 s for the stores and what a loaded machine takes to start Python"
+    assert took < 19, "10 s for the stores, 20 s for one after the other, and what a loaded machine takes to start Python"
     place.assert_nothing_left()
 
 
@@ -192,9 +193,7 @@ def test_unreachable_store_with_a_warm_cache_is_a_warning(place: Place) -> None:
 def moto() -> Iterator[int]:
     """An S3 server that checks signatures: every key is unknown to it."""
     pytest.importorskip("moto.server")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "1"},
@@ -214,7 +213,7 @@ def moto() -> Iterator[int]:
         yield port
     finally:
         child.terminate()
-        child.wait(10)
+        child.wait(60)
 
 
 SECRET = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {id: AKIAWRONG, secret: not-the-secret-6b1f}\n"
@@ -236,9 +235,7 @@ def test_wrong_credentials(place: Place, moto: int) -> None:
 def test_no_such_bucket() -> None:
     """On a server that lets everybody in."""
     for place in make_place():
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = int(sock.getsockname()[1])
+        port = free_port()
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -256,7 +253,7 @@ def test_no_such_bucket() -> None:
             place.assert_nothing_left()
         finally:
             child.terminate()
-            child.wait(10)
+            child.wait(60)
 
 
 def test_second_of_two_fails_and_the_first_is_taken_back(place: Place) -> None:

@@ -184,7 +184,7 @@ class ClusterLab:
             node.wait()
         want = len(self.workers) if members is None else members
         for node in started:
-            eventually(lambda node=node: node.members() == want, 30)
+            eventually(lambda node=node: node.members() == want)
 
     def __enter__(self) -> ClusterLab:
         return self

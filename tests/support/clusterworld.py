@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from peerkit import DATASET, SOURCE, FileProvider, key
+from servers import free_port
 from storekit import drain
 
 from forebay.cache.disk.index import object_id
@@ -37,7 +38,7 @@ class LocalStore:
     def list(self, prefix: bytes, token: bytes | None = None, limit: int = 1000) -> Page:
         self.lists += 1
         if self.gate is not None:
-            self.gate.wait(5)
+            assert self.gate.wait(60)
         found = [Entry(k[len(prefix) :], False, len(v), 0, b"v1") for k, v in self.data.items() if k.startswith(prefix)]
         if not found:
             raise NotFound("none")
@@ -75,7 +76,7 @@ class World:
             sub = folder / i[:1]
             sub.mkdir()
             self.providers[i] = FileProvider(sub, i)
-            self.ports[i] = Port(self.providers[i], key(), i)
+            self.ports[i] = Port(self.providers[i], key(), i, port=free_port())  # one that is free still when it comes back
             self.ports[i].start()
         self.members = [Member(i, p.address) for i, p in self.ports.items()]
         self.client = PeerClient(key())

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Literal
 
 from faultserver import Closed, Request
+from servers import free_port
 
 Kind = Literal["delay", "reset", "stall", "truncate", "busy", "corrupt"]
 LOOK_EVERY = 0.05
@@ -54,7 +55,7 @@ class Link(ABC):
         self._held = False
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener: socket.socket | None = socket.create_server(("127.0.0.1", port), backlog=128)
+        self._listener: socket.socket | None = socket.create_server(("127.0.0.1", port or free_port()), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -68,7 +69,7 @@ class Link(ABC):
 
     def close(self) -> None:
         self._stopping.set()
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the link does not end"
         self.refuse()
 
@@ -88,8 +89,11 @@ class Link(ABC):
             for sock in self._open:
                 _reset(sock)
 
-    def _shut(self) -> None:
+    def _shut(self, only: socket.socket | None = None) -> None:
+        """Stop listening; with `only`, unless another socket listens by now."""
         with self._lock:
+            if only is not None and self._listener is not only:
+                return
             listener, self._listener = self._listener, None
         if listener is not None:
             try:
@@ -117,7 +121,7 @@ class Link(ABC):
             except (OSError, ValueError):  # closed by another thread
                 continue
             self.connections += 1
-            threading.Thread(target=self._serve, args=(sock, self.connections), daemon=True).start()
+            threading.Thread(target=self._serve, args=(sock, self.connections, listener), daemon=True).start()
 
     def _behind(self) -> bool:
         """Whether the server listens."""
@@ -127,14 +131,14 @@ class Link(ABC):
             return False
         return True
 
-    def _serve(self, sock: socket.socket, number: int) -> None:
+    def _serve(self, sock: socket.socket, number: int, listener: socket.socket) -> None:
         server: socket.socket | None = None
         try:
             try:
                 server = socket.create_connection(self.target, 5)
             except OSError:  # it was killed: from now on nobody gets a connection
                 _reset(sock)
-                self._shut()
+                self._shut(listener)
                 return
             for each in (sock, server):
                 each.settimeout(None)

@@ -69,6 +69,10 @@ class Wire:
         """An orderly end, wherever in an answer."""
         raise Closed
 
+    def shut(self) -> None:
+        """As `close`, and the handler goes on: it can tell the test that the end is on its way."""
+        self._sock.shutdown(socket.SHUT_WR)
+
     def reset(self) -> None:
         """RST instead of FIN."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -112,7 +116,7 @@ class FaultServer:
                 except OSError:
                     pass  # already gone
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive(), "a handler of the fault server hangs"
         if self._errors and kind is None:
             raise self._errors[0]

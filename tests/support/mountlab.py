@@ -199,7 +199,7 @@ class Lab:
         self.daemon.kill()
         assert ended(self.daemon, 60)
 
-    def granted(self, deadline: float = 60.0) -> dict[str, object]:
+    def granted(self, deadline: float = 120.0) -> dict[str, object]:
         """What the present daemon published."""
         assert self.daemon is not None
         until = time.monotonic() + deadline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -40,6 +41,7 @@ class FileProvider:
         self.have: set[int] | None = None  # blocks for mode CACHED, None: all
         self.asked: list[tuple[str, int, int]] = []  # mode, first, count
         self.delay: dict[int, float] = {}  # seconds before a block is ready
+        self.gates: dict[int, threading.Event] = {}  # what a block waits for before it is ready
         self.stop_at: int | None = None  # block at which the provider fails
         self.error: Exception | None = None
         self.pages: dict[bytes, Page] = {}
@@ -74,8 +76,13 @@ class FileProvider:
             if n == 0:
                 raise Absent
             count = n
-        time.sleep(self.delay.get(first, 0.0))
+        self._ready(first)
         return Serving(count, self._pieces(ref, first, count))
+
+    def _ready(self, block: int) -> None:
+        time.sleep(self.delay.get(block, 0.0))
+        if block in self.gates:
+            assert self.gates[block].wait(60)
 
     def _pieces(self, ref: Ref, first: int, count: int) -> Generator[Piece, None, None]:
         path, sums = self.objects[ref]
@@ -85,7 +92,7 @@ class FileProvider:
                 if b == self.stop_at:
                     raise OSError("the disk failed")
                 if b != first:
-                    time.sleep(self.delay.get(b, 0.0))
+                    self._ready(b)
                 at, n = block_range(ref.size, b)
                 yield Piece(fd, at, n, sums[b])
         finally:
@@ -145,7 +152,7 @@ def member_of(port: Port) -> Member:
 
 def dial(port: Port) -> socket.socket:
     host, _, number = port.address.rpartition(":")
-    return socket.create_connection((host, int(number)), timeout=10)
+    return socket.create_connection((host, int(number)), timeout=60)
 
 
 def signed(
@@ -221,7 +228,7 @@ __all__ = [
 
 
 def blocks(
-    client: PeerClient, member: Member, ref: Ref, first: int, count: int, mode: Mode = Mode.FETCH, wait: float = 5
+    client: PeerClient, member: Member, ref: Ref, first: int, count: int, mode: Mode = Mode.FETCH, wait: float = 60
 ) -> bytes:
     call = client.blob(member, ref, first, count, mode)
     out = bytearray()
@@ -238,5 +245,5 @@ def blocks(
 
 
 def drain_call(call: BlobCall, buffer: memoryview) -> None:
-    while call.block(buffer, 5):
+    while call.block(buffer, 60):
         pass

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from faultserver import FaultServer, Request, Wire
-from storekit import QUICK, web
+from storekit import PATIENT, web
 
 from forebay.cache.stores.http.store import HttpStore
 from forebay.cache.stores.net.transport import Timeouts
@@ -50,7 +50,7 @@ class Site:
 
 
 @contextmanager
-def serving(site: Answer, path: str = "/tree/", timeouts: Timeouts = QUICK) -> Iterator[tuple[HttpStore, FaultServer]]:
+def serving(site: Answer, path: str = "/tree/", timeouts: Timeouts = PATIENT) -> Iterator[tuple[HttpStore, FaultServer]]:
     with FaultServer(site) as server:
         store = web(server.url + path, timeouts)
         assert isinstance(store, HttpStore)

@@ -1,4 +1,4 @@
-"""Opening stores in tests with short deadlines, and reading them to the end."""
+"""Opening stores in tests, and reading them to the end."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from forebay.cache.stores import open_store
 from forebay.cache.stores.base import Body, Entry, Store
 from forebay.cache.stores.net.transport import Timeouts
 
+PATIENT = Timeouts(connect=30.0, stall=30.0, answer=60.0, idle=60.0)
+"""Where the server answers: on a machine that does other things a thread may be late by a second."""
 QUICK = Timeouts(connect=1.0, stall=0.4, answer=1.5, idle=20.0)
+"""Where it does not."""
 
 
-def s3(endpoint: str, source: str = "s3://bucket", timeouts: Timeouts = QUICK, **options: str) -> Store:
+def s3(endpoint: str, source: str = "s3://bucket", timeouts: Timeouts = PATIENT, **options: str) -> Store:
     keys = {} if options.get("anonymous") == "true" else {"access_key": "KEY", "secret_key": "SECRET"}
     return open_store(Mount(source, "s3", "/", "m", {"endpoint": endpoint, **options}, keys), timeouts)
 
 
-def web(source: str, timeouts: Timeouts = QUICK, secrets: dict[str, str] | None = None, **options: str) -> Store:
+def web(source: str, timeouts: Timeouts = PATIENT, secrets: dict[str, str] | None = None, **options: str) -> Store:
     return open_store(Mount(source, "http", "/", "m", options, secrets or {}), timeouts)
 
 

@@ -17,7 +17,7 @@ from forebay.api.spec import DatasetSpec, Freshness, Mount, Tier, encode_spec
 from forebay.cache.client import Door, DoorError
 
 MIB = 1 << 20
-START_DEADLINE = 60.0
+START_DEADLINE = 120.0
 TTL = Freshness()
 
 
@@ -85,7 +85,7 @@ class Lab:
         assert self.process is not None
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         assert code == 0, self.text()
         return time.monotonic() - began
 

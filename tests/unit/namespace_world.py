@@ -50,7 +50,7 @@ class MemoryStore:
     def list(self, prefix: bytes, token: bytes | None = None, limit: int = 1000) -> Page:
         self._enter("list", prefix, token)
         if token is not None and self.gate is not None:
-            assert self.gate.wait(20)
+            assert self.gate.wait(60)
         scripted = self.answer(prefix, token)
         if scripted is not None:
             return scripted

@@ -111,17 +111,21 @@ def test_connections_are_used_again_and_bounded(server: Server) -> None:
     gate = threading.Event()
 
     def wait(_: wire.AnyRequest) -> wire.Reply:
-        gate.wait(5)
+        assert gate.wait(60)
         return wire.Done()
 
     server.script = wait
     with Door(server.path, connections=3) as door, ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(door.call, wire.Lookup(1, b"x")) for _ in range(8)]
+        until = time.monotonic() + 60
+        while len(server.asked) < 3:
+            assert time.monotonic() < until
+            time.sleep(0.01)
         time.sleep(0.2)
         assert server.connections == 3
         gate.set()
         for c in calls:
-            c.result(5)
+            c.result(60)
         for _ in range(20):
             door.call(wire.Lookup(1, b"x"))
         assert server.connections == 3
@@ -140,16 +144,17 @@ def test_a_worker_that_comes_back_is_found(server: Server, door: Door) -> None:
     threading.Timer(0.7, server.listen).start()
     began = time.monotonic()
     assert door.call(wire.Lookup(1, b"x")) == wire.Done()
-    assert 0.5 < time.monotonic() - began < 3
+    assert 0.5 < time.monotonic() - began < 30
 
 
 def test_silence_ends_at_the_deadline(server: Server, door: Door) -> None:
+    door.call(wire.Lookup(1, b"x"))  # a worker that takes long to say hello is another one's error
     server.script = lambda r: None
     began = time.monotonic()
     with pytest.raises(DoorError) as e:
-        door.call(wire.Lookup(1, b"x"), 0.3)
+        door.call(wire.Lookup(1, b"x"), 1.0)
     assert e.value.errno == errno.ETIMEDOUT
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     server.script = lambda r: wire.Found(1)
     assert door.call(wire.Lookup(1, b"x")) == wire.Found(1), "a late answer was taken for this one's"
 
@@ -157,7 +162,7 @@ def test_silence_ends_at_the_deadline(server: Server, door: Door) -> None:
 def test_another_protocol_is_said(server: Server, door: Door) -> None:
     server.hello = wire.Failed(errno.EPROTO, "use the same version")
     with pytest.raises(DoorError, match="same version"):
-        door.call(wire.Stats(), 2)
+        door.call(wire.Stats(), 60)
 
 
 def test_descriptors_come_over_and_none_is_lost(server: Server, door: Door) -> None:
@@ -244,7 +249,7 @@ def test_ensure_hands_over_the_file_to_read_from(server: Server, door: Door) -> 
 
 def test_touch_has_no_answer_and_says_whether_it_went(server: Server, door: Door) -> None:
     server.script = lambda r: None
-    assert door.touch([1], [2], [3])
+    assert door.touch([1], [2], [3], timeout=60)
     server.die()
     assert not door.touch([1], [2], [3], timeout=0.3)
 

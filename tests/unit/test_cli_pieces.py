@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,12 @@ def test_progress_sentence_marks_totals_that_still_grow() -> None:
 # --- the command ----------------------------------------------------------------------------------------------------------
 
 
+def spent() -> float:
+    """Seconds of processor time of the programs that have ended here: what a busy machine does not change."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom forebay.cli.main import cli\n"
@@ -153,9 +160,9 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     best = 9.0
     for _ in range(3):
-        begun = time.monotonic()
-        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=30, check=False)
-        best = min(best, time.monotonic() - begun)
+        begun = spent()
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        best = min(best, spent() - begun)
         assert done.returncode == 0, done.stderr
     assert best < 1.0, "0.12 s on an idle machine"
 
@@ -276,16 +283,19 @@ def test_reach_names_the_directory_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_reach_has_a_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ended = threading.Event()
+
     class Slow:
         def probe(self) -> None:
-            time.sleep(5)
+            ended.wait(60)
 
         def close(self) -> None: ...
 
     monkeypatch.setattr(preflight, "open_store", lambda mount: Slow())
     begun = time.monotonic()
     (answer,) = preflight.reach(spec(tmp_path).mounts, limit=0.2)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30
+    ended.set()
     assert "no answer within" in str(answer.problem)
 
 

@@ -44,7 +44,7 @@ def served(service: Talker, run_dir: Path, talk: Callable[[str], Awaitable[None]
     """`talk` with a door open; whatever ends the door fails the test."""
 
     async def main() -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 path = run_dir / "door.sock"
                 await nursery.start(Door(str(path), service).serve)

@@ -347,7 +347,7 @@ def test_a_watcher_runs_and_ends(tmp_path: Path) -> None:
         path.write_text("- a:1\n- b:1\n")
         time.sleep(0.3)
         path.write_text("- a:1\n- c:1\n")
-        assert changed.wait(5)
+        assert changed.wait(60)
     finally:
         w.close()
     assert not [t for t in threading.enumerate() if t.name == "forebay-members"]
@@ -365,7 +365,7 @@ def test_dead_addresses_do_not_keep_the_others_from_being_greeted(tmp_path: Path
         raise TimeoutError(address)
 
     w = Watcher(FileSource(str(path)), hello)
-    for _ in range(12):
+    for _ in range(21):  # each goes on where the last one ended, by one address where the machine is slow
         w.look()
     assert [m.id for m in w.current()] == [A]
 

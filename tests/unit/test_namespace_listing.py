@@ -266,6 +266,8 @@ def test_a_directory_asked_for_name_by_name_is_listed(tmp_path: Path) -> None:
         for i in range(30):
             await w.ns.lookup(ROOT, b"f%d" % i)
             await trio.testing.wait_all_tasks_blocked(0.01)
+            while w.ns.lister.flights:
+                await trio.sleep(0.005)
         assert store.count("list") == 1
         assert store.count("stat") < 8
 

@@ -306,7 +306,7 @@ async def _kill(run: Run, calls: int) -> None:
         left[0] -= 1
         if left[0] < 0:
             reached.set()
-            go.wait(10)
+            go.wait(60)
 
     for store in run.stores:
         store.fault = stop

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import gzip
 import threading
-import time
 
 import pytest
 from faultserver import FaultServer, Request, Wire
 from sitekit import INDEX, SOURCE, Answer, Site, page, raw, refuse, serving
-from storekit import drain, entries, web
+from storekit import PATIENT, QUICK, drain, entries, web
 
 from forebay.api.spec import Mount
 from forebay.cache.stores import open_store
@@ -45,7 +44,7 @@ from forebay.cache.stores.net.transport import Timeouts
 def test_bad_listings(index: Answer, kind: type[StoreError], says: str) -> None:
     site = Site()
     site.index = index
-    with serving(site) as (store, server):
+    with serving(site, timeouts=QUICK if kind is Unavailable else PATIENT) as (store, server):
         with pytest.raises(kind, match=says) as caught:
             store.list(b"")
         assert str(caught.value).startswith(server.url + "/tree")
@@ -166,12 +165,10 @@ def test_threads_that_wait_for_one_answer_share_its_failure() -> None:
                 caught.append(e)
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
-        started = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
-        assert time.monotonic() - started < 3.5
+            thread.join(60)
         assert [type(e) for e in caught] == [Unavailable] * 8
         assert len(server.requests) < 4
 

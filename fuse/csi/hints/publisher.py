@@ -76,9 +76,7 @@ class Publisher:
 
     def stop(self) -> None:
         self._stop.set()
-        if self._thread.ident is not None:
-            self._client.transport.interrupt(self._thread.ident)
-            self._thread.join(10.0)
+        self._client.transport.end(self._thread, 10.0)
 
     def _run(self) -> None:
         while not self._stop.is_set():

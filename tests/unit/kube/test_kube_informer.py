@@ -34,7 +34,7 @@ def page(*names: str, version: str = "5") -> dict[str, object]:
     return {"metadata": {"resourceVersion": version}, "items": items}
 
 
-def wait(condition: object, seconds: float = 5.0) -> None:
+def wait(condition: object, seconds: float = 60.0) -> None:
     assert callable(condition)
     end = time.monotonic() + seconds
     while not condition():
@@ -47,14 +47,15 @@ def test_a_server_that_refuses_is_told_of_and_asked_again_with_pauses(server: Ku
     copy = informer(server)
     copy.start()
     assert not copy.wait_synced(0.3)
+    wait(lambda: len(server.asked) >= 3)
     health = copy.health()
     assert (health.alive, health.synced) == (True, False)
     assert 'cannot list resource "nodes"; grant the verb' in health.problem
-    assert 3 <= len(server.asked) <= 100
-    assert copy.stop()
+    assert len(server.asked) <= 100
+    assert copy.stop(60)
     asked = len(server.asked)
     time.sleep(0.1)
-    assert len(server.asked) == asked
+    assert len(server.asked) <= asked + 1, "what was on its way when it ended may arrive yet"
 
 
 def test_it_ends_while_it_sleeps_for_long(server: KubeProxy) -> None:
@@ -63,9 +64,30 @@ def test_it_ends_while_it_sleeps_for_long(server: KubeProxy) -> None:
     copy.start()
     wait(lambda: server.asked)
     began = time.monotonic()
-    assert copy.stop(5)
-    assert time.monotonic() - began < 2
+    assert copy.stop(60)
+    assert time.monotonic() - began < 30
     assert informer(server).stop()  # one that was never started
+
+
+def test_a_request_that_begins_while_it_is_stopped_is_interrupted_too(server: KubeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = Transport(server.endpoint)
+    interrupted = threading.Event()
+    interrupt, connection = transport.interrupt, transport._connection
+
+    def told(thread: int) -> None:
+        interrupt(thread)
+        interrupted.set()
+
+    def late(call: object) -> object:
+        assert interrupted.wait(60)
+        return connection(call)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transport, "interrupt", told)
+    monkeypatch.setattr(transport, "_connection", late)
+    server.silence()
+    copy = Informer(transport, NODES, Bare, Store[Bare]())
+    copy.start()
+    assert copy.stop(20)
 
 
 def test_bodies_that_are_nonsense_stop_nothing(server: KubeProxy) -> None:
@@ -80,11 +102,11 @@ def test_bodies_that_are_nonsense_stop_nothing(server: KubeProxy) -> None:
     server.plan = plan
     copy = informer(server)
     copy.start()
-    assert copy.wait_synced(10)
+    assert copy.wait_synced(60)
     assert [key.name for key in copy.store.all_keys()] == ["a", "b"]
     wait(lambda: copy.health().lists > len(bodies) + 1)  # a watch that says nonsense three times is answered by a list
     assert copy.health().alive
-    assert copy.stop()
+    assert copy.stop(60)
 
 
 def test_a_defect_ends_the_copy_and_is_said(server: KubeProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +121,7 @@ def test_a_defect_ends_the_copy_and_is_said(server: KubeProxy, monkeypatch: pyte
     copy.start()
     wait(lambda: not copy.health().alive)
     assert "is not kept any more: KeyError" in copy.health().problem
-    assert copy.stop()
+    assert copy.stop(60)
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------

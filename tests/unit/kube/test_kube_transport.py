@@ -28,7 +28,7 @@ def test_a_connection_is_kept_and_used_again() -> None:
     with FaultServer(hello) as server:
         transport = over(server, token="abc")
         for _ in range(5):
-            assert transport.request("GET", "/a", [("x", "y z")], deadline=5) == (200, b"hello", None)
+            assert transport.request("GET", "/a", [("x", "y z")], deadline=60) == (200, b"hello", None)
         assert (transport.connects, transport.requests) == (1, 5)
         assert server.requests[0].target == "/a?x=y+z"
         assert server.requests[0].headers["authorization"] == "Bearer abc"
@@ -36,14 +36,19 @@ def test_a_connection_is_kept_and_used_again() -> None:
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_not_used() -> None:
+    closed = threading.Semaphore(0)
+
     def once(request: Request, wire: Wire) -> None:
         wire.reply(200, {}, b"x")
+        wire.shut()
+        closed.release()
         wire.close()
 
     with FaultServer(once) as server:
         transport = over(server)
         for _ in range(3):
-            assert transport.request("GET", "/", deadline=5).body == b"x"
+            assert transport.request("GET", "/", deadline=60).body == b"x"
+            assert closed.acquire(timeout=60)
             time.sleep(0.05)  # the end of the connection arrives
         assert transport.connects == 3
 
@@ -53,7 +58,7 @@ def test_an_error_is_an_answer() -> None:
         wire.reply(429, {"Retry-After": "7"}, b"{}")
 
     with FaultServer(busy) as server:
-        assert over(server).request("GET", "/", deadline=5) == (429, b"{}", 7.0)
+        assert over(server).request("GET", "/", deadline=60) == (429, b"{}", 7.0)
 
 
 @pytest.mark.parametrize("how", ["reset", "close", "short", "chunk"])
@@ -70,7 +75,7 @@ def test_an_answer_that_is_cut_is_no_answer(how: str) -> None:
         wire.close()
 
     with FaultServer(cut) as server, pytest.raises(Unreachable, match="may have been carried out") as lost:
-        over(server).request("POST", "/", deadline=5)
+        over(server).request("POST", "/", deadline=60)
     assert lost.value.sent
 
 
@@ -78,7 +83,7 @@ def test_nobody_listening_is_told_as_not_carried_out() -> None:
     with FaultServer(hello) as server:
         port = server.port
     with pytest.raises(Unreachable, match=f"127.0.0.1:{port}.*was not carried out") as lost:
-        t.Transport(Endpoint(server=f"http://127.0.0.1:{port}")).request("POST", "/", deadline=5)
+        t.Transport(Endpoint(server=f"http://127.0.0.1:{port}")).request("POST", "/", deadline=60)
     assert not lost.value.sent
 
 
@@ -90,7 +95,7 @@ def test_a_deadline_holds_however_slow_the_server_is(after: str) -> None:
         wire.reply(200, {"Content-Length": "1000"}, b"x")
         if after == "head":
             wire.stall()
-        for _ in range(100):  # a byte now and then keeps a limit on each read from biting
+        for _ in range(2000):  # a byte now and then keeps a limit on each read from biting
             wire.raw(b"x")
             time.sleep(0.05)
 
@@ -98,7 +103,7 @@ def test_a_deadline_holds_however_slow_the_server_is(after: str) -> None:
         began = time.monotonic()
         with pytest.raises(Unreachable):
             over(server).request("GET", "/", deadline=0.3)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
 
 
 def test_gzip_is_unpacked_and_a_bomb_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +113,9 @@ def test_gzip_is_unpacked_and_a_bomb_is_not(monkeypatch: pytest.MonkeyPatch) -> 
 
     with FaultServer(packed) as server:
         monkeypatch.setattr(t, "BIGGEST", 50_000)
-        assert over(server).request("GET", "/small", deadline=5).body == b"a" * 5000
+        assert over(server).request("GET", "/small", deadline=60).body == b"a" * 5000
         with pytest.raises(Unusable, match="more than 50000 bytes; ask for fewer"):
-            over(server).request("GET", "/big", deadline=5)
+            over(server).request("GET", "/big", deadline=60)
 
 
 def test_gzip_that_is_cut_or_none_is_found() -> None:
@@ -120,9 +125,9 @@ def test_gzip_that_is_cut_or_none_is_found() -> None:
 
     with FaultServer(bad) as server:
         with pytest.raises(Unreachable, match="before its length"):
-            over(server).request("GET", "/cut", deadline=5)
+            over(server).request("GET", "/cut", deadline=60)
         with pytest.raises(Unusable, match="is no gzip"):
-            over(server).request("GET", "/plain", deadline=5)
+            over(server).request("GET", "/plain", deadline=60)
 
 
 def test_a_stream_gives_what_comes_as_it_comes() -> None:
@@ -131,14 +136,14 @@ def test_a_stream_gives_what_comes_as_it_comes() -> None:
     def drip(request: Request, wire: Wire) -> None:
         wire.reply(200, {"Transfer-Encoding": "chunked"})
         wire.raw(b"3\r\nabc\r\n")
-        assert go.wait(5)
+        assert go.wait(60)
         wire.raw(b"2\r\nde\r\n0\r\n\r\n")
 
     with FaultServer(drip) as server:
         stream = over(server).stream("/")
-        assert stream.read(5) == b"abc"
+        assert stream.read(60) == b"abc"
         go.set()
-        assert [stream.read(5), stream.read(5)] == [b"de", b""]
+        assert [stream.read(60), stream.read(60)] == [b"de", b""]
         stream.close()
 
 
@@ -160,7 +165,7 @@ def test_a_silent_stream_is_given_up_and_one_that_is_closed_wakes_its_reader(clo
             assert stream.read(30) == b""
         except Unreachable:
             pass  # either is an end
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_a_stream_ends_at_its_longest_though_bytes_keep_coming() -> None:
@@ -173,7 +178,7 @@ def test_a_stream_ends_at_its_longest_though_bytes_keep_coming() -> None:
     with FaultServer(endless) as server:
         stream = over(server).stream("/", longest=0.3)
         with pytest.raises(Unreachable, match="beyond the end"):
-            list(iter(lambda: stream.read(5), b""))
+            list(iter(lambda: stream.read(60), b""))
         stream.close()
 
 
@@ -187,9 +192,9 @@ def test_a_refused_token_is_read_again(tmp_path: Path) -> None:
     with FaultServer(strict) as server:
         transport = over(server, token_file=path)
         path.write_text("old")
-        assert transport.request("GET", "/", deadline=5).code == 401
+        assert transport.request("GET", "/", deadline=60).code == 401
         path.write_text("new")
-        assert transport.request("GET", "/", deadline=5).code == 200
+        assert transport.request("GET", "/", deadline=60).code == 200
 
 
 def test_tls_is_verified_and_files_are_read_again_when_they_change(tmp_path: Path) -> None:
@@ -201,20 +206,20 @@ def test_tls_is_verified_and_files_are_read_again_when_they_change(tmp_path: Pat
     with FaultServer(hello) as server, tls_front(server.url, tmp_path / "front", pem) as port:
         transport = t.Transport(Endpoint(server=f"https://127.0.0.1:{port}", ca=ca))
         with pytest.raises(Unreachable, match="certificate verify failed"):
-            transport.request("GET", "/", deadline=5)
+            transport.request("GET", "/", deadline=60)
         ca.write_bytes(pem.read_bytes())
-        assert transport.request("GET", "/", deadline=5).body == b"hello"
+        assert transport.request("GET", "/", deadline=60).body == b"hello"
         transport.close()
         wrong = t.Transport(Endpoint(server=f"https://127.0.0.1:{port}", ca=ca, server_name="api.example"))
         with pytest.raises(Unreachable, match="mismatch"):
-            wrong.request("GET", "/", deadline=5)
+            wrong.request("GET", "/", deadline=60)
         blind = t.Transport(Endpoint(server=f"https://127.0.0.1:{port}", verify=False))
-        assert blind.request("GET", "/", deadline=5).body == b"hello"
+        assert blind.request("GET", "/", deadline=60).body == b"hello"
         blind.close()
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        t.Transport(Endpoint(server="https://127.0.0.1:1", ca=tmp_path / "none")).request("GET", "/", deadline=5)
+        t.Transport(Endpoint(server="https://127.0.0.1:1", ca=tmp_path / "none")).request("GET", "/", deadline=60)
     with pytest.raises(ConfigError, match="is no PEM"):
-        t.Transport(Endpoint(server="https://127.0.0.1:1", ca=b"junk")).request("GET", "/", deadline=5)
+        t.Transport(Endpoint(server="https://127.0.0.1:1", ca=b"junk")).request("GET", "/", deadline=60)
 
 
 def test_a_proxy_is_asked_for_a_tunnel() -> None:
@@ -227,11 +232,11 @@ def test_a_proxy_is_asked_for_a_tunnel() -> None:
 
     with FaultServer(proxy) as server:
         assert (
-            t.Transport(Endpoint(server="http://api.example", proxy=server.url)).request("GET", "/", deadline=5).body
+            t.Transport(Endpoint(server="http://api.example", proxy=server.url)).request("GET", "/", deadline=60).body
             == b"through"
         )
     with (
         FaultServer(lambda request, wire: wire.reply(403)) as server,
         pytest.raises(Unreachable, match="the proxy answered 403"),
     ):
-        t.Transport(Endpoint(server="http://api.example", proxy=server.url)).request("GET", "/", deadline=5)
+        t.Transport(Endpoint(server="http://api.example", proxy=server.url)).request("GET", "/", deadline=60)

@@ -185,7 +185,7 @@ def test_no_key_is_worked_on_twice_at_once_and_no_change_is_lost() -> None:
         with lock:
             wanted[key] += 1
         workers.add(key)
-    assert workers.stop(drain=True, timeout=20)
+    assert workers.stop(drain=True, timeout=60)
     assert done == wanted
 
 
@@ -205,8 +205,8 @@ def test_a_pass_that_raises_comes_back_and_one_that_asks_for_it_too() -> None:
     workers = Workers("test", reconcile, count=1)
     workers.start()
     workers.add("a")
-    assert seen.wait(5)
-    assert workers.stop(timeout=5)
+    assert seen.wait(60)
+    assert workers.stop(timeout=60)
     assert calls == ["a"] * 3
     assert workers.statistics().retried == 1
 
@@ -218,14 +218,14 @@ def test_stopping_without_draining_waits_for_passes_under_way_only() -> None:
     def reconcile(key: str) -> None:
         calls.append(key)
         begun.set()
-        assert go.wait(5)
+        assert go.wait(60)
 
     workers = Workers("test", reconcile, count=1)
     workers.start()
     workers.add("a")
-    assert begun.wait(5)
+    assert begun.wait(60)
     workers.add("b")
     assert not workers.stop(drain=False, timeout=0.05)
     go.set()
-    assert workers.stop(drain=False, timeout=5)
+    assert workers.stop(drain=False, timeout=60)
     assert calls == ["a"]

@@ -150,7 +150,7 @@ def test_equal_listings_at_one_time_are_one_listing() -> None:
     assert soon(lambda: desk.shared == 5)
     local.gate.set()
     for t in threads:
-        t.join(5)
+        t.join(60)
     assert len(pages) == 6
     assert all(p == pages[0] for p in pages)
     assert local.lists == 1

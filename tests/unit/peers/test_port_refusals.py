@@ -24,6 +24,7 @@ from peerkit import (
     signed,
     soon,
 )
+from servers import free_port
 
 from forebay.cache.disk.index import BLOCK
 from forebay.cache.members.roster import Member
@@ -161,16 +162,15 @@ def test_an_unknown_mode_is_refused(provider: FileProvider, port: Port) -> None:
 def test_a_head_that_drips_is_cut(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(httpd, "HEAD_DEADLINE", 0.6)
     with dial(port) as sock:
-        began = time.monotonic()
+        sent = 0
         try:
-            for byte in signed("/v1/hello"):
+            for byte in (request := signed("/v1/hello")):  # 10 s and more
                 sock.send(bytes([byte]))
+                sent += 1
                 time.sleep(0.05)
-                if time.monotonic() - began > 5:
-                    break
         except OSError:
             pass
-        assert time.monotonic() - began < 3
+        assert sent < len(request)
         assert read_answer(sock)[:2] in {(408, "TooSlow"), (0, "")}
     assert port.refused["TooSlow"] == 1
 
@@ -186,9 +186,8 @@ def test_a_body_that_stalls_is_cut(port: Port, monkeypatch: pytest.MonkeyPatch) 
 def test_idle_connections_end(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(httpd, "IDLE", 0.3)
     with dial(port) as sock:
-        began = time.monotonic()
+        sock.settimeout(30)  # half of what it is without the patch
         assert sock.recv(1) == b""
-        assert time.monotonic() - began < 2
 
 
 def test_a_caller_that_takes_nothing_is_cut(provider: FileProvider, port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,19 +202,20 @@ def test_a_caller_that_takes_nothing_is_cut(provider: FileProvider, port: Port, 
 
 def test_more_connections_than_allowed_are_told_so(provider: FileProvider) -> None:
     ref = provider.add("f", b"1" * 10)
-    provider.delay = {0: 1.0}
+    go = provider.gates[0] = threading.Event()
     p = Port(provider, key(), provider.identity, limit=2)
     p.start()
     try:
         with dial(p) as a, dial(p) as b:
             a.sendall(blob_request(ref))
             b.sendall(blob_request(ref))
-            time.sleep(0.2)
+            assert soon(lambda: len(provider.asked) == 2)
             assert exchange(p, signed("/v1/hello"))[:2] == (503, "Busy")
             c = PeerClient(key())
             with pytest.raises(PeerBusy):
                 c.hello(p.address)
             c.close()
+            go.set()
             assert read_answer(a)[0] == 206
             assert read_answer(b)[0] == 206
         assert p.refused["Busy"] == 2
@@ -230,10 +230,10 @@ def test_idle_strangers_give_way_to_a_member(provider: FileProvider) -> None:
     try:
         assert c.hello(p.address)
         strangers = [dial(p), dial(p)]
+        assert soon(lambda: p.connections == 3)
         time.sleep(0.7)
-        with dial(p) as fourth:
-            fourth.sendall(signed("/v1/hello"))
-            assert read_answer(fourth)[0] == 200
+        # a place is free when the thread of the one that went has ended: a caller that is turned away tries again
+        assert soon(lambda: exchange(p, signed("/v1/hello"))[0] == 200)
         assert strangers[0].recv(1) == b"", "the one that was idle longest and never proved itself went"
         for s in strangers:
             s.close()
@@ -252,9 +252,9 @@ def test_a_corrupt_block_is_noticed(provider: FileProvider, port: Port, client: 
     provider.objects[ref][0].write_bytes(data)
     call = client.blob(member_of(port), ref, 0, 3, Mode.FETCH)
     buffer = memoryview(bytearray(BLOCK))
-    assert call.block(buffer, 5) == BLOCK
+    assert call.block(buffer, 60) == BLOCK
     with pytest.raises(PeerWrong) as caught:
-        call.block(buffer, 5)
+        call.block(buffer, 60)
     assert caught.value.block == 1
     assert not call.open
 
@@ -269,10 +269,10 @@ def test_an_answer_that_ends_short_is_noticed(provider: FileProvider, port: Port
         os.truncate(provider.objects[ref][0], 2 * BLOCK + 100)
     call = client.blob(member_of(port), ref, 0, 3, Mode.FETCH)
     buffer = memoryview(bytearray(BLOCK))
-    assert call.block(buffer, 5) == BLOCK
-    assert call.block(buffer, 5) == BLOCK
+    assert call.block(buffer, 60) == BLOCK
+    assert call.block(buffer, 60) == BLOCK
     with pytest.raises(PeerBroken, match="short"):
-        call.block(buffer, 5)
+        call.block(buffer, 60)
     assert soon(lambda: port.cut == 1)
     provider.stop_at = None
     if how == "fails":
@@ -327,7 +327,7 @@ def test_a_silent_member_is_left_in_time(client: PeerClient) -> None:
         began = time.monotonic()
         with pytest.raises(PeerBroken, match="no answer within"):
             client.hello(f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.5)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     finally:
         listener.close()
 
@@ -348,7 +348,7 @@ def test_nobody_at_the_address(client: PeerClient) -> None:
 
 def test_a_restarted_member_is_found_again(provider: FileProvider, client: PeerClient) -> None:
     ref = provider.add("f", b"abc")
-    p = Port(provider, key(), provider.identity)
+    p = Port(provider, key(), provider.identity, port=free_port())  # it stays free while nobody listens
     p.start()
     m = member_of(p)
     assert blocks(client, m, ref, 0, 1) == b"abc"
@@ -367,15 +367,15 @@ def test_a_restarted_member_is_found_again(provider: FileProvider, client: PeerC
 
 def test_closing_cuts_what_is_being_served(provider: FileProvider, client: PeerClient) -> None:
     ref = provider.add("f", bytes(100 * BLOCK))
-    provider.delay = dict.fromkeys(range(1, 100), 0.05)
+    provider.delay = dict.fromkeys(range(1, 100), 0.5)
     p = Port(provider, key(), provider.identity)
     p.start()
     call = client.blob(member_of(p), ref, 0, 100, Mode.FETCH)
     buffer = memoryview(bytearray(BLOCK))
-    call.block(buffer, 5)
+    call.block(buffer, 60)
     began = time.monotonic()
     p.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     with pytest.raises(PeerBroken):
         drain_call(call, buffer)
     assert provider.closed == 1
