@@ -21,6 +21,8 @@ from forebay.api.problem import show
 
 NAMESPACE = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 MAX_NAMESPACES, MAX_PATHS = 128, 64
+OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+"""Of a label selector."""
 
 
 class GrantSpec(Written, frozen=True):
@@ -116,4 +118,4 @@ def _meets(term: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
             return key in labels
         case "DoesNotExist":
             return key not in labels
-    raise ValueError(f"{term['operator']} is no operator of a label selector; write In, NotIn, Exists or DoesNotExist")
+    raise ValueError(f"{term['operator']} is no operator of a label selector; write one of {', '.join(OPERATORS)}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from forebay.api.fluid import kinds as fluid
-from forebay.api.manifests import references, rules
+from forebay.api.manifests import grants, references, rules
 from forebay.api.manifests.dataset import read_dataset, read_runtime
 from forebay.api.manifests.documents import DatasetDoc, RuntimeDoc, SecretDoc, read_secret_data
 from forebay.api.manifests.loaded import Loaded, Object
@@ -54,6 +54,8 @@ def load_documents(documents: list[Node], problems: list[Problem]) -> Loaded:
         if found.group != fluid.GROUP:
             if found.group == "" and found.kind == "Secret":
                 loaded.secrets.setdefault(key, _secret(found, problems))
+            elif grants.is_grant(found):
+                grants.check(found.node, Walk(found.label, problems, unused=False))
             continue
         acted = found.kind == "Dataset" or found.kind in fluid.RUNTIMES
         walk = Walk(found.label, problems, unused=acted)
