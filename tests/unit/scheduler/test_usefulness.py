@@ -17,7 +17,7 @@ from forebay.scheduler.arrays.cluster import Cluster
 from forebay.scheduler.arrays.state import Card, Node, State
 from forebay.scheduler.arrays.types import Ints
 from forebay.scheduler.fragments import typical
-from forebay.scheduler.fragments.typical import Typical
+from forebay.scheduler.fragments.typical import MOST, Typical
 from forebay.scheduler.fragments.usefulness import Usefulness
 from forebay.scheduler.planner import Planner
 from forebay.scheduler.pods.request import Request
@@ -132,6 +132,22 @@ def test_each_set_of_models_keeps_its_weight() -> None:
     assert weights[ANY] == pytest.approx(0.6)
     assert weights[IDLE] == pytest.approx(0.2)
     assert sum(request.models is not None for request in weights) == 18  # 90 % of twenty
+
+
+KINDS = ((1, None), (1, (1,)), (0, None))
+
+
+def test_where_each_pod_asks_for_something_else_few_stand_for_all_and_no_set_is_forgotten() -> None:
+    learned = Typical()
+    for number in range(3000):
+        learned.observe(Request((1000 + number,), 1, 500))
+        if number % 100 == 0:
+            learned.observe(Request((1000,), 1, 500, 0, (1,)))
+            learned.observe(Request((number,)))
+    weights = [sum(weight for one, weight in learned.requests if (one.cards, one.models) == kind) for kind in KINDS]
+    assert MOST / 2 < len(learned.requests) <= MOST
+    assert weights == pytest.approx([3000 / 3060, 30 / 3060, 30 / 3060], rel=0.01)
+    assert sum(weights) == pytest.approx(1.0)
 
 
 def test_revisions_grow_rare() -> None:
