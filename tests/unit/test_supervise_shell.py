@@ -104,7 +104,7 @@ def test_holders_names_open_files(tmp_path: Path) -> None:
     top = tmp_path / "tree"
     top.mkdir()
     (top / "file").write_text("x")
-    code = f"import time; f=open({str(top / 'file')!r}); print('open', flush=True); time.sleep(300)"
+    code = f"import signal; f=open({str(top / 'file')!r}); print('open', flush=True); signal.pause()"
     pid = processes.spawn([sys.executable, "-c", code], str(log))
     try:
         while "open" not in (log.read_text() if log.exists() else ""):
@@ -257,7 +257,7 @@ def test_replace_file_is_private_and_whole(tmp_path: Path) -> None:
 
 
 def test_leftover_processes_are_found_by_their_run_directory(tmp_path: Path) -> None:
-    code = "import sys,time; print('up', flush=True); time.sleep(300)"
+    code = "import signal; print('up', flush=True); signal.pause()"
     log = tmp_path / "log"
     pid = processes.spawn([sys.executable, "-c", code, "-m", "forebay.cache.worker", "--run-dir", str(tmp_path)], str(log))
     try:
