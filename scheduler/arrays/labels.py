@@ -9,7 +9,7 @@ no node; numbers are never given anew, so what is computed by value stays true.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,13 @@ class LabelColumns:
     @staticmethod
     def _number(column: _Column, value: str | None) -> int:
         return ABSENT if value is None else column.known.setdefault(value, len(column.known))
+
+    def satisfy_all(self, selector: Iterable[Requirement], rows: Ints) -> Bools:
+        """bool[n]: rows that meet every requirement; all of them where there is none."""
+        passed = np.ones(len(rows), np.bool_)
+        for requirement in selector:
+            passed &= self.satisfy(requirement, rows)
+        return passed
 
     def satisfy(self, requirement: Requirement, rows: Ints) -> Bools:
         """bool[n]: rows whose label meets the requirement. A row that is no node looks like one without labels."""

@@ -23,19 +23,13 @@ class NodeAffinityCheck(NodeMask):
         self._subject = subject
 
     def compute(self, rows: Ints) -> Bools:
-        passed = self._all(self._rule.always, rows)
+        passed = self.nodes.labels.satisfy_all(self._rule.always, rows)
         if self._rule.terms is not None:
             one = np.zeros(len(rows), np.bool_)
             for term in self._rule.terms:
                 if term:
-                    one |= self._all(term, rows)
+                    one |= self.nodes.labels.satisfy_all(term, rows)
             passed &= one
-        return passed
-
-    def _all(self, selector: Selector, rows: Ints) -> Bools:
-        passed = np.ones(len(rows), np.bool_)
-        for requirement in selector:
-            passed &= self.nodes.labels.satisfy(requirement, rows)
         return passed
 
     def lacks(self, rows: Ints) -> list[tuple[Lack, Bools]]:

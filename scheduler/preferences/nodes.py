@@ -52,15 +52,8 @@ class TermWeights(NodeCounts):
     def compute(self, rows: Ints) -> Ints:
         total = np.zeros(len(rows), np.int64)
         for weight, term in self.terms:
-            total += weight * self.meets(term, rows)
+            total += weight * self.nodes.labels.satisfy_all(term, rows)
         return total
-
-    def meets(self, term: Selector, rows: Ints) -> Bools:
-        """bool[n]"""
-        met = np.ones(len(rows), np.bool_)
-        for requirement in term:
-            met &= self.nodes.labels.satisfy(requirement, rows)
-        return met
 
     def without_data(self, rows: Ints, held: Bools) -> Ints:
         """The same [n] without terms about data, which is where `held` [N]: those that name a dataset's label, and those that no
@@ -70,7 +63,7 @@ class TermWeights(NodeCounts):
         for weight, term in self.terms:
             if any(map(_names_data, term)):
                 continue
-            met = self.meets(term, every)
+            met = self.nodes.labels.satisfy_all(term, every)
             if (met & ~held).any():
                 total += weight * met[rows]
         return total

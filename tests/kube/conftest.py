@@ -11,10 +11,12 @@ from controllerlab import Cluster, installed
 from controlplane import PROGRAMS, ControlPlane, programs
 from controlplane_kit import until
 from kubeproxy import KubeProxy
+from webhooklab import Called
 
+from forebay.controller.install import rights
 from forebay.kube.client import Client
 from forebay.kube.objects import Key
-from forebay.kube.resources import NAMESPACES, SERVICE_ACCOUNTS
+from forebay.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, SERVICE_ACCOUNTS, VALIDATING_WEBHOOKS
 from forebay.kube.transport import Transport
 
 HERE = Path(__file__).parent
@@ -122,3 +124,29 @@ def space(cluster: Cluster) -> Iterator[str]:
     yield name
     cluster.clear(name)
     cluster.client.delete(NAMESPACES, Key("", name))
+
+
+@pytest.fixture
+def start(site: ControlPlane, cluster: Cluster) -> Iterator[Callable[[], Called]]:
+    """Makes webhooks, which end with the test."""
+    made: list[Called] = []
+
+    def one() -> Called:
+        made.append(Called(site, cluster.client))
+        return made[-1]
+
+    yield one
+    for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS):
+        cluster.client.delete(resource, Key("", rights.WEBHOOK))
+    for called in made:
+        called.stop()
+
+
+@pytest.fixture
+def called(start: Callable[[], Called]) -> Called:
+    """A webhook that the API server calls."""
+    made = start()
+    made.start()
+    made.ready()
+    made.call()
+    return made

@@ -1,8 +1,7 @@
-"""The webhook, called by a real API server: with its own rights, its own certificates, two of it at once, and without it."""
+"""The webhook, called by a real API server: what it refuses, where pods go by it, its own rights, and without it."""
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import signal
@@ -14,18 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from controllerlab import NATIVE, SPACE, Cluster, Command, Running, as_account, key_of
+from controllerlab import SPACE, Cluster, Command, Running, as_account
 from controlplane import ControlPlane, programs
 from controlplane_kit import until
 from servers import free_port
+from webhooklab import CONFIGURATIONS, LABEL, Called, dataset, pod, secret_data
 
 from forebay.controller.admission import certificates
-from forebay.controller.admission.manifests import PODS
 from forebay.controller.admission.preferences import ZONE
-from forebay.controller.admission.process import Options, Webhook
-from forebay.controller.install import parts as install
 from forebay.controller.install import rights
 from forebay.controller.kinds import RESOURCES
 from forebay.kube import resources as r
@@ -39,95 +35,6 @@ from forebay.kube.transport import Transport
 pytestmark = pytest.mark.timeout(400)
 
 Object = dict[str, Any]
-SECRET = Key(SPACE, rights.CERTIFICATES)
-CONFIGURATIONS = [o for o in install.parts(install.Install())["60-webhook.yaml"] if o["kind"] in (MUTATING.kind, VALIDATING.kind)]
-LABEL = {"fuse.serverful.fluid.io/inject": "true"}
-
-
-class Called:
-    """A webhook in this process, as its service account; `call` has the API server call it, by the installed configurations."""
-
-    def __init__(self, site: ControlPlane, admin: Client) -> None:
-        self.admin = admin
-        self.transport = Transport(as_account(site.endpoint, rights.WEBHOOK))
-        self.webhook = Webhook(self.transport, Options(installation=NATIVE, hosts=("localhost",), drain=0.0))
-        self.stopped = False
-
-    def start(self) -> None:
-        self.webhook.start()
-
-    def ready(self) -> None:
-        until(lambda: not self.webhook.unready(), 120, self.webhook.unready)
-
-    def call(self) -> None:
-        """Only the address is another: nobody routes to Services here."""
-        for obj in CONFIGURATIONS:
-            body = msgspec.json.decode(msgspec.json.encode(obj))
-            for hook in body["webhooks"]:
-                path = hook["clientConfig"].pop("service")["path"]
-                hook["clientConfig"]["url"] = f"https://localhost:{self.webhook.door.port}{path}"
-                hook["timeoutSeconds"] = 30  # of a machine that does other things; what is installed is asserted elsewhere
-            self.admin.apply(keeping_resource(obj), Key("", rights.WEBHOOK), body, manager="admin")
-        self.webhook.keeper.look()
-        until(self.is_called, 60, "the API server does not call the webhook")
-        before = self.pods_seen()  # the server follows the two configurations each by itself
-        until(lambda: self.make_probe() and self.pods_seen() > before, 60, "the API server does not call the webhook about pods")
-
-    def is_called(self) -> bool:
-        try:
-            self.admin.create(RESOURCES["Dataset"], "default", dataset("probe", "default", "no-scheme"), dry_run=True)
-        except Invalid as error:
-            return "objects.forebay.io" in str(error)
-        return False
-
-    def make_probe(self) -> bool:
-        self.admin.create(r.PODS, "default", pod("probe"), dry_run=True)
-        return True
-
-    def pods_seen(self) -> float:
-        """Pods that the webhook was asked about."""
-        (family,) = (one for one in self.webhook._registry.collect() if one.name == "forebay_admission_seconds")
-        return sum(s.value for s in family.samples if s.name.endswith("_count") and s.labels["of"] == PODS.strip("/"))
-
-    def stop(self) -> None:
-        if not self.stopped:
-            self.stopped = True
-            assert self.webhook.stop()
-            self.transport.close()
-
-
-def keeping_resource(obj: Object) -> Any:
-    return MUTATING if obj["kind"] == MUTATING.kind else VALIDATING
-
-
-@pytest.fixture
-def start(site: ControlPlane, cluster: Cluster) -> Iterator[Callable[[], Called]]:
-    made: list[Called] = []
-
-    def one() -> Called:
-        made.append(Called(site, cluster.client))
-        return made[-1]
-
-    yield one
-    for resource in (MUTATING, VALIDATING):
-        cluster.client.delete(resource, Key("", rights.WEBHOOK))
-    for called in made:
-        called.stop()
-
-
-@pytest.fixture
-def called(start: Callable[[], Called]) -> Called:
-    made = start()
-    made.start()
-    made.ready()
-    made.call()
-    return made
-
-
-def dataset(name: str, space: str, point: str = "https://h/x/", **mount: Any) -> Object:
-    meta = {"name": name, "namespace": space}
-    spec = {"mounts": [{"mountPoint": point, "name": "m", **mount}]}
-    return {"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset", "metadata": meta, "spec": spec}
 
 
 def runtime(kind: str, name: str, space: str, spec: Object | None = None) -> Object:
@@ -137,13 +44,6 @@ def runtime(kind: str, name: str, space: str, spec: Object | None = None) -> Obj
         "metadata": {"name": name, "namespace": space},
         "spec": spec or {},
     }
-
-
-def pod(name: str, *claims: str, labels: dict[str, str] | None = None) -> Object:
-    volumes = [{"name": f"v{i}", "persistentVolumeClaim": {"claimName": c}} for i, c in enumerate(claims)]
-    mounts = [{"name": f"v{i}", "mountPath": f"/{c}"} for i, c in enumerate(claims)]
-    spec = {"containers": [{"name": "c", "image": "i", "volumeMounts": mounts}], "volumes": volumes}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or LABEL}, "spec": spec}
 
 
 def made(cluster: Cluster, space: str, wanted: Object) -> Object:
@@ -427,69 +327,6 @@ def test_the_command_serves_and_ends_in_order(site: ControlPlane, cluster: Clust
     assert code == 0, command.log.read_text()
     assert "Traceback" not in command.log.read_text()
     assert "403" not in command.log.read_text()
-
-
-# --- certificates ---------------------------------------------------------------------------------------------------
-
-
-def secret_data(cluster: Cluster) -> dict[str, bytes]:
-    found = cluster.client.get(r.SECRETS, SECRET, dict[str, Any])
-    return {name: base64.b64decode(value) for name, value in (found.get("data") or {}).items()}
-
-
-def forget(cluster: Cluster) -> None:
-    cluster.client.merge(r.SECRETS, SECRET, {"data": None})
-
-
-def test_two_that_start_at_once_serve_one_certificate(start: Callable[[], Called], cluster: Cluster) -> None:
-    forget(cluster)
-    both = [start(), start()]
-    for one in both:
-        one.start()
-    for one in both:
-        one.ready()
-    for one in both:
-        one.webhook.keeper.look()
-    held = secret_data(cluster)
-    assert set(held) == {certificates.CA, certificates.CA_KEY, certificates.CERTIFICATE, certificates.KEY}
-    for one in both:
-        assert one.webhook.keeper.expiry() == certificates.expiry(held)
-        one.call()  # each is trusted by what the configurations say
-    written = one.webhook.client.statistics().writes
-    one.webhook.keeper.look()
-    assert one.webhook.client.statistics().writes == written, "nothing changed, and something was written"
-
-
-def test_a_certificate_that_is_lost_or_ends_is_replaced_while_it_serves(called: Called, cluster: Cluster) -> None:
-    first = secret_data(cluster)
-    keeper = called.webhook.keeper
-    later = certificates.expiry(first) - certificates.LEFT / 2
-    keeper._now = lambda: later
-    keeper.look()
-    second = secret_data(cluster)
-    assert second[certificates.CERTIFICATE] != first[certificates.CERTIFICATE]
-    assert second[certificates.CA] == first[certificates.CA]
-    keeper._now = lambda: later - certificates.LIFE / 2
-    assert called.is_called()
-    forget(cluster)
-    keeper.look()
-    third = secret_data(cluster)
-    assert third[certificates.CA] != first[certificates.CA]
-    for resource in (MUTATING, VALIDATING):
-        found = cluster.client.get(resource, Key("", rights.WEBHOOK), dict[str, Any])
-        assert {base64.b64decode(h["clientConfig"]["caBundle"]) for h in found["webhooks"]} == {third[certificates.CA]}
-    forget(cluster)  # the next test's clock is today's
-
-
-def test_applied_again_the_installation_keeps_certificates_and_trust(called: Called, cluster: Cluster) -> None:
-    before = secret_data(cluster)
-    for obj in install.parts(install.Install())["60-webhook.yaml"]:
-        if obj["kind"] == "Secret":
-            cluster.client.apply(r.SECRETS, key_of(obj), obj, manager="admin")
-    called.call()
-    assert secret_data(cluster) == before
-    found = cluster.client.get(MUTATING, Key("", rights.WEBHOOK), dict[str, Any])
-    assert all(hook["clientConfig"]["caBundle"] for hook in found["webhooks"])
 
 
 def test_it_may_read_what_it_judges_by_and_write_nothing_else(site: ControlPlane, cluster: Cluster, space: str) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from controlplane import ControlPlane
 from controlplane_kit import until
-from schedulerlab import PATIENCE, Running, Site, for_seconds, live_plane, live_site
+from schedulerlab import OPEN, PATIENCE, Running, Site, for_seconds, live_plane, live_site, serve
 from schedulerrights import SPACE, scheduler_account
 
 from forebay.kube.config import Endpoint
 from forebay.kube.errors import Conflict, NotFound
 from forebay.kube.objects import Key
-from forebay.kube.resources import CRDS, PODS, Resource
+from forebay.kube.resources import PODS, Resource
 
 pytestmark = pytest.mark.timeout(300)
 NATIVE = Resource("scheduling.k8s.io", "v1alpha2", "podgroups", "PodGroup")
@@ -39,19 +39,10 @@ STATUS = {
 """As these projects define it; of them scheduler-plugins alone has the status as a subresource."""
 
 
-def serve(site: Site, resource: Resource) -> None:
-    open_ = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+def serve_groups(site: Site, resource: Resource) -> None:
     status = {"type": "object", "properties": STATUS[resource]}
-    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": open_, "status": status}}}
-    version: dict[str, Any] = {"name": resource.version, "served": True, "storage": True, "schema": schema}
-    if resource is PLUGINS:
-        version["subresources"] = {"status": {}}
-    names = {"plural": resource.plural, "kind": resource.kind, "singular": "podgroup", "listKind": "PodGroupList"}
-    spec = {"group": resource.group, "names": names, "scope": "Namespaced", "versions": [version]}
-    meta = {"name": str(resource), "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}}
-    crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": meta, "spec": spec}
-    site.client.apply(CRDS, Key("", str(resource)), crd)
-    until(lambda: site.client.transport.request("GET", resource.path(site.namespace)).code == 200, PATIENCE)
+    schema = {"type": "object", "properties": {"spec": OPEN, "status": status}}
+    serve(site, resource, schema, subresources=("status",) if resource is PLUGINS else ())
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +150,7 @@ def test_a_basic_group_is_told_of_its_first_pod(account: Endpoint, site: Site) -
 
 @pytest.mark.parametrize("resource", [PLUGINS, SIGS], ids=lambda one: one.group)
 def test_phase_and_counts_follow_the_pods(account: Endpoint, site: Site, resource: Resource) -> None:
-    serve(site, resource)
+    serve_groups(site, resource)
     site.node(cpu="1")
     key = group(site, resource)
     with Running(account, elect=True, namespace=SPACE) as running:
@@ -180,7 +171,7 @@ def test_phase_and_counts_follow_the_pods(account: Endpoint, site: Site, resourc
 
 
 def test_volcanos_phase_and_conditions_keep_what_others_wrote(account: Endpoint, site: Site) -> None:
-    serve(site, VOLCANO)
+    serve_groups(site, VOLCANO)
     site.node(cpu="1")
     key = group(site, VOLCANO)
     theirs = {"type": "Theirs", "status": "True", "reason": "Kept"}

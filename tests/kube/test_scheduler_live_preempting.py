@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from controlplane import ControlPlane
 from controlplane_kit import until
-from schedulerlab import PATIENCE, QUOTAS, Running, Site, for_seconds, live_plane, live_site, serve_quotas
+from schedulerlab import PATIENCE, QUOTAS, Running, Site, for_seconds, live_plane, live_site, serve
 
 from forebay.kube.objects import Key
 from forebay.kube.resources import DISRUPTION_BUDGETS, PODS, Resource
@@ -99,7 +99,7 @@ def test_preemption_can_be_off(world: ControlPlane, site: Site) -> None:
 
 def test_a_queue_gets_back_what_it_is_guaranteed(world: ControlPlane, site: Site) -> None:
     """Flat ElasticQuotas of scheduler-plugins: one namespace has borrowed all, the other asks for its min."""
-    serve_quotas(site)
+    serve(site, QUOTAS)
     other = next(live_site_again := live_site(world))
     site.node(cpu="4")
 

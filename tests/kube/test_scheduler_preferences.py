@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from controlplane import ControlPlane, programs
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from servers import free_port
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "scheduler"))
 
 from clusters import nodes, preferring
 from filterlab import where
-from test_scheduler_filters import ANSWER, FLAGS, NAMES, Pair, before_it_starts, configuration
+from test_scheduler_filters import ANSWER, FLAGS, NAMES, Pair, before_it_starts, configuration, walking
 
 from forebay.api.kubernetes.core import Container, Pod, Toleration
 from forebay.kube.client import Client
@@ -148,14 +148,7 @@ def easy(pod: Pod) -> Pod:
 def test_every_node_gets_the_same_points(real: Real) -> None:
     asked = {"compared": 0, "uneven": 0, "refused": 0}
 
-    @settings(
-        max_examples=12,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @walking(12)
     @given(st.data())
     def walk(data: st.DataObject) -> None:
         pair = Scored(real)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from controlplane import ControlPlane
 from controlplane_kit import until
-from schedulerlab import NUMBERS, QUOTAS, Running, Site, for_seconds, live_plane, live_site, serve_quotas
+from schedulerlab import NUMBERS, QUOTAS, Running, Site, for_seconds, live_plane, live_site, serve
 
 from forebay.cli.why import why
 from forebay.kube.objects import Key
@@ -108,7 +108,7 @@ def test_the_first_of_each_pool_of_nodes_is_not_passed(world: ControlPlane, site
 
 
 def test_a_queue_fills_nodes_its_way_and_counts_cache_bytes(world: ControlPlane, site: Site) -> None:
-    serve_quotas(site)
+    serve(site, QUOTAS)
     for _ in range(2):
         site.node(cpu="8")
     meta: dict[str, Any] = {"name": "q", "annotations": {"forebay.io/nodes": "spread"}}

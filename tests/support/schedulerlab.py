@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -117,16 +117,21 @@ class Site:
             self.client.delete(NODES, Key("", name))
 
 
-def serve_quotas(place: Site) -> None:
-    """scheduler-plugins' ElasticQuota, served from now on."""
-    schema: dict[str, Any] = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    version = {"name": QUOTAS.version, "served": True, "storage": True, "schema": schema}
-    names = {"plural": QUOTAS.plural, "kind": QUOTAS.kind, "singular": "elasticquota", "listKind": "ElasticQuotaList"}
-    spec = {"group": QUOTAS.group, "names": names, "scope": "Namespaced", "versions": [version]}
-    meta = {"name": str(QUOTAS), "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}}
+OPEN: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+def serve(place: Site, resource: Resource, schema: dict[str, Any] = OPEN, *, subresources: Sequence[str] = ()) -> None:
+    """Another project's kind, served from now on with the schema that matters here."""
+    version: dict[str, Any] = {"name": resource.version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    if subresources:
+        version["subresources"] = {name: {} for name in subresources}
+    kind = resource.kind
+    names = {"plural": resource.plural, "kind": kind, "singular": kind.lower(), "listKind": f"{kind}List"}
+    spec = {"group": resource.group, "names": names, "scope": "Namespaced", "versions": [version]}
+    meta = {"name": str(resource), "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}}
     crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": meta, "spec": spec}
-    place.client.apply(CRDS, Key("", str(QUOTAS)), crd)
-    until(lambda: place.client.transport.request("GET", QUOTAS.path(place.namespace)).code == 200, PATIENCE)
+    place.client.apply(CRDS, Key("", str(resource)), crd)
+    until(lambda: place.client.transport.request("GET", resource.path(place.namespace)).code == 200, PATIENCE)
 
 
 @contextmanager

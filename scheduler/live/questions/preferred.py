@@ -45,9 +45,10 @@ def _line(core: Core, pod: Pod, request: Request, row: int, wall: float) -> str:
     if preferences is None or points.total is None:
         return ""
     parts = list[str]()
-    for weight, term in preferences.terms.terms if preferences.terms is not None else ():
-        met = preferences.terms is not None and preferences.terms.meets(term, rows[at : at + 1])[0]
-        parts.append(f"{show_term(term)} ({weight}) {'is met' if met else 'is not'}")
+    if (terms := preferences.terms) is not None:
+        for weight, term in terms.terms:
+            met = terms.nodes.labels.satisfy_all(term, rows[at : at + 1])[0]
+            parts.append(f"{show_term(term)} ({weight}) {'is met' if met else 'is not'}")
     for kind, words in KINDS.items():
         found: Ints | None = getattr(points, kind)
         if found is not None:

@@ -11,23 +11,13 @@ from filterlab import node as labelled
 from filterlab import pod as plain
 from livekit import World, binds, core, node, pod
 from test_nearness import DATA, NOW, nodes, said, sized
+from test_preferences import HOST, SOFT, ZONE, wants
 
 from forebay.api.kubernetes.core import Node
 from forebay.scheduler.gang import Gang, Member
 from forebay.scheduler.live.config import Configuration, ConfigurationError, Locality, read
 from forebay.scheduler.live.nearness import Later, Nearness
 from forebay.scheduler.live.questions.why import View, sentences, why
-
-ZONE, HOST = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
-SOFT = "preferredDuringSchedulingIgnoredDuringExecution"
-
-
-def wants(*terms: tuple[int, str, str]) -> dict[str, Any]:
-    made = [
-        {"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}}
-        for weight, key, value in terms
-    ]
-    return {"affinity": {"nodeAffinity": {SOFT: made}}}
 
 
 def named(name: str, weight: int = 10) -> dict[str, Any]:
