@@ -146,9 +146,13 @@ def _serve(name: str, method: Method, raw: bytes, context: Any) -> bytes:
     return answer
 
 
+OWN = [("grpc.use_local_subchannel_pool", 1)]
+"""gRPC keeps connections for all channels of a process, with the answer of the last try for up to 1 s: each call asks anew."""
+
+
 def ask(path: str, method: str, request: Message, type_: type[_M], timeout: float) -> _M:
     """Call a method at a Unix socket, as kubelet does. Raises `Refusal` with the answer's code."""
-    with grpc.insecure_channel(f"unix:{path}") as channel:
+    with grpc.insecure_channel(f"unix:{path}", options=OWN) as channel:
         call = channel.unary_unary(f"/{method}")
         try:
             raw = call(proto.encode(request), timeout=timeout)

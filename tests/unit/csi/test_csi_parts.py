@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import grpc
 import msgspec
 import pytest
 from csilab import until
@@ -394,6 +395,19 @@ def test_liveness_asks_the_drivers_own_socket(tmp_path: Path) -> None:
     finally:
         server.stop(0.1)
         health.stop()
+
+
+def test_an_answer_is_of_now_whatever_another_connection_of_this_process_met(tmp_path: Path) -> None:
+    path = str(tmp_path / "csi.sock")
+    server = rpc.Server(path, Identity("forebay.io", lambda: "", controller=False).methods())
+    with grpc.insecure_channel(f"unix:{path}") as earlier:  # gRPC lets channels share connections that rest after a failure
+        with pytest.raises(grpc.RpcError):
+            earlier.unary_unary(f"/{m.IDENTITY}/Probe")(b"", timeout=10)
+        server.start()
+        try:
+            assert rpc.ask(path, f"{m.IDENTITY}/GetPluginInfo", Empty(), m.PluginInfo, 10).name == "forebay.io"
+        finally:
+            server.stop(0.1)
 
 
 def test_a_socket_in_use_is_not_taken_and_a_left_one_is(tmp_path: Path) -> None:
