@@ -63,14 +63,14 @@ test-here: test-unit test-mount ## of it what needs no Kubernetes
 # what failed: stages that run at the same time would forget each other's.
 PYTEST = $(BIN)/pytest -q -rs -o cache_dir=.pytest_cache/$@
 test-unit: $(STAMPS)/venv
-	@$(PYTEST) -n 2 --dist loadfile -m "not long" tests/unit
+	@$(PYTEST) -n 2 --dist loadfile $(AGAIN) -m "not long" tests/unit
 
 # With a quick S3 server: moto, in its place, costs these tests minutes. MOUNTS_AT_ONCE: files of tests at once; 0 is one after
 # the other in this process.
 MOUNTS_AT_ONCE ?= 0
 test-mount: $(STAMPS)/venv
 	@$(BUILD) versitygw >/dev/null
-	@FOREBAY_VERSITYGW="$$($(BUILD) versitygw | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["versitygw"])')" $(PYTEST) -n $(MOUNTS_AT_ONCE) --dist loadfile -m "not long" tests/cluster tests/mount
+	@FOREBAY_VERSITYGW="$$($(BUILD) versitygw | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["versitygw"])')" $(PYTEST) -n $(MOUNTS_AT_ONCE) --dist loadfile $(AGAIN) -m "not long" tests/cluster tests/mount
 
 # Files of tests at once. Each process has API servers of its own, which take an eighth of a core each even when nobody asks them.
 AT_ONCE ?= 3

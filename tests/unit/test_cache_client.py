@@ -141,8 +141,8 @@ def test_a_request_cut_by_a_dying_worker_is_asked_of_the_next(server: Server, do
 def test_a_worker_that_comes_back_is_found(server: Server, door: Door) -> None:
     assert door.call(wire.Lookup(1, b"x")) == wire.Done()
     server.die()
-    threading.Timer(0.7, server.listen).start()
     began = time.monotonic()
+    threading.Timer(0.7, server.listen).start()
     assert door.call(wire.Lookup(1, b"x")) == wire.Done()
     assert 0.5 < time.monotonic() - began < 30
 
@@ -255,21 +255,14 @@ def test_touch_has_no_answer_and_says_whether_it_went(server: Server, door: Door
 
 
 def test_a_warm_up_goes_on_with_the_next_worker(server: Server, door: Door) -> None:
-    def progress(finished: bool) -> wire.Progress:
-        return wire.Progress(1, 2, 3, 4, 5.0, None, False, finished)
-
-    answers = iter([progress(False), "drop", progress(True)])
-
-    def script(r: wire.AnyRequest) -> wire.Reply | str:
-        answer = next(answers)
-        if isinstance(answer, wire.Progress) and not answer.finished:
-            threading.Timer(0.2, server.die).start()
-            threading.Timer(0.4, server.listen).start()
-            next(answers)
-        return answer
-
-    server.script = script
-    assert [p.finished for p in door.warm()] == [False, True]
+    answers = [wire.Progress(1, 2, 3, 4, 5.0, None, False, finished) for finished in (False, True)]
+    server.script = lambda r: answers.pop(0)
+    warming = door.warm()
+    assert not next(warming).finished
+    server.die()
+    server.listen()
+    assert [p.finished for p in warming] == [True]
+    assert [r for r in server.asked if isinstance(r, wire.Warm)] == [wire.Warm(path=b"/", metadata_only=False)] * 2
 
 
 def test_a_subscriber_learns_that_it_may_have_missed_events(server: Server, door: Door) -> None:
