@@ -37,6 +37,7 @@ def report(w: Worker) -> dict[str, object]:
         "load": w.machine.load(),
         "door": {"connections": w.door.connections, "refused": w.door.refused},
         "requests": dict(w.door.requests),
+        "opens_told": service.touches,
         "integrity": integrity(w),
         "scrub": {
             "passes": w.scrubber.passes,

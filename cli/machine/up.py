@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -136,16 +135,17 @@ def up(
             start(mine, started, shared, networks.get(spec.id), no_passthrough=no_passthrough)
             acquainted([r for r in started if r.id == spec.id])
         _tell(started, output)
-        if not foreground:  # it is told, and stays: from here on an interruption comes too late
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+        asked: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # told, it stays up: from here on an interruption comes too late, or is what the foreground waits for
+            signal.signal(number, (lambda n, _: asked.append(n)) if foreground else signal.SIG_IGN)
     except BaseException:
         stop_all(list(reversed(started)))
         if networks:
             netns.sweep({(s.namespace, s.name) for s in specs})
         raise
     if foreground:
-        stay(started)
+        stay(started, asked)
 
 
 def start(
@@ -272,17 +272,10 @@ def acquainted(nodes: list[Running]) -> None:
         warn(f"{r.label} does not know every other node yet: some bytes may be fetched twice, see `forebay status {r.id}`")
 
 
-def stay(started: list[Running]) -> None:
-    """Wait for Ctrl-C, SIGTERM or a `down` from elsewhere, then stop what is left. Tells systemd when everything is up."""
+def stay(started: list[Running], asked: list[int]) -> None:
+    """Wait for a signal in `asked` or a `down` from elsewhere, then stop what is left. Tells systemd when everything is up."""
     from forebay.cli.machine.systemd import notify
 
-    asked: list[int] = []
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
     notify("READY=1")
     say("in the foreground: Ctrl-C unmounts")
     while not asked and any(r.run.exists() for r in started):

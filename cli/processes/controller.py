@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
+from forebay.api.ending import end_on_signals
 from forebay.cli.output import CommandError
-from forebay.cli.processes.serving import connect, end_on_signals, log_to_stderr
+from forebay.cli.processes.serving import connect, log_to_stderr
 from forebay.controller import settings
 from forebay.controller.process import Controller, Options
 from forebay.runtimes.engine import Installation

@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from forebay.api.ending import end_on_signals
 from forebay.cli.output import CommandError, emit_json, say, warn
 from forebay.cli.processes.controller import address as listening
-from forebay.cli.processes.serving import connect, end_on_signals, log_to_stderr
+from forebay.cli.processes.serving import connect, log_to_stderr
 from forebay.controller.health import Door
 from forebay.scheduler.live import config as configuration
 from forebay.scheduler.live.journal import JournalError

@@ -1,11 +1,9 @@
-"""What commands that run in a cluster until they are told to end have in common: their log, their API server, their end."""
+"""What commands that run in a cluster until they are told to end have in common: their log, their API server."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-from collections.abc import Callable
 
 from forebay.cli.output import CommandError
 from forebay.kube.config import ConfigError, find
@@ -28,9 +26,3 @@ def connect(kubeconfig: str, agent: str, *, kept: int | None = None) -> Transpor
         return Transport(endpoint, agent=agent) if kept is None else Transport(endpoint, agent=agent, kept=kept)
     except ConfigError as error:
         raise CommandError(str(error)) from None
-
-
-def end_on_signals(end: Callable[[], None]) -> None:
-    """SIGTERM and SIGINT call `end`, in the main thread."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: end())

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from forebay.api.ending import end_on_signals
 from forebay.cli.output import CommandError
 from forebay.cli.processes.controller import address, installation
-from forebay.cli.processes.serving import connect, end_on_signals, log_to_stderr
+from forebay.cli.processes.serving import connect, log_to_stderr
 from forebay.controller.admission import preferences
 from forebay.controller.admission.preferences import Preferences
 from forebay.controller.admission.process import Options, Webhook

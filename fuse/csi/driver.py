@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import threading
 import time
 from dataclasses import dataclass
 
+from forebay.api.ending import end_on_signals
 from forebay.cache.log import log
 from forebay.fuse.csi import handover
 from forebay.fuse.csi.health import Health
@@ -112,8 +112,7 @@ class Driver:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until kubelet refuses the driver; the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._over.set())
+        end_on_signals(self._over.set)
         self.start()
         self._over.wait()
         self._hand_over()

@@ -7,13 +7,12 @@ import random
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterlab import ClusterLab, NodeLab, random_objects
+from clusterlab import ClusterLab, NodeLab, holds, random_objects
 from servers import ports_for
 from workerlab import MIB, eventually, file_mount
 
@@ -142,7 +141,6 @@ def test_a_load_ends_with_its_asker_and_what_came_stays(site: Site) -> None:
     stream = site.client.load(site.door(1), [b"/"], replicas=3)
     next(stream)
     stream.close()
-    time.sleep(0.5)
     eventually(lambda: not any(n.stats()["warm"] for n in site.lab.workers))
     assert last(site.client.load(site.door(1), [b"/"])).files == len(SIZES)
     assert site.lab.store_bytes() <= TOTAL * 1.1
@@ -184,8 +182,8 @@ def test_after_a_drain_no_byte_is_asked_of_the_store_again(site: Site) -> None:
     assert {n: site.node(n).report()["bytes"].get("store", 0) for n in (1, 3)} == stores
     # a restart does not bring it back; removing the mark, as `up` does, does
     site.node(2).start()
-    time.sleep(2.5)
-    assert site.node(1).members() == 2
+    eventually(lambda: site.node(2).members() == 2)
+    assert holds(lambda: site.node(1).members() == 2, 2.5)
     assert site.node(2).members() == 2
     assert site.node(2).read("/small/000") == site.objects["small/000"]
     with pytest.raises(c.ControlError, match="owns nothing"):
@@ -255,9 +253,19 @@ def test_a_node_does_not_leave_because_another_says_so(site: Site) -> None:
     with pytest.raises(c.ControlError, match="when it is drained"):
         site.client.leave(site.door(1), site.node(1).identity())
     assert site.client.leave(site.door(1), "nobody").changed == 0
-    assert site.client.leave(site.door(1), site.node(2).identity()).changed == 1
-    assert site.node(1).members() == 2
-    eventually(lambda: site.node(1).members() == 3)  # it owns, so its greeting brings it back
+    other = site.node(2)
+    assert other.process is not None
+    os.kill(other.process.pid, signal.SIGSTOP)  # it owns, so its greeting brings it back: not before somebody has looked
+    assert site.client.leave(site.door(1), other.identity()).changed == 1
+
+    def gone() -> bool:
+        """It may have greeted just before, so it is said again."""
+        site.client.leave(site.door(1), other.identity())
+        return site.node(1).members() == 2
+
+    eventually(gone)
+    os.kill(other.process.pid, signal.SIGCONT)
+    eventually(lambda: site.node(1).members() == 3)
     assert "control" in site.node(1).report()
 
 
@@ -272,7 +280,7 @@ def test_a_worker_ends_at_once_whatever_its_door_is_busy_with(site: Site) -> Non
         assert not next(drain).finished
         load = site.client.load(site.door(2), [b"/"], nodes=["node-1"])
         assert not next(load).finished
-        own = site.client.load(site.door(2), [b"/large"])
+        own = site.client.load(site.door(2), [b"/"])  # much of it is the others'
         assert not next(own).finished
         assert site.node(2).stop() < 10
     finally:

@@ -33,7 +33,7 @@ from forebay.cache.peers.wire import Ref
 
 pytestmark = pytest.mark.cluster
 
-SIZES = {f"s/{i:02}": 500 + 997 * i for i in range(16)} | {f"m/{i}": 3 * MIB + 77 * i for i in range(3)} | {"large": 66 * MIB + 5}
+SIZES = {f"s/{i:02}": 500 + 997 * i for i in range(40)} | {f"m/{i}": 3 * MIB + 77 * i for i in range(3)} | {"large": 66 * MIB + 5}
 DATA = random_objects(SIZES)
 TOTAL = sum(SIZES.values())
 
@@ -125,7 +125,7 @@ def test_a_node_with_another_secret_is_no_member_and_gets_nothing(tmp_path: Path
         with pytest.raises(DoorError) as e:
             client.read("/m/0")
         assert e.value.errno in (errno.EIO, errno.ENOENT, errno.EACCES)
-        assert time.monotonic() - began < 45
+        assert time.monotonic() - began < 59, "the door gave up, not who asks the members"
         for node in lab.workers:
             assert node.members() == (1 if node is stranger else 2)
         refused = lab.nodes["node-1"].report()["port"]["refused"]

@@ -108,7 +108,7 @@ def test_trouble_that_stays_is_an_error_with_a_sentence(lab: Lab, server: FakeS3
         lab.door.open(ino)
     assert e.value.errno == errno.EIO
     assert "SlowDown" in str(e.value) or "503" in str(e.value)
-    assert time.monotonic() - began < 45
+    assert time.monotonic() - began < 59, "the door gave up, not who asks the store"
     mounts = lab.stats()["mounts"]
     assert isinstance(mounts, list)
     assert mounts[0]["errors"] > 1
@@ -174,9 +174,14 @@ def test_a_change_is_told_to_who_listens(lab: Lab, server: FakeS3) -> None:
     import threading
 
     got: list[object] = []
-    listening = threading.Thread(target=lambda: got.extend(itertools.islice(events, 2)), daemon=True)
+
+    def listen() -> None:
+        for event in itertools.islice(events, 2):
+            got.append(event)  # one by one, for who looks meanwhile
+
+    listening = threading.Thread(target=listen, daemon=True)
     listening.start()
-    eventually(lambda: lab.stats()["requests"].get("Subscribe"))  # type: ignore[attr-defined]
+    eventually(lambda: got)  # from the first on none is missed
     server.objects[b"small"] = b"something else"
     with pytest.raises(DoorError) as e:
         lab.door.open(ino, validate=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from csilab import CLAIM, WAIT, CsiLab, Readers, capability, until
+from servers import free_port
 from workerlab import file_mount
 
 from forebay.fuse import mounting
@@ -176,9 +176,7 @@ def test_mounts_pod_and_plugin_hold_the_device_for_each_other(tmp_path: Path) ->
 def test_a_plugin_is_ready_once_it_holds_what_pods_use(lab: CsiLab) -> None:
     """Until then the other pod has the descriptors alone, and an upgrade must not go on with it."""
     pod = lab.pod("one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        door = f"127.0.0.1:{free.getsockname()[1]}"
+    door = f"127.0.0.1:{free_port()}"  # one that no connection takes before a new plugin listens there
 
     def said(path: str) -> tuple[int, str]:
         try:
@@ -308,7 +306,14 @@ def test_a_changed_mount_is_taken_over_by_the_running_client_tier(lab: CsiLab, t
     (tmp_path / "more").mkdir()
     (tmp_path / "more/new").write_text("new")
     lab.write_config(mounts=[file_mount(tmp_path / "origin"), file_mount(tmp_path / "more", "/more")])
-    until(lambda: "more" in os.listdir(pod))
+
+    def shows() -> bool:
+        try:
+            return "more" in os.listdir(pod)
+        except OSError:
+            return False  # a client tier may know of a mount before the worker that it asks
+
+    until(shows)
     same(pod, lab)
     assert lab.pids() == before, "nobody started again"
 

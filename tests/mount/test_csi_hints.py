@@ -13,6 +13,8 @@ from controlplane import ControlPlane
 from crd_admission import read_crds
 from csilab import CsiLab, until
 
+from forebay.api import places, wire
+from forebay.cache.client import Door
 from forebay.fuse.csi.driver import Driver, Settings
 from forebay.fuse.csi.hints.collecting import Caches
 from forebay.fuse.csi.hints.holding import held, total
@@ -55,6 +57,14 @@ class Node:
         return (one.reader.local, one.reader.missed) if one.reader is not None else (-1, -1)
 
 
+def opens_told(lab: CsiLab) -> int:
+    """By the mount to its client tier."""
+    with Door(lab.run / places.WORKER_SOCK) as door:
+        found = door.call(wire.Stats())
+    assert isinstance(found, wire.Report)
+    return int(str(found.values["opens_told"]))
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[CsiLab]:
     with CsiLab(tmp_path) as lab:
@@ -77,7 +87,8 @@ def test_a_node_knows_what_its_pods_have_read(lab: CsiLab) -> None:
     read()
     until(lambda: node.bytes() == whole, LONG, node.caches.look)
     until(lambda: node.reads() == (0, whole), LONG, node.reads)
-    time.sleep(5)  # opens are told once a second, each file once
+    # opens are told once a second, each file once: those of a second time are not to be among the first
+    until(lambda: opens_told(lab) == len(lab.files), LONG)
     read()
     until(lambda: node.reads() == (whole, whole), LONG, node.reads)
 

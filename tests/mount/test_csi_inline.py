@@ -189,8 +189,8 @@ def test_a_pod_that_is_root_cannot_lead_the_plugin_astray(lab: CsiLab) -> None:
     until(lambda: "tending_failed" in (lab.root / "csi.log").read_text())
     assert list(victim.iterdir()) == []
     os.unlink(pod / "members")
+    (pod / "elsewhere/members.yaml.new").symlink_to(victim / "written")  # before the plugin finds its folder again
     os.rename(pod / "elsewhere", pod / "members")
-    (pod / "members/members.yaml.new").symlink_to(victim / "written")
     until(lambda: "10.1.2.3" in (pod / "members/members.yaml").read_text())
     assert not (victim / "written").exists()
 

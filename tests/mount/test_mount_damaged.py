@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mountlab import Lab, lab
+from workerlab import committed, eventually
 
 pytestmark = [
     pytest.mark.mount,
@@ -33,10 +33,8 @@ def mounted() -> Iterator[tuple[Lab, bytes]]:
         assert made.granted()["passthrough"] is False
         path = made.mount_point / "a"
         assert path.read_bytes() == data
-        until = time.monotonic() + 60
-        while os.getxattr(path, "user.forebay.cached") != b"%d" % SIZE:
-            assert time.monotonic() < until, "it never became complete"
-            time.sleep(0.05)
+        eventually(lambda: committed(made.base / "index") == (1, SIZE))
+        assert os.getxattr(path, "user.forebay.cached") == b"%d" % SIZE
         (cached,) = (p for p in Path(made.tier).rglob("*") if p.is_file() and p.stat().st_size == SIZE)
         with cached.open("r+b") as f:
             f.seek(ROTTEN)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mountlab import Lab, lab
+from workerlab import committed
 
 from forebay.api import wire
 from forebay.cache.client import Door
@@ -209,7 +210,7 @@ def test_without_a_worker_what_is_cached_stays_and_the_rest_is_an_error() -> Non
         m = start(made)
         assert (m / "seen").read_bytes() == b"seen"
         assert len(os.listdir(m)) == 2
-        until(lambda: os.getxattr(m / "seen", "user.forebay.cached") == b"4")  # committed to the index
+        until(lambda: committed(made.base / "index") == (1, 4))
         made.worker.kill()
         made.worker.wait(60)
         assert (m / "seen").read_bytes() == b"seen"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from mountlab import CAN_EXEC, Lab, lab
+from workerlab import eventually
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
 
@@ -228,6 +229,7 @@ def test_a_listing_survives_seeking_and_partial_reads(mounted: Lab) -> None:
 def test_xattrs(mounted: Lab) -> None:
     path = mounted.mount_point / "a" / "b" / "c" / "leaf"
     path.read_bytes()
+    eventually(lambda: os.getxattr(path, "user.forebay.cached") == b"4")  # committed to the index
     values = {name: os.getxattr(path, name) for name in os.listxattr(path)}
     assert values["user.forebay.store"] == os.fsencode(f"local://{mounted.model}")
     assert values["user.forebay.key"] == b"a/b/c/leaf"

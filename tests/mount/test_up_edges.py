@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from up_place import FOREBAY, Place, make_place
+from up_place import FOREBAY, Place, kill_together, make_place
 
 from forebay.api import places
 from forebay.api.spec import DatasetSpec, Mount, Tier, encode_spec
@@ -40,7 +40,7 @@ def until(what: Callable[[], Any], seconds: float = 60) -> Any:
 
 def state_of(run: Path) -> dict[str, Any]:
     try:
-        return control.ask(str(run / places.SUPERVISOR_SOCK), {"op": "status"}, 2)
+        return control.ask(str(run / places.SUPERVISOR_SOCK), {"op": "status"}, 30)
     except control.Silence:
         return {"processes": [], "mounts": []}
 
@@ -111,9 +111,7 @@ def test_a_mount_lost_with_its_supervisor_is_made_anew(two: tuple[Place, Path]) 
     read_both(place)
     victim = next(p["pid"] for p in state_of(run)["processes"] if p.get("mount", "").endswith("/one"))
     (old,) = pids(run, "supervisor")
-    os.kill(old, signal.SIGSTOP)
-    os.kill(victim, signal.SIGKILL)
-    os.kill(old, signal.SIGKILL)
+    kill_together(old, victim)
     until(lambda: len(pids(run, "mount")) == 2 and all(m["state"] == "ready" for m in state_of(run)["mounts"]))
     read_both(place)
     assert any("mounted anew" in r["text"] for r in state_of(run)["reports"])
@@ -121,10 +119,7 @@ def test_a_mount_lost_with_its_supervisor_is_made_anew(two: tuple[Place, Path]) 
 
 def test_supervisor_and_daemon_killed_is_dead_and_up_repairs(place: Place) -> None:
     assert place.up().returncode == 0
-    supervisor, daemon = place.pid("supervisor"), place.pid("mount")
-    os.kill(supervisor, signal.SIGSTOP)
-    os.kill(daemon, signal.SIGKILL)
-    os.kill(supervisor, signal.SIGKILL)
+    kill_together(place.pid("supervisor"), place.pid("mount"))
     assert place.status()["phase"] == "dead"
     assert len(place.processes()) == 1, "the worker lives on, and holds the cache"
     done = place.up()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from up_place import BIG, FOREBAY, Place, make_place
+from up_place import BIG, FOREBAY, Place, in_the_foreground, kill_together, make_place, umount_by_hand
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
 
@@ -155,10 +155,7 @@ def test_everything_killed_then_up_again(place: Place) -> None:
     assert place.up().returncode == 0
     (place.mnt / "big").read_bytes()
     pids = [p["pid"] for p in place.status()["processes"]]
-    # the daemon would make a new supervisor, the supervisor a new daemon: stop all before killing any
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in pids:
-            os.kill(pid, number)
+    kill_together(*pids)  # the daemon would make a new supervisor, the supervisor a new daemon
     assert place.status()["phase"] == "dead"
     done = place("status")
     assert done.returncode == 1
@@ -173,10 +170,7 @@ def test_everything_killed_then_up_again(place: Place) -> None:
 
 def test_everything_killed_then_down(place: Place) -> None:
     assert place.up().returncode == 0
-    pids = [p["pid"] for p in place.status()["processes"]]
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in pids:
-            os.kill(pid, number)
+    kill_together(*(p["pid"] for p in place.status()["processes"]))
     done = place("down")
     assert done.returncode == 0, done.stderr
     place.assert_nothing_left()
@@ -184,7 +178,7 @@ def test_everything_killed_then_down(place: Place) -> None:
 
 def test_umount_by_hand_is_a_down(place: Place) -> None:
     assert place.up().returncode == 0
-    subprocess.run(["umount", str(place.mnt)], check=True)
+    umount_by_hand(place.mnt)
     deadline = time.monotonic() + 60
     while place.processes() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -207,10 +201,8 @@ def test_foreground_ends_with_ctrl_c(place: Place) -> None:
         [*FOREBAY, "up", "--foreground", "-f", str(place.yaml), "--mount", str(place.mnt), "--cache-dir", str(place.cache)],
         env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (place.mnt / "big").exists() and time.monotonic() < deadline:
-        assert child.poll() is None, child.communicate()
-        time.sleep(0.1)
+    in_the_foreground(child)
+    assert (place.mnt / "big").exists()
     assert place.status()["phase"] == "up"
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
@@ -218,16 +210,39 @@ def test_foreground_ends_with_ctrl_c(place: Place) -> None:
     place.assert_nothing_left()
 
 
+INTERRUPTING = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "forebay.cli.machine.systemd":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_foreground_that_is_interrupted_before_it_waits_leaves_nothing(place: Place) -> None:
+    """Everything is up then, and told: the first thing after that is to import how systemd is told."""
+    (place.top / "python").mkdir()
+    (place.top / "python" / "sitecustomize.py").write_text(INTERRUPTING)
+    place.env["PYTHONPATH"] = str(place.top / "python")
+    done = place.up("--foreground")
+    assert done.returncode == 0, done.stderr
+    assert "mounted at" in done.stdout.lower()
+    place.assert_nothing_left()
+
+
 def test_foreground_ends_with_a_down_from_elsewhere(place: Place) -> None:
     child = subprocess.Popen(
         [*FOREBAY, "up", "--foreground", "-f", str(place.yaml), "--mount", str(place.mnt), "--cache-dir", str(place.cache)],
-        env=place.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=place.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (place.mnt / "big").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    in_the_foreground(child)
+    assert (place.mnt / "big").exists()
     assert place("down").returncode == 0
-    assert child.wait(60) == 0
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
 
 
 def test_several_datasets_below_one_directory(place: Place) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import servers
-from up_place import Place, make_place
+from up_place import Place, kill_together, make_place, umount_by_hand
 
 from forebay.cli.machine import netns
 
@@ -152,16 +152,13 @@ def test_a_start_that_fails_takes_links_and_namespaces_back(apart: Apart) -> Non
 
 def test_what_was_killed_or_unmounted_is_cleared_up(apart: Apart) -> None:
     assert apart.up().returncode == 0
-    everything = [pid for pids in apart.pids().values() for pid in pids]
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in everything:
-            os.kill(pid, number)
+    kill_together(*(pid for pids in apart.pids().values() for pid in pids))
     done = apart.up()
     assert done.returncode == 0, done.stderr
     assert apart.same(apart.mounts[1])
     # by hand: `umount` ends a node with a mount, the last one is told by its supervisor to stop
     for mount in apart.mounts:
-        subprocess.run(["umount", str(mount)], check=True)
+        umount_by_hand(mount)
     os.kill(next(p["pid"] for p in apart.status()["datasets"][-1]["processes"] if p["role"] == "supervisor"), signal.SIGTERM)
     deadline = time.monotonic() + 60
     while apart.place.processes():

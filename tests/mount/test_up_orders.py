@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
 from up_nodes import TOTAL, Nodes
 from up_place import FOREBAY, make_place
+from workerlab import eventually
 
 pytestmark = [pytest.mark.mount, pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse on this machine")]
 
@@ -112,8 +112,7 @@ def test_an_interrupted_drain_ends_and_the_node_stays(nodes: Nodes) -> None:
     finally:
         os.kill(taker, signal.SIGCONT)
     assert command.returncode == 130
-    time.sleep(1.5)
-    assert {r["node"]: r["state"] for r in nodes.view()["members"]} == {"node-1": "up", "node-2": "up"}
+    eventually(lambda: {r["node"]: r["state"] for r in nodes.view()["members"]} == {"node-1": "up", "node-2": "up"})
     assert nodes.reports()["node-2"]["worker"]["cluster"]["owns"]
     assert nodes.place("drain", "data@node-2").returncode == 0
     assert nodes.place("down").returncode == 0

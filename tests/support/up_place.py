@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -14,10 +15,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from workerlab import eventually
+
 FOREBAY = [sys.executable, "-P", "-m", "forebay.cli.main"]
 BIG = 40 << 20
 BYTES = os.urandom(BIG)
 """Of each place's large file; made once: 0.1 s a test otherwise."""
+
+
+def kill_together(*pids: int) -> None:
+    """SIGKILL, so that none sees another die; returns when all are gone, their locks and sockets too."""
+    ends = [os.pidfd_open(pid) for pid in pids]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for end in ends:
+            signal.pidfd_send_signal(end, number)
+    for end in ends:
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        assert poll.poll(60_000), "a killed process does not end"
+        os.close(end)
+
+
+def in_the_foreground(child: subprocess.Popen[str]) -> None:
+    """Until `up --foreground`, whose stderr is a pipe, says that all is up and that it can be interrupted."""
+    assert child.stderr is not None
+    said: list[str] = []
+    while not said or "in the foreground" not in said[-1]:
+        said.append(child.stderr.readline())
+        assert said[-1], said
+
+
+def umount_by_hand(mount: Path) -> None:
+    """Busy, too, for the moment in which its supervisor looks whether it answers."""
+    eventually(lambda: subprocess.run(["umount", str(mount)], check=False).returncode == 0)
 
 
 class Place:

@@ -15,6 +15,7 @@ from types import TracebackType
 from forebay.api import wire
 from forebay.api.spec import DatasetSpec, Freshness, Mount, Tier, encode_spec
 from forebay.cache.client import Door, DoorError
+from forebay.cache.disk.index import COMPLETE, Index, unpack_object
 
 MIB = 1 << 20
 START_DEADLINE = 120.0
@@ -132,6 +133,24 @@ class Lab:
         finally:
             reader.close()
 
+    def whole(self, path: str) -> int:
+        """A descriptor of a file that is complete, now or in a moment: when its last byte is there it may still be at work."""
+        found: list[int] = []
+
+        def complete() -> bool:
+            opened, fd = self.door.open(self.node(path).ino)
+            found.append(fd)
+            if not opened.complete:
+                os.close(fd)
+            return opened.complete
+
+        eventually(complete)
+        return found[-1]
+
+    def committed(self) -> tuple[int, int]:
+        """See the function."""
+        return committed(self.index_dir)
+
     def warm(self, path: bytes = b"/") -> wire.Progress:
         return list(self.door.warm(path))[-1]
 
@@ -178,6 +197,17 @@ def fill(folder: Path, sizes: dict[str, int], seed: int = 1) -> dict[str, bytes]
         path.write_bytes(data)
         out[name] = data
     return out
+
+
+def committed(index_dir: Path) -> tuple[int, int]:
+    """Objects that an index has as complete, and bytes of all: what a worker that is killed now still has."""
+    index = Index(index_dir / "live", readonly=True)
+    try:
+        with index.env.begin() as txn:
+            rows = [unpack_object(raw) for _, raw in txn.cursor(db=index.objects)]
+    finally:
+        index.close()
+    return sum(o.state == COMPLETE for o in rows), sum(o.present for o in rows)
 
 
 def eventually(condition: object, within: float = 60.0, every: float = 0.05) -> None:
