@@ -80,6 +80,7 @@ def test_other_addresses_are_refused_with_an_example(address: str) -> None:
 def test_a_flood_of_lines_is_cut_and_counted(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(logs, "_buckets", {})
     for i in range(500):
         logs.log("test", "flood", i=i, name=b"\xff\x01")
     lines = [line for line in map(json.loads, capfd.readouterr().err.splitlines()) if line["what"] == "flood"]
