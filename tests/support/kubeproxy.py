@@ -121,7 +121,7 @@ class KubeProxy:
         self._server.shutdown()
         self._reset(watches_only=False)
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     @property

@@ -162,7 +162,7 @@ class World:
             assert self.index.verify(txn) == []
 
 
-def run(world: World, body: Callable[[World], Awaitable[None]], *, limit: float = 20.0) -> None:
+def run(world: World, body: Callable[[World], Awaitable[None]], *, limit: float = 120.0) -> None:
     """Run a test body with the namespace running; the index must be sound afterwards."""
 
     async def main() -> None:

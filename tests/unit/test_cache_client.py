@@ -33,6 +33,7 @@ class Server:
         self.script: Script = lambda r: wire.Done()
         self.hello: wire.Reply = wire.Welcome("ns/name", os.getpid())
         self._live: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
         self.listen()
 
     def listen(self) -> None:
@@ -40,17 +41,25 @@ class Server:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.bind(str(self.path))
         self.sock.listen(64)
-        threading.Thread(target=self._accept, args=(self.sock,), daemon=True).start()
+        self._start(self._accept, self.sock)
+
+    def _start(self, work: Callable[[socket.socket], None], sock: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=work, args=(sock,), daemon=True))
+        self._threads[-1].start()
 
     def die(self) -> None:
-        """As a killed worker: nobody listens, every connection is cut."""
+        """As a killed worker: nobody listens, every connection is cut, and no descriptor of it is left."""
         if self.sock.fileno() < 0:
             return
         self.sock.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(60)  # it may have a connection in hand
         self.sock.close()
         for s in list(self._live):
             with contextlib.suppress(OSError):  # its own thread may be done with it
                 s.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join(60)
+        self._threads.clear()
 
     def _accept(self, sock: socket.socket) -> None:
         while True:
@@ -60,7 +69,7 @@ class Server:
                 return
             self.connections += 1
             self._live.add(conn)
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+            self._start(self._serve, conn)
 
     def _serve(self, conn: socket.socket) -> None:
         with conn:

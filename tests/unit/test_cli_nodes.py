@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import free_port, ports_for
 
 from forebay.api import places
 from forebay.api.spec import Cluster, DatasetSpec, Mount, Tier, encode_spec
@@ -115,8 +116,8 @@ def test_ports_can_run_out() -> None:
 
 
 def test_a_port_in_use_is_not_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         assert not nodes.free(port)
         assert f"127.0.0.1:{port} is in use" in str(nodes.in_the_way(f"127.0.0.1:{port}"))
     assert nodes.free(port)
@@ -238,25 +239,26 @@ def test_a_directory_is_taken_as_shared_where_other_machines_read_it_too() -> No
 def test_check_join(tmp_path: Path) -> None:
     make_secret(str(tmp_path / "s"))
     listed = tmp_path / "m.yaml"
-    listed.write_text("- data: 127.0.0.1:10241\n")
+    mine, other = ports_for(2)
+    listed.write_text(f"- data: 127.0.0.1:{mine}\n")
 
     def check(listen: str) -> tuple[list[str], list[str]]:
         cluster = Cluster(f"file:{listed}", str(tmp_path / "s"), "n", listen=listen)
         return nodes.check_join(spec(cluster=cluster))
 
-    assert check("127.0.0.1:10241") == ([], [])
-    problems, (warning,) = check("127.0.0.1:10243")
+    assert check(f"127.0.0.1:{mine}") == ([], [])
+    problems, (warning,) = check(f"127.0.0.1:{other}")
     assert problems == []
     assert "is not in the member list" in warning
     with socket.create_server(("127.0.0.1", 0)) as taken:
         (problem,), _ = check(f"127.0.0.1:{taken.getsockname()[1]}")
     assert "is in use" in problem
     listed.write_text("nonsense: [")
-    (problem,), _ = check("127.0.0.1:10241")
+    (problem,), _ = check(f"127.0.0.1:{mine}")
     assert f"member list {listed}" in problem
     listed.unlink()
     (tmp_path / "s").chmod(0o644)
-    problems, _ = check("127.0.0.1:10241")
+    problems, _ = check(f"127.0.0.1:{mine}")
     assert len(problems) == 2
     assert any("chmod 600" in p for p in problems)
     assert not any((tmp_path / "s").read_text().strip() in p for p in problems)

@@ -164,7 +164,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False)
         best = min(best, spent() - begun)
         assert done.returncode == 0, done.stderr
-    assert best < 1.0, "0.12 s on an idle machine"
+    assert best < 2.0, "0.12 s on an idle machine"
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

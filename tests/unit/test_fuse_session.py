@@ -68,6 +68,8 @@ class Wire:
         self.session.stop()
         self.kernel.close()
         self.thread.join(60)
+        lanes = self.session.pool._lanes.values()  # what they still do after a reply is noted in the record
+        self.until(lambda: all(lane._resting == lane._threads for lane in lanes))
         os.close(self.session.fd)
         self.record.close()
         os.close(self.state)
@@ -228,6 +230,7 @@ def test_interrupt_ends_a_wait_once(w: Wire, monkeypatch: pytest.MonkeyPatch) ->
     w.door.on[wire.Open] = lambda _: gate.wait(60) and (opened, os.open("/dev/null", os.O_RDONLY))
     w.ask(p.OPEN, w.part, opening(), unique=10)
     w.ask(p.INTERRUPT, 0, p.INTERRUPT_IN.pack(10), unique=11)
+    assert w.call(p.GETATTR, body=bytes(16), unique=12)[0] == 0  # what was asked before is in hand
     assert w.silent()  # a signal that programs do not expect to end a read
     told[0] = True
     w.session.pool.check_signals()

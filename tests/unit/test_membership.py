@@ -349,7 +349,7 @@ def test_a_watcher_runs_and_ends(tmp_path: Path) -> None:
         path.write_text("- a:1\n- c:1\n")
         assert changed.wait(60)
     finally:
-        w.close()
+        w.close(60)
     assert not [t for t in threading.enumerate() if t.name == "forebay-members"]
 
 

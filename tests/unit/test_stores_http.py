@@ -283,8 +283,8 @@ def test_without_ranges_a_sequential_read_costs_the_object_once() -> None:
         wire.reply(200, {"ETag": '"e"', "Content-Length": str(len(data))}, head_only=True)
         if request.method == "GET":
             for at in range(0, len(data), 65536):
+                sent[0] += 65536  # before: whoever has the last byte compares
                 wire.raw(data[at : at + 65536])
-                sent[0] += 65536
 
     with serving(handler) as (store, server):
         step = 1 << 18

@@ -44,7 +44,7 @@ from forebay.cache.stores.net.transport import Timeouts
 def test_bad_listings(index: Answer, kind: type[StoreError], says: str) -> None:
     site = Site()
     site.index = index
-    with serving(site, timeouts=QUICK if kind is Unavailable else PATIENT) as (store, server):
+    with serving(site, timeouts=QUICK if says == "in time" else PATIENT) as (store, server):
         with pytest.raises(kind, match=says) as caught:
             store.list(b"")
         assert str(caught.value).startswith(server.url + "/tree")
@@ -155,10 +155,12 @@ def test_a_tree_without_its_slash() -> None:
 
 
 def test_threads_that_wait_for_one_answer_share_its_failure() -> None:
-    with serving(lambda request, wire: wire.stall(), "/tree", Timeouts(connect=1, stall=0.5, answer=0.5)) as (store, server):
+    with serving(lambda request, wire: wire.stall(), "/tree", Timeouts(connect=1, stall=1, answer=1)) as (store, server):
         caught: list[BaseException] = []
+        together = threading.Barrier(8)
 
         def ask() -> None:
+            together.wait(60)
             try:
                 store.stat(b"k")
             except StoreError as e:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from faultserver import FaultServer, Handler, Request, Wire
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from storekit import PATIENT, QUICK, drain
 
 from forebay.cache.stores.base import BadReply, StoreError, Unavailable
+from forebay.cache.stores.net import response as responses
 from forebay.cache.stores.net.connection import BUFFER, parse_head
 from forebay.cache.stores.net.transport import Timeouts, Transport
 from forebay.cache.stores.net.urls import parse_url
@@ -160,14 +162,17 @@ def test_a_body_that_broke_does_not_end_quietly() -> None:
             response.readinto(buffer)
 
 
-def test_a_dripping_body_ends() -> None:
+def test_a_dripping_body_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes a hundred times as fast: what is too slow as a whole, though each byte comes in time."""
+    monkeypatch.setattr(responses, "time", SimpleNamespace(monotonic=lambda: 100 * time.monotonic()))
+
     def handler(request: Request, wire: Wire) -> None:
         wire.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         for _ in range(1000):
             wire.raw(b"x")
             time.sleep(0.05)
 
-    with client(handler, QUICK) as (transport, server):
+    with client(handler) as (transport, server):
         started = time.monotonic()
         with pytest.raises(Unavailable, match="slower"):
             get(transport, server.url)
@@ -302,11 +307,12 @@ def test_redirects_to_nowhere(location: str) -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     transport = Transport(QUICK)
-    with pytest.raises(Unavailable, match=f"127.0.0.1:{port}"):
-        get(transport, f"http://127.0.0.1:{port}/")
+    with socket.socket() as held:  # it does not listen, and nobody else can meanwhile
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{port}"):
+            get(transport, f"http://127.0.0.1:{port}/")
     assert transport._open == 0
 
 

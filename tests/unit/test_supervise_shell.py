@@ -20,9 +20,12 @@ from forebay.fuse.supervision import control, leftovers, processes, rundir
 from forebay.fuse.supervision.shell import Mount
 
 
-def wait_for(pid: int) -> int | None:
+def wait_for(pid: int, go: int | None = None) -> int | None:
+    """`go`: what a process waits for that must not end before it is looked at: the end of this pipe."""
     pidfd = os.pidfd_open(pid)
     try:
+        if go is not None:
+            os.close(go)
         with selectors.DefaultSelector() as selector:
             selector.register(pidfd, selectors.EVENT_READ)
             assert selector.select(60), "the process did not end"
@@ -62,18 +65,21 @@ def test_reap(tmp_path: Path, code: str, status: int) -> None:
 def test_reap_of_a_stranger_is_none(tmp_path: Path) -> None:
     """A grandchild that was orphaned: its end is seen, its status is not ours."""
     r, w = os.pipe()
-    if os.fork() == 0:
+    gate, go = os.pipe()
+    child = os.fork()
+    if child == 0:
         pid = os.fork()
         if pid == 0:
-            time.sleep(0.3)
+            os.close(go)
+            os.read(gate, 1)
             os._exit(7)
         os.write(w, str(pid).encode())
         os._exit(0)
-    os.wait()
+    os.waitpid(child, 0)
     pid = int(os.read(r, 20))
-    os.close(r)
-    os.close(w)
-    assert wait_for(pid) is None
+    for fd in (r, w, gate):
+        os.close(fd)
+    assert wait_for(pid, go) is None
 
 
 def test_same_process_tells_a_reused_pid() -> None:
@@ -176,9 +182,9 @@ def loop(tmp_path: Path) -> Iterator[tuple[Loop, str]]:
 def test_control_asks_and_passes_descriptors(loop: tuple[Loop, str]) -> None:
     server, path = loop
     assert os.stat(path).st_mode & 0o777 == 0o600
-    assert control.ask(path, {"op": "status"}, 5) == {"echo": {"op": "status"}}
+    assert control.ask(path, {"op": "status"}, 60) == {"echo": {"op": "status"}}
     r, w = os.pipe()
-    assert control.ask(path, {"op": "adopt"}, 5, [r, w]) == {"echo": {"op": "adopt"}}
+    assert control.ask(path, {"op": "adopt"}, 60, [r, w]) == {"echo": {"op": "adopt"}}
     os.close(r)
     os.close(w)
     assert server.got[-1] == ({"op": "adopt"}, 2)
@@ -203,7 +209,7 @@ def test_control_drops_who_talks_nonsense(loop: tuple[Loop, str]) -> None:
             sock.connect(address)
             sock.send(packet)
             assert sock.recv(100) == b""
-    assert control.ask(path, {"op": "status"}, 5)
+    assert control.ask(path, {"op": "status"}, 60)
     assert len(server.got) == 1
 
 
@@ -267,8 +273,8 @@ def test_leftover_processes_are_found_by_their_run_directory(tmp_path: Path) -> 
         assert leftovers.processes_of(str(tmp_path) + "x") == []
         reaper = threading.Thread(target=os.waitpid, args=(pid, 0))
         reaper.start()
-        assert leftovers.end(leftovers.processes_of(str(tmp_path)), grace=5) == []
-        reaper.join(5)
+        assert leftovers.end(leftovers.processes_of(str(tmp_path)), grace=60) == []
+        reaper.join(60)
         assert leftovers.processes_of(str(tmp_path)) == []
     finally:
         if processes.start_ticks(pid) is not None:

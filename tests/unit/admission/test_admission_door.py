@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import socket
@@ -22,6 +23,7 @@ from forebay.controller.admission.door import BIGGEST, Door
 from forebay.controller.admission.review import WARNING_MAX, WARNINGS, Answer, Cause, Request
 
 HOST = "localhost"
+NO_TLS, HALF = b"GET / HTTP/1.1\r\n\r\n", b"POST /yes HTTP/1.1\r\nContent-Length: 50\r\n"
 
 
 class Lab:
@@ -60,6 +62,9 @@ class Lab:
 
     def raw(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.door.port), 60)
+
+    def secured(self) -> ssl.SSLSocket:
+        return self.trust.wrap_socket(self.raw(), server_hostname=HOST)
 
     def post(self, path: str, body: bytes, content: str = "application/json") -> tuple[int, bytes]:
         connection = self.connect()
@@ -161,16 +166,26 @@ def test_a_defect_is_an_error_and_the_next_request_is_served(lab: Lab) -> None:
 
 
 def test_callers_that_are_silent_or_speak_no_tls_hold_nobody_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HANDSHAKE", "WHOLE", "IDLE"):
-        monkeypatch.setattr(doors, name, 0.5)
-    silent = [lab.raw() for _ in range(20)]
-    plain = lab.raw()
-    plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    half = lab.trust.wrap_socket(lab.raw(), server_hostname=HOST)
-    half.sendall(b"POST /yes HTTP/1.1\r\nContent-Length: 50\r\n")
+    monkeypatch.setattr(doors, "HANDSHAKE", 60.0)
+    silent, (plain, idle, half) = [lab.raw() for _ in range(20)], (lab.raw(), lab.secured(), lab.secured())
+    plain.sendall(NO_TLS)
+    half.sendall(HALF)
     assert lab.post("/yes", asked())[0] == 200
-    for sock in (*silent, plain, half):
-        sock.settimeout(60)
+    for sock in (*silent, plain, idle, half):
+        sock.close()
+
+
+def test_callers_that_are_silent_or_speak_no_tls_are_ended(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doors, "HANDSHAKE", 60.0)
+    for name in ("WHOLE", "IDLE"):
+        monkeypatch.setattr(doors, name, 0.5)
+    idle, half = lab.secured(), lab.secured()
+    with contextlib.suppress(OSError):  # where it was ended as idle
+        half.sendall(HALF)
+    monkeypatch.setattr(doors, "HANDSHAKE", 0.5)
+    silent, plain = lab.raw(), lab.raw()
+    plain.sendall(NO_TLS)
+    for sock in (idle, half, silent, plain):
         _drained(sock)  # it ends: the door has closed it
         sock.close()
 
@@ -178,7 +193,7 @@ def test_callers_that_are_silent_or_speak_no_tls_hold_nobody_up(lab: Lab, monkey
 def test_a_request_that_trickles_is_ended_as_a_whole(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes soon; all of them never."""
     monkeypatch.setattr(doors, "WHOLE", 1.0)
-    sock = lab.trust.wrap_socket(lab.raw(), server_hostname=HOST)
+    sock = lab.secured()
     sock.sendall(b"POST /yes HTTP/1.1\r\n")
     end = time.monotonic() + 60
     ended = False
@@ -194,7 +209,7 @@ def test_a_request_that_trickles_is_ended_as_a_whole(lab: Lab, monkeypatch: pyte
 
 def test_connections_have_a_bound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "AT_ONCE", 3)
-    held = [lab.trust.wrap_socket(lab.raw(), server_hostname=HOST) for _ in range(3)]
+    held = [lab.secured() for _ in range(3)]
     end = time.monotonic() + 60
     while len(lab.door._server._open) < 3:
         assert time.monotonic() < end
@@ -231,8 +246,11 @@ def test_at_the_end_a_request_in_hand_is_answered(lab: Lab) -> None:
 
 
 def _drained(sock: socket.socket) -> None:
+    sock.settimeout(60)
     try:
         while sock.recv(4096):
             pass
+    except TimeoutError:
+        raise AssertionError("it goes on") from None
     except OSError:
         pass  # reset: as good an ending

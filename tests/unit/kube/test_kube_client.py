@@ -27,7 +27,7 @@ def server() -> Iterator[KubeProxy]:
 
 
 def client(server: KubeProxy, **more: object) -> Client:
-    return Client(Transport(server.endpoint), random=Random(1), deadline=5.0, **more)  # type: ignore[arg-type]
+    return Client(Transport(server.endpoint), random=Random(1), deadline=60.0, **more)  # type: ignore[arg-type]
 
 
 def in_turn(server: KubeProxy, *says: Say) -> None:
@@ -156,7 +156,7 @@ def test_a_rotated_token_is_tried_once_more(server: KubeProxy) -> None:
 
 def test_the_common_budget_ends_the_retries_of_many(server: KubeProxy) -> None:
     in_turn(server, Say(500, body=status(500, "InternalError")))
-    mine = Client(Transport(server.endpoint), random=_Never(), deadline=5.0)
+    mine = Client(Transport(server.endpoint), random=_Never(), deadline=60.0)
     for _ in range(20):
         with pytest.raises(e.ServerError):
             mine.get(PODS, KEY, Bare)

@@ -24,7 +24,7 @@ def test_a_scrape_shows_every_part_by_its_name() -> None:
         client, workers = Client(transport), Workers[str]("w", lambda key: None, count=1)
         informer = Informer(transport, NODES, Bare, Store[Bare]())
         informer.start()
-        assert informer.wait_synced(5)
+        assert informer.wait_synced(60)
         workers.add("x")
         client.list_all(NODES, Bare)
         collector, registry = Collector(), CollectorRegistry()

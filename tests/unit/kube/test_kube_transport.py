@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import select
+import socket
 import threading
 import time
 from pathlib import Path
@@ -49,7 +51,10 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used() -> None:
         for _ in range(3):
             assert transport.request("GET", "/", deadline=60).body == b"x"
             assert closed.acquire(timeout=60)
-            time.sleep(0.05)  # the end of the connection arrives
+            ((_, kept),) = transport._idle
+            poll = select.poll()
+            poll.register(kept.sock, select.POLLIN)
+            assert poll.poll(60_000), "the end of the connection did not arrive"
         assert transport.connects == 3
 
 
@@ -80,10 +85,11 @@ def test_an_answer_that_is_cut_is_no_answer(how: str) -> None:
 
 
 def test_nobody_listening_is_told_as_not_carried_out() -> None:
-    with FaultServer(hello) as server:
-        port = server.port
-    with pytest.raises(Unreachable, match=f"127.0.0.1:{port}.*was not carried out") as lost:
-        t.Transport(Endpoint(server=f"http://127.0.0.1:{port}")).request("POST", "/", deadline=60)
+    with socket.socket() as held:  # it does not listen, and nobody else can meanwhile
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        with pytest.raises(Unreachable, match=f"127.0.0.1:{port}.*was not carried out") as lost:
+            t.Transport(Endpoint(server=f"http://127.0.0.1:{port}")).request("POST", "/", deadline=60)
     assert not lost.value.sent
 
 

@@ -24,7 +24,7 @@ def port(provider: FileProvider) -> Iterator[Port]:
     p = Port(provider, key(), provider.identity)
     p.start()
     yield p
-    p.close()
+    p.close(60)
     assert p.connections == 0
 
 

@@ -161,12 +161,21 @@ def test_a_slow_owner_is_helped_by_a_copy_and_then_listened_to_again(world: Worl
     data = RNG.randbytes(6 * BLOCK)
     ref = world.add("f", data)
     owner, first, second = world.order(ref)
-    owner.delay = {1: 3.0, 4: 3.0}
+    owner.gates = {1: threading.Event(), 4: threading.Event()}
     second.have = {1, 2}
     store = world.store()
+
+    def slowly() -> None:
+        for block in owner.gates:  # it has them when others were asked
+            soon(lambda block=block: ("cached", block, 6 - block) in second.asked)
+            owner.gates[block].set()
+
+    slow = threading.Thread(target=slowly)
+    slow.start()
     assert read(store, ref) == data
-    assert second.asked[0] == ("cached", 1, 5)
-    assert first.asked[0] == ("cached", 1, 5)
+    slow.join()
+    assert ("cached", 1, 5) in second.asked
+    assert ("cached", 1, 5) in first.asked
     assert store.cluster.bytes["cached"] == 2 * BLOCK
     assert store.cluster.bytes["owner"] == 4 * BLOCK
     assert "standin" not in {mode for p in world.providers.values() for mode, _, _ in p.asked}
@@ -184,7 +193,7 @@ def test_an_owner_that_stalls_in_the_middle_of_a_block(world: World, monkeypatch
     def halting(self: httpd.Exchange, fd: int, offset: int, length: int) -> None:
         if offset == BLOCK:
             real(self, fd, offset, 1000)
-            time.sleep(0.7)
+            soon(lambda: store.cluster.events["silent"])
             real(self, fd, offset + 1000, length - 1000)
         else:
             real(self, fd, offset, length)
@@ -289,10 +298,14 @@ def test_ill_members_are_greeted_until_they_are_well(world: World) -> None:
     assert c.health.down(owner.identity, now[0])
     assert read(store, ref) == b"1" * 10
     world.revive(owner, address)
-    c.tend()
-    assert not c.health.down(owner.identity, now[0])
+
+    def well() -> bool:
+        c.tend()  # who does not answer within a second is greeted again
+        return not c.health.down(owner.identity, now[0])
+
+    assert soon(well)
     c.start()
-    c.close()
+    c.close(60)
     assert not [t for t in threading.enumerate() if t.name == "forebay-greet"]
 
 
@@ -319,6 +332,7 @@ def test_corrupt_bytes_are_told_to_their_member_and_taken_from_another(world: Wo
     assert store.cluster.bytes == {"owner": 2 * BLOCK, "standin": 2 * BLOCK}
     assert store.cluster.events["wrong_checksum"] == 1
     store.cluster.tend()
+    assert soon(lambda: owner.suspects), "it was told, though its answer may have come too late"
     assert [(a.key, a.block, a.version, a.size) for a in owner.suspects] == [(b"f", 2, b"v1", len(data))]
     assert first.asked[-1] == ("standin", 2, 2)
 

@@ -63,6 +63,7 @@ def test_what_a_batch_does_not_bring_is_read_by_itself(world: World) -> None:
     assert len(got) == 61
     assert store.cluster.events["batch_failed"] >= 2
     store.cluster.tend()
+    assert soon(lambda: owner.suspects), "it was told, though its answer may have come too late"
     assert [a.key for a in owner.suspects] == [b"d/0"]
 
 

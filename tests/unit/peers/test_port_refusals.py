@@ -314,9 +314,9 @@ def test_something_else_at_the_address(client: PeerClient, answer: bytes) -> Non
     listener, address = _fake(answer)
     try:
         with pytest.raises(PeerError):
-            blocks(client, Member("11111111", address), Ref(SOURCE, b"f", b"v", 1), 0, 1, wait=1)
+            blocks(client, Member("11111111", address), Ref(SOURCE, b"f", b"v", 1), 0, 1)
         with pytest.raises(PeerError):
-            client.hello(address, timeout=1)
+            client.hello(address, timeout=60)
     finally:
         listener.close()
 
@@ -333,12 +333,13 @@ def test_a_silent_member_is_left_in_time(client: PeerClient) -> None:
 
 
 def test_nobody_at_the_address(client: PeerClient) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    with pytest.raises(PeerRefused, match="is its worker up"):
-        client.hello(address)
-    with pytest.raises(OSError, match="is its worker up"):
-        client.greet(address)
+    with socket.socket() as held:  # it does not listen, and nobody else can meanwhile
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(PeerRefused, match="is its worker up"):
+            client.hello(address)
+        with pytest.raises(OSError, match="is its worker up"):
+            client.greet(address)
     with pytest.raises(PeerRefused):
         client.hello("no-such-host.invalid:1")
 
@@ -353,7 +354,7 @@ def test_a_restarted_member_is_found_again(provider: FileProvider, client: PeerC
     m = member_of(p)
     assert blocks(client, m, ref, 0, 1) == b"abc"
     number = int(p.address.rpartition(":")[2])
-    p.close()
+    p.close(60)
     assert p.connections == 0
     with pytest.raises(PeerError):
         blocks(client, m, ref, 0, 1)
@@ -374,7 +375,7 @@ def test_closing_cuts_what_is_being_served(provider: FileProvider, client: PeerC
     buffer = memoryview(bytearray(BLOCK))
     call.block(buffer, 60)
     began = time.monotonic()
-    p.close()
+    p.close(60)
     assert time.monotonic() - began < 20
     with pytest.raises(PeerBroken):
         drain_call(call, buffer)
