@@ -14,9 +14,13 @@ ENDING = ("Never", "OnFailure")
 
 
 class Ends:
-    """Knows the deadlines of Jobs (`activeDeadlineSeconds`), which their pods do not have. Times are seconds of the epoch."""
+    """Knows the deadlines of Jobs (`activeDeadlineSeconds`), which their pods do not have. Times are seconds of the epoch.
+
+    `changes` counts what was learned: a Job's word may come after its pods are bound and others wait for them.
+    """
 
     def __init__(self) -> None:
+        self.changes = 0
         self._jobs: dict[tuple[str, str], float] = {}  # namespace and uid of a Job -> when it is over at the latest
 
     def job(self, old: Job | None, new: Job | None) -> bool:
@@ -27,7 +31,9 @@ class Ends:
         before = self._jobs.pop(key, None)
         if new is not None and new.spec.active_deadline_seconds is not None and (began := _time(new.status.start_time)):
             self._jobs[key] = began + new.spec.active_deadline_seconds
-        return before != self._jobs.get(key)
+        changed = before != self._jobs.get(key)
+        self.changes += changed
+        return changed
 
     def of(self, pod: Pod, gang: str, now: float) -> float | None:
         """`math.inf` for one that will end, nobody knows when; None for one that does not end by itself.

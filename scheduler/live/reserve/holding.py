@@ -58,6 +58,8 @@ class Holder:
     found: Found
     promise: float
     requests: tuple[Request, ...]
+    knew: int
+    """Changes of deadlines when it was looked for."""
     seen: int = -1
     hurried: int = -1
 
@@ -170,6 +172,7 @@ class Holding:
         if not self.wanted or not over(self.in_vain.get(job.key, -math.inf), AGAIN, now):
             return ""
         if mine is not None and self._stands(mine):
+            self._foresee(mine, job.gang, now)
             return self._sentence(mine)
         before = self._before(job, pods)
         if mine is None and (len(before) >= MOST or self._reaches(gang, before, now)):
@@ -180,6 +183,17 @@ class Holding:
         self._searched_at = now
         self._postponed.pop(job.key, None)
         return self._take(job, gang, pods, before, now)
+
+    def _foresee(self, holder: Holder, gang: str, now: float) -> None:
+        """Deadlines may be known that were not when its place was found. What was promised stays: it could only move earlier."""
+        if math.isfinite(holder.promise) or holder.knew == self._ends.changes:
+            return
+        holder.knew = self._ends.changes
+        found = Search(self._books, self.planner, self._pod_of, self._ends).anew(holder.found, gang, now)
+        if math.isfinite(found.start):
+            holder.found = found
+            holder.promise = self._books.quotas.reservations.reserve(holder.key, found.start, {}, {}).promise
+            self._books.cluster.holds.set(holder.key, self._kept(holder))
 
     def _may_search(self, now: float) -> bool:
         return over(self._searched_at, PAUSE + len(self._books.cluster.pods) // MANY, now)
@@ -227,7 +241,8 @@ class Holding:
         who = f"gang {job.gang}" if job.gang else f"pod {pods[0].metadata.namespace}/{pods[0].metadata.name}"
         requests = tuple(dict.fromkeys(member.request for member in gang.members))
         queue = self._books.tenants.home(pods[0]).queue
-        mine = Holder(job.key, who, queue, rank(job), guaranteed(self._books, job, pods), found, promise, requests)
+        safe, knew = guaranteed(self._books, job, pods), self._ends.changes
+        mine = Holder(job.key, who, queue, rank(job), safe, found, promise, requests, knew)
         self.holders[job.key] = mine
         self._reached.clear()
         holds.set(job.key, self._kept(mine))

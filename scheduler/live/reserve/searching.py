@@ -11,12 +11,13 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from forebay.api.kubernetes.core import Pod
 from forebay.scheduler.arrays.cluster import Cluster
+from forebay.scheduler.arrays.holds import stack
 from forebay.scheduler.arrays.slots import capacity, slots
 from forebay.scheduler.arrays.storage import NOWHERE, ClaimKey
 from forebay.scheduler.arrays.types import Floats, Ints
@@ -84,22 +85,31 @@ class Search:
                 at, count = count, min(2 * count, len(order.rows))
         return self._found(gang, places, going, now)
 
-    def _going(self, gang: str, now: float) -> dict[int, list[Going]]:
+    def anew(self, found: Found, gang: str, now: float) -> Found:
+        """The same place, with the ends of what runs there as they are known now."""
+        pods, width = self._books.cluster.pods, len(self._books.cluster.columns)
+        needs = {node: stack([amounts], width)[0] for node, amounts in found.needs.items()}
+        going = dict[str, tuple[Going, ...]]()
+        for node, there in found.going.items():
+            left = [one.uid for one in there if one.uid in pods and pods[one.uid].node == node]
+            going[node] = _in_order(self._will_end(uid, gang, now) or Going(math.inf, uid) for uid in left)
+        return self._with_ends(replace(found, needs=needs), going, now)
+
+    def _going(self, gang: str, now: float) -> dict[int, tuple[Going, ...]]:
         """By row, the first to end first. Pods of the gang itself wait for the rest of it."""
         found: dict[int, list[Going]] = {}
         for uid, record in self._books.cluster.pods.items():
-            pod = self._pod_of(uid)
-            if record.row == NOWHERE or pod is None:
-                continue
-            its = self._books.gang_of(uid)
-            at = self._ends.of(pod, its, now) if its != gang or not its else None
-            if at is not None:
-                found.setdefault(record.row, []).append(Going(at, uid))
-        for there in found.values():
-            there.sort(key=lambda one: (one.at, one.uid))
-        return found
+            if record.row != NOWHERE and (one := self._will_end(uid, gang, now)) is not None:
+                found.setdefault(record.row, []).append(one)
+        return {row: _in_order(there) for row, there in found.items()}
 
-    def _order(self, gang: Gang, going: Mapping[int, list[Going]]) -> _Order:
+    def _will_end(self, uid: str, gang: str, now: float) -> Going | None:
+        """None for what does not end, or is not known."""
+        pod, its = self._pod_of(uid), self._books.gang_of(uid)
+        at = self._ends.of(pod, its, now) if pod is not None and (its != gang or not its) else None
+        return None if at is None else Going(at, uid)
+
+    def _order(self, gang: Gang, going: Mapping[int, tuple[Going, ...]]) -> _Order:
         cluster = self._books.cluster
         requests = list(dict.fromkeys(member.request for member in gang.members))
         after = copy.copy(cluster)
@@ -136,7 +146,7 @@ class Search:
             return int(np.searchsorted(sums, wanted)) + 1
         return len(order.rows) if len({member.request for member in gang.members}) > 1 else 0
 
-    def _found(self, gang: Gang, places: Mapping[str, str], going: Mapping[int, list[Going]], now: float) -> Found:
+    def _found(self, gang: Gang, places: Mapping[str, str], going: Mapping[int, tuple[Going, ...]], now: float) -> Found:
         cluster = self._books.cluster
         requests = {member.pod: member.request for member in gang.members}
         needs: dict[str, Ints] = {}
@@ -144,14 +154,17 @@ class Search:
             asked = np.array(requests[pod].resources, np.int64)
             needs[node] = needs[node] + asked if node in needs else asked
         cards = any(one.cards or one.devices is not None for one in requests.values())
-        there = {node: tuple(going.get(cluster.row_of[node], ())) for node in needs}
         claims = any(cluster.claims_of(one) for one in requests.values())
-        start = max(
-            (self._free_at(node, needs[node], there[node], now, cards=cards or claims) for node in needs), default=math.inf
-        )
-        coming = {node: tuple(self._counted(node, needs[node], there[node], start)) for node in needs}
         whole = any(cluster.coupled(one) for one in requests.values())
-        return Found(Counter(places.values()), needs, there, coming, start, cards, claims, whole)
+        there = {node: going.get(cluster.row_of[node], ()) for node in needs}
+        return self._with_ends(Found(Counter(places.values()), needs, {}, {}, math.inf, cards, claims, whole), there, now)
+
+    def _with_ends(self, found: Found, there: Mapping[str, tuple[Going, ...]], now: float) -> Found:
+        """When it starts, and whose end is counted on, if `there` ends on its nodes."""
+        needs, alone = found.needs, found.cards or found.claims
+        start = max((self._free_at(node, needs[node], there[node], now, cards=alone) for node in needs), default=math.inf)
+        coming = {node: tuple(self._counted(node, needs[node], there[node], start)) for node in needs}
+        return replace(found, going=there, coming=coming, start=start)
 
     def _free_at(self, node: str, needs: Ints, there: tuple[Going, ...], now: float, *, cards: bool) -> float:
         cluster = self._books.cluster
@@ -169,6 +182,11 @@ class Search:
         held = {one.uid: np.array(cluster.pods[one.uid].request.resources, np.int64) for one in there}
         empty = cluster.free[cluster.row_of[node]] + sum(held.values(), np.zeros(len(needs), np.int64))
         return [one.uid for one in there if one.at <= start < math.inf or ((empty - held[one.uid] < needs) & (needs > 0)).any()]
+
+
+def _in_order(found: Iterable[Going | None]) -> tuple[Going, ...]:
+    """The first to end first."""
+    return tuple(sorted((one for one in found if one is not None), key=lambda one: (one.at, one.uid)))
 
 
 def users_of(books: Books, going: Iterable[Iterable[Going]]) -> Counter[ClaimKey]:

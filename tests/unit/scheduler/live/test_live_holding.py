@@ -331,6 +331,24 @@ def test_the_deadline_of_a_job_says_when_its_pods_end() -> None:
     assert w.core.keeping.ends.of(w.pods["old"], "", T0) == math.inf
 
 
+def test_a_deadline_that_is_learned_later_is_told_and_lets_others_pass() -> None:
+    """The pod of a Job may be seen, bound and waited for before its Job has a start."""
+    w = World({"a": 4, "b": 4})
+    w.arrive(owned(bound(pod("old", 2, **JOB), "a"), "old"), bound(pod("other", 4, **JOB), "b"))
+    w.arrive(pod("big", 4, **JOB))
+    assert w.decide() == {}
+    assert w.reason("big").endswith("it is reserved on a, nobody knows when what runs there ends")
+    w.core.apply("Job", None, job_of("old", 600))
+    w.arrive(aged(pod("long", activeDeadlineSeconds=700, **JOB), 60), aged(pod("short", activeDeadlineSeconds=300, **JOB), 61))
+    w.now += 20
+    assert w.decide() == {"short": "a"}
+    assert w.reason("big").endswith("it is reserved on a, free by 2026-01-01T00:10:00Z by the deadlines of what runs there")
+    w.core.apply("Job", job_of("old", 600), job_of("old", 6000))
+    w.now += 20
+    assert w.decide() == {}
+    assert "free by 2026-01-01T00:10:00Z" in w.reason("big"), "what was promised never moves later"
+
+
 def test_who_waits_to_be_looked_at_keeps_its_back_off_and_the_first_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is one search a second; all who found no room were tried anew for it each second, 40 times a minute."""
     w = World({"a": 4})
