@@ -32,7 +32,7 @@ from forebay.scheduler.live.config import Configuration
 from forebay.scheduler.live.counts import Counts
 from forebay.scheduler.live.flights import Flight, Flights
 from forebay.scheduler.live.instructions import Bind, Cancel, Instruction, Outcome
-from forebay.scheduler.live.intentions import Intention, Opened, gated, to_place
+from forebay.scheduler.live.intentions import Intention, Opened, asks, gated, to_place
 from forebay.scheduler.live.intentions import read as read_intention
 from forebay.scheduler.live.members import Members
 from forebay.scheduler.live.nearness import HINTS, Later, Nearness
@@ -185,7 +185,7 @@ class Core:
             return
         if uid in self.books.cluster.pods:  # it was let through our gate and is ours to bind after all
             self.books.undo(uid)
-        changed = old is None or uid not in self.pods or (old.spec, old.metadata.labels) != (pod.spec, pod.metadata.labels)
+        changed = old is None or uid not in self.pods or asks(old) != asks(pod)
         self._wait(uid, pod)
         if changed and old is not None:
             self.queue.hurry(self._job_of[uid])

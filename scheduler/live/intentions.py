@@ -51,6 +51,11 @@ def to_place(pod: Pod, settings: Configuration) -> bool:
     return not gates and pod.spec.scheduler_name == settings.scheduler_name
 
 
+def asks(pod: Pod) -> tuple[object, ...]:
+    """What of a waiting pod has it tried at once where it changes. Names of claims come when these are made."""
+    return pod.spec, pod.metadata.labels, pod.status.resource_claim_statuses
+
+
 def read(pod: Pod) -> Intention | None:
     """What an earlier run of ours meant for the pod; None for nothing, and for what nobody can read."""
     try:

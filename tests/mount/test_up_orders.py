@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from clusterlab import holds
 from up_nodes import TOTAL, Nodes
 from up_place import FOREBAY, make_place
 from workerlab import eventually
@@ -112,7 +113,12 @@ def test_an_interrupted_drain_ends_and_the_node_stays(nodes: Nodes) -> None:
     finally:
         os.kill(taker, signal.SIGCONT)
     assert command.returncode == 130
-    eventually(lambda: {r["node"]: r["state"] for r in nodes.view()["members"]} == {"node-1": "up", "node-2": "up"})
+
+    def both_up() -> bool:
+        return {r["node"]: r["state"] for r in nodes.view()["members"]} == {"node-1": "up", "node-2": "up"}
+
+    eventually(both_up)
+    assert holds(both_up, 1.5), "it went on after its end"
     assert nodes.reports()["node-2"]["worker"]["cluster"]["owns"]
     assert nodes.place("drain", "data@node-2").returncode == 0
     assert nodes.place("down").returncode == 0

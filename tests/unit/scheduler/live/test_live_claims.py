@@ -83,6 +83,18 @@ def test_a_bind_carries_what_is_to_be_written() -> None:
     }
 
 
+def test_a_claim_from_a_template_that_is_seen_before_its_pods_word_of_it() -> None:
+    c = core(node("a"), slices=(slice_("a"),))
+    spec = pod("p", resourceClaims=[{"name": "c", "resourceClaimTemplateName": "one"}])
+    c.apply("Pod", None, spec)
+    assert "a ResourceClaim is not made from its template yet" in said(c.decide(0))[0]
+    c.apply("ResourceClaim", None, claim("p-c"))
+    assert not binds(c.decide(20))
+    named = msgspec.convert({"resourceClaimStatuses": [{"name": "c", "resourceClaimName": "p-c"}]}, type(spec.status))
+    c.apply("Pod", spec, msgspec.structs.replace(spec, status=named))
+    assert [one.pod.name for one in binds(c.decide(20.1))] == ["p"]
+
+
 def test_a_device_waits_for_the_outcome_of_the_attempt_that_writes_it() -> None:
     c = core(node("a"), slices=(slice_("a"),))
     for name in ("x", "y"):
